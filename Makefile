@@ -1,0 +1,66 @@
+# `make install` makes .venv/ in this folder and keeps it up to date with the sources.
+#
+#   PYTHON=python3.13   the interpreter (changing it makes .venv/ anew)
+#   MPICC=/path/mpicc   an MPI of yours instead of the MPICH from PyPI
+#   LAPSE_MPI=system    the first mpicc on PATH
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# What the environment was made with; another answer makes it anew.
+CHOICE := $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version.split()[0])') \
+          mpicc=$(MPICC) mpi=$(LAPSE_MPI)
+EXTRAS := $(if $(MPICC)$(LAPSE_MPI),test,mpich,test)
+
+BUILD_TOOLS := 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0' 'mpi4py>=4.0' wheel
+ifeq ($(MPICC)$(LAPSE_MPI),)
+BUILD_TOOLS += mpich
+endif
+
+SOURCES := pyproject.toml setup.py find_mpi.py \
+           $(shell find lapse -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help install demo test clean
+help:
+	@echo 'make install   make .venv/ with Lapse, an MPI and the test tools; or bring it up to date'
+	@echo 'make demo      train word2vec on 4 ranks on the documentation of this Python'
+	@echo 'make test      run all tests, on one rank and under mpirun (make test ARGS="-k name")'
+	@echo 'make clean     remove .venv/ and everything that was built'
+	@echo
+	@echo 'PYTHON=python3.13 chooses the interpreter, MPICC=/path/mpicc the MPI.'
+
+install: $(STAMP)
+	@echo "Lapse is installed in $(VENV); to use it: source $(BIN)/activate"
+
+# A stamp with the choice in it; rewritten, hence newer, only when the choice is another one.
+$(VENV)/.choice: FORCE
+	@test "$$(cat $@ 2>/dev/null)" = "$(strip $(CHOICE))" || { \
+	    echo "making $(VENV) with $(PYTHON)" && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
+	    echo "$(strip $(CHOICE))" > $@; }
+FORCE:
+
+# The tools of the build are installed first: a build in their own throw-away environment
+# (pip's default) would download and start from nothing at every change.
+$(VENV)/.tools: $(VENV)/.choice pyproject.toml
+	$(PIP) install $(BUILD_TOOLS)
+	@touch $@
+
+$(STAMP): $(VENV)/.tools $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m lapse.apps.word2vec.demo $(ARGS)
+
+test: install
+	$(BIN)/python tests/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+	rm -f lapse/_build_info.py lapse/libmpi.so.*
+	find lapse -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,112 @@
+"""Floor 3. The only module that talks to MPI: sending, receiving, progress, waiting, the end.
+
+One loop, which whoever has time drives under a try-lock (the engine): flush what is to be sent,
+see what was sent, serve what came. A worker that waits drives it itself, so that a reply needs no
+thread switch; the communication thread does so where nobody waits, and sleeps otherwise.
+
+MPI's types stay in `_comm.pyx`, so that modules above compile without mpi.h.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from lapse._messages cimport frame_t
+from lapse._protocol cimport Protocol, rank_t
+from lapse._sync cimport bell_t
+from lapse._types cimport operation_t, seat_t
+
+ctypedef bint (*ready_t)(void* what) noexcept nogil
+
+
+cdef struct doorbell_t:
+    # One per rank, where possible in memory that all ranks of a host share.
+    bell_t bell         # of the communication thread
+    uint32_t awake      # threads of this rank that poll at this moment
+    char padding[52]
+
+
+cdef struct mail_t:
+    mail_t* next
+    int64_t size
+
+
+cdef struct traffic_t:
+    int64_t messages_sent
+    int64_t bytes_sent
+    int64_t messages_received
+    int64_t bytes_received
+
+
+cdef struct assembly_t:
+    # A frame that comes in several packets.
+    char* data
+    int64_t size
+    int64_t filled
+
+
+cdef struct transport_t     # MPI's requests and buffers; defined in _comm.pyx
+
+
+cdef class Comm:
+    cdef rank_t* rank
+    cdef Protocol protocol
+    cdef transport_t* transport
+    cdef object communicator        # the private duplicate
+    cdef object page                # keeps the doorbells' memory
+    cdef object thread
+    cdef doorbell_t** doorbells     # by rank; NULL for one of another host
+    cdef doorbell_t own_doorbell    # where no memory is shared
+    cdef seat_t* seats              # the workers' and, last, the server's own
+    cdef int32_t num_seats
+    cdef int32_t patience           # empty polls before a waiting thread thinks of others
+    cdef bint has_far_ranks         # ranks that no doorbell reaches
+    cdef uint8_t engine             # latch: who holds it drives
+    cdef uint8_t failure_latch
+    cdef uint32_t failed
+    cdef uint32_t ending            # BYE was queued
+    cdef uint32_t stopped           # the communication thread has left its loop
+    cdef uint32_t noticed           # a caller of this rank was told of the failure
+    cdef uint32_t unrung            # something was sent to a rank that may sleep
+    cdef uint32_t leavers           # ranks whose interpreters end with the server open
+    cdef int32_t leaver
+    cdef bint is_leaving            # this one is such a rank
+    cdef int64_t failed_at
+    cdef int64_t flushed_at
+    cdef int64_t traffic_at
+    cdef char* failure_text
+    cdef int32_t failure_rank
+    cdef traffic_t traffic
+    cdef int64_t mails_posted
+
+    cdef int wait(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
+    cdef void nudge(self, seat_t* seat) noexcept nogil
+    cdef void cancel(self, operation_t* operation) noexcept nogil
+    cdef bint is_broken(self) noexcept nogil
+    cdef bint has_mail(self, int32_t source) noexcept nogil
+
+    cdef int drive(self) noexcept nogil
+    cdef int flush(self) noexcept nogil
+    cdef bint has_parts(self, transport_t* t) noexcept nogil
+    cdef bint send_packet(self, int32_t destination) noexcept nogil
+    cdef int32_t free_place(self, transport_t* t) noexcept nogil
+    cdef void see_what_was_sent(self) noexcept nogil
+    cdef int serve(self) noexcept nogil
+    cdef void post_receive(self, int32_t place) noexcept nogil
+    cdef void on_packet(self, int32_t source, char* data, int64_t size) noexcept nogil
+    cdef void assemble(self, int32_t source, assembly_t* assembly, const char* data, int64_t size) noexcept nogil
+    cdef void on_frame(self, int32_t source, frame_t* frame) noexcept nogil
+    cdef void on_mail(self, int32_t source, frame_t* frame) noexcept nogil
+    cdef int check(self, int code) noexcept nogil
+    cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil
+    cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
+    cdef void leave(self, seat_t* seat) noexcept nogil
+    cdef void ring_thread(self) noexcept nogil
+    cdef void ring_peers(self) noexcept nogil
+    cdef void ring_seats(self) noexcept nogil
+    cdef void loop(self) noexcept nogil
+    cdef bint drive_once(self) noexcept nogil
+    cdef void sleep(self) noexcept nogil
+    cdef bint at_end(self) noexcept nogil
+    cdef bint told(self) noexcept nogil
+    cdef void withdraw_receives(self) noexcept nogil
+    cdef void fail_with(self, const char* text) noexcept nogil
+    cdef void fail(self, int32_t origin, const char* text, int64_t size) noexcept nogil

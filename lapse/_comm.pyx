@@ -1,0 +1,754 @@
+"""Floor 3. The only module that talks to MPI: sending, receiving, progress, waiting, the end."""
+
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdio cimport fflush, fprintf, stderr
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from mpi4py cimport MPI
+from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_Abort,
+                            MPI_Cancel, MPI_Comm, MPI_Error_string, MPI_Get_count, MPI_Irecv, MPI_Isend,
+                            MPI_MAX_ERROR_STRING, MPI_Request, MPI_Status, MPI_Test, MPI_Testsome, MPI_UNDEFINED,
+                            MPI_Wait)
+
+import threading
+
+from lapse._messages cimport BYE, FAILURE, LEAVING, MAIL, frame_t, record_t
+from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
+                            take_block)
+from lapse._protocol cimport handle_frame
+from lapse._sync cimport (drop_latch, fence, fetch_add32, load, load32, now, pause, ring, sched_yield, sleep_until_rung,
+                          store32, take_latch, try_latch)
+from lapse._types cimport CLOSED, FAILED, NO_MEMORY, OK, TIMED_OUT
+
+cdef enum:
+    TAG = 77
+    RECEIVES = 16               # posted at a time
+    SENDS_PER_RANK = 8          # under way at a time
+    PACKETS_PER_TURN = 32       # served before what was queued meanwhile is sent
+    THREAD_PATIENCE = 200       # empty polls of the communication thread before it sleeps
+
+cdef int64_t MICROSECOND = 1000
+cdef int64_t MILLISECOND = 1000000
+cdef int64_t SECOND = 1000000000
+# Timed sleeps are dear on virtual machines: shorter ones than these cost a computing neighbour more than they gain.
+cdef int64_t LONG_SLEEP = 2 * MILLISECOND
+cdef int64_t SHORT_SLEEP = 200 * MICROSECOND
+cdef int64_t WAITER_SLEEP = 500 * MICROSECOND
+cdef int64_t FLUSH_AFTER = 50 * MICROSECOND
+# A yield beside a thread that computes costs its whole time slice; after one the waiter sleeps on its bell for a while.
+cdef int64_t SLOW_YIELD = 300 * MICROSECOND
+cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
+cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that does not notice it
+
+
+cdef struct peer_t:
+    block_t* block      # partly sent
+    int64_t sent        # bytes of it
+    int32_t under_way   # sends that MPI has not finished
+    bint unrung         # something was sent since it was last heard of
+    bint ended          # its last message was received
+    assembly_t assembly
+    mail_t* first_mail
+    mail_t* last_mail
+
+
+cdef struct transport_t:
+    MPI_Comm comm
+    int32_t size
+    int32_t num_sends       # places for sends under way
+    int32_t sends           # of these in use
+    int32_t head            # the receive that was posted first
+    int32_t ended_peers
+    uint8_t mail_latch
+    MPI_Request receives[RECEIVES]
+    char* buffers[RECEIVES]
+    MPI_Request* requests
+    block_t** blocks
+    int32_t* destinations
+    int* finished           # scratch of MPI_Testsome
+    MPI_Status* statuses
+    peer_t* peers
+
+
+# Memory ------------------------------------------------------------------------------------------------
+
+cdef transport_t* new_transport(MPI_Comm comm, int32_t size) noexcept:
+    cdef transport_t* t = <transport_t*>calloc(1, sizeof(transport_t))
+    cdef int32_t i
+    if t == NULL:
+        return NULL
+    t.comm = comm
+    t.size = size
+    t.num_sends = max(64, 2 * size)
+    t.requests = <MPI_Request*>malloc(t.num_sends * sizeof(MPI_Request))
+    t.statuses = <MPI_Status*>malloc(t.num_sends * sizeof(MPI_Status))
+    t.blocks = <block_t**>calloc(t.num_sends, sizeof(block_t*))
+    t.destinations = <int32_t*>calloc(t.num_sends, sizeof(int32_t))
+    t.finished = <int*>calloc(t.num_sends, sizeof(int))
+    t.peers = <peer_t*>calloc(size, sizeof(peer_t))
+    t.buffers[0] = <char*>malloc(RECEIVES * PACKET_BYTES)
+    if (t.requests == NULL or t.statuses == NULL or t.blocks == NULL or t.destinations == NULL
+            or t.finished == NULL or t.peers == NULL or t.buffers[0] == NULL):
+        free_transport(t)
+        return NULL
+    for i in range(t.num_sends):
+        t.requests[i] = MPI_REQUEST_NULL
+    for i in range(RECEIVES):
+        t.buffers[i] = t.buffers[0] + i * PACKET_BYTES
+        t.receives[i] = MPI_REQUEST_NULL
+    return t
+
+
+cdef void free_transport(transport_t* t) noexcept:
+    cdef int32_t i
+    cdef mail_t* mail
+    if t == NULL:
+        return
+    for i in range(t.size if t.peers != NULL else 0):
+        free(t.peers[i].assembly.data)
+        free(t.peers[i].block)
+        while t.peers[i].first_mail != NULL:
+            mail = t.peers[i].first_mail
+            t.peers[i].first_mail = mail.next
+            free(mail)
+    free(t.requests)
+    free(t.statuses)
+    free(t.blocks)
+    free(t.destinations)
+    free(t.finished)
+    free(t.peers)
+    free(t.buffers[0])
+    free(t)
+
+
+cdef class Comm:
+    """Messages of one rank over a communicator of its own, and the thread that serves them.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    communicator : mpi4py.MPI.Intracomm or None
+        A private duplicate, with errors returned; None for a rank alone.
+    workers : int
+        Worker threads of this rank.
+    page : writable buffer or None
+        64 bytes per rank, shared by the ranks of this host.
+    reachable : sequence of int
+        For each rank its place in the page, or -1.
+    crowded : bool
+        Whether threads that compute outnumber this host's cores.
+    """
+
+    def __cinit__(self, Protocol protocol, communicator, int workers, page, reachable, bint crowded):
+        cdef int32_t i
+        cdef Py_ssize_t place
+        cdef unsigned char[::1] memory
+        self.protocol = protocol
+        self.rank = &protocol.c
+        self.communicator = communicator
+        self.page = page
+        self.patience = 20 if crowded else 100
+        self.num_seats = workers + 1
+        self.seats = <seat_t*>calloc(self.num_seats, sizeof(seat_t))
+        self.doorbells = <doorbell_t**>calloc(self.rank.size, sizeof(doorbell_t*))
+        if self.seats == NULL or self.doorbells == NULL:
+            raise MemoryError(f"no memory for {workers} workers and {self.rank.size} ranks")
+        for i in range(workers):
+            self.seats[i].worker = i
+        self.seats[workers].worker = -1
+        if page is not None:
+            memory = page
+            for i in range(self.rank.size):
+                if reachable[i] >= 0:
+                    place = reachable[i]
+                    self.doorbells[i] = <doorbell_t*>&memory[place * sizeof(doorbell_t)]
+        if self.doorbells[self.rank.rank] == NULL:
+            self.doorbells[self.rank.rank] = &self.own_doorbell
+        for i in range(self.rank.size):
+            self.has_far_ranks |= self.doorbells[i] == NULL
+        if communicator is not None:
+            self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
+            if self.transport == NULL:
+                raise MemoryError(f"no memory for messages to {self.rank.size} ranks")
+
+    def __dealloc__(self):
+        cdef int32_t i
+        if self.seats != NULL:
+            for i in range(self.num_seats):
+                free(self.seats[i].missed)
+                free_operations(self.seats[i].spare)
+                free_operations(self.seats[i].detached)
+        free(self.seats)
+        free(self.doorbells)
+        free(self.failure_text)
+        free_transport(self.transport)
+
+    # The engine --------------------------------------------------------------------------------------
+
+    cdef int drive(self) noexcept nogil:
+        """One turn of the loop, by whoever holds the engine; how many packets came or went."""
+        cdef int moved, served
+        if load32(&self.stopped):
+            return 0
+        moved = self.flush()
+        if self.transport.sends:
+            self.see_what_was_sent()
+        served = self.serve()
+        if served:
+            self.traffic_at = now()
+            moved += self.flush()
+        return moved + served
+
+    cdef int flush(self) noexcept nogil:
+        cdef transport_t* t = self.transport
+        cdef int32_t i
+        cdef int moved = 0
+        if load32(&self.rank.outboxes_waiting) == 0 and not self.has_parts(t):
+            return 0
+        for i in range(t.size):
+            while t.sends < t.num_sends and t.peers[i].under_way < SENDS_PER_RANK and self.send_packet(i):
+                moved += 1
+        if moved:
+            self.flushed_at = now()
+        return moved
+
+    cdef inline bint has_parts(self, transport_t* t) noexcept nogil:
+        cdef int32_t i
+        for i in range(t.size):
+            if t.peers[i].block != NULL:
+                return True
+        return False
+
+    cdef bint send_packet(self, int32_t destination) noexcept nogil:
+        cdef transport_t* t = self.transport
+        cdef peer_t* peer = &t.peers[destination]
+        cdef block_t* block = peer.block
+        cdef int64_t size
+        cdef int32_t place
+        if block == NULL:
+            block = take_block(&self.rank.outboxes[destination])
+            if block == NULL:
+                return False
+            peer.sent = 0
+        size = min(block.used - peer.sent, <int64_t>PACKET_BYTES)
+        place = self.free_place(t)
+        t.requests[place] = MPI_REQUEST_NULL
+        self.check(MPI_Isend(block_data(block) + peer.sent, <int>size, MPI_BYTE, destination, TAG, t.comm,
+                             &t.requests[place]))
+        t.blocks[place] = block
+        t.destinations[place] = destination
+        block.unsent += 1
+        t.sends += 1
+        peer.under_way += 1
+        peer.unrung = True
+        store32(&self.unrung, 1)
+        peer.sent += size
+        peer.block = block if peer.sent < block.used else NULL
+        self.traffic.messages_sent += 1
+        self.traffic.bytes_sent += size
+        return True
+
+    cdef inline int32_t free_place(self, transport_t* t) noexcept nogil:
+        # t.sends < t.num_sends, so there is one; sends mostly finish in order, so it is near
+        cdef int32_t place = 0
+        while t.blocks[place] != NULL:
+            place += 1
+        return place
+
+    cdef void see_what_was_sent(self) noexcept nogil:
+        cdef transport_t* t = self.transport
+        cdef int count = 0
+        cdef int i
+        cdef int32_t place
+        cdef block_t* block
+        self.check(MPI_Testsome(t.num_sends, t.requests, &count, t.finished, t.statuses))
+        if count == MPI_UNDEFINED:
+            return
+        for i in range(count):
+            place = t.finished[i]
+            block = t.blocks[place]
+            t.blocks[place] = NULL
+            t.sends -= 1
+            t.peers[t.destinations[place]].under_way -= 1
+            block.unsent -= 1
+            if block.unsent == 0 and t.peers[t.destinations[place]].block != block:
+                give_block_back(&self.rank.outboxes[t.destinations[place]], block)
+
+    cdef int serve(self) noexcept nogil:
+        """Handle what came, in the order in which the receives were posted.
+
+        MPI orders the matching of messages, not their completion: of two from one rank the second,
+        if it is small, may complete first. Hence only the head of the ring is tested.
+        """
+        cdef transport_t* t = self.transport
+        cdef MPI_Status status
+        cdef int flag, size, served = 0
+        while served < PACKETS_PER_TURN:
+            flag = 0
+            if self.check(MPI_Test(&t.receives[t.head], &flag, &status)) or not flag:
+                break
+            self.check(MPI_Get_count(&status, MPI_BYTE, &size))
+            self.traffic.messages_received += 1
+            self.traffic.bytes_received += size
+            t.peers[status.MPI_SOURCE].unrung = False
+            self.on_packet(status.MPI_SOURCE, t.buffers[t.head], size)
+            self.post_receive(t.head)
+            t.head = (t.head + 1) % RECEIVES
+            served += 1
+        return served
+
+    cdef void post_receive(self, int32_t place) noexcept nogil:
+        cdef transport_t* t = self.transport
+        self.check(MPI_Irecv(t.buffers[place], PACKET_BYTES, MPI_BYTE, MPI_ANY_SOURCE, TAG, t.comm,
+                             &t.receives[place]))
+
+    cdef void on_packet(self, int32_t source, char* data, int64_t size) noexcept nogil:
+        cdef assembly_t* assembly = &self.transport.peers[source].assembly
+        cdef frame_t* frame
+        if assembly.size:
+            self.assemble(source, assembly, data, size)
+            return
+        while size > 0:
+            frame = <frame_t*>data
+            if frame.bytes > size:
+                assembly.size = frame.bytes
+                assembly.filled = 0
+                assembly.data = <char*>malloc(frame.bytes)
+                self.assemble(source, assembly, data, size)
+                return
+            self.on_frame(source, frame)
+            data += frame.bytes
+            size -= frame.bytes
+
+    cdef void assemble(self, int32_t source, assembly_t* assembly, const char* data, int64_t size) noexcept nogil:
+        if assembly.data == NULL:  # its parts are still counted, so that what follows them is understood
+            self.fail_with("out of memory for a large message")
+        else:
+            memcpy(assembly.data + assembly.filled, data, size)
+        assembly.filled += size
+        if assembly.filled < assembly.size:
+            return
+        if assembly.data != NULL:
+            self.on_frame(source, <frame_t*>assembly.data)
+        free(assembly.data)
+        assembly.data = NULL
+        assembly.size = 0
+
+    cdef void on_frame(self, int32_t source, frame_t* frame) noexcept nogil:
+        cdef int status
+        if frame.kind == MAIL:
+            self.on_mail(source, frame)
+        elif frame.kind == FAILURE or frame.kind == BYE:
+            self.transport.peers[source].ended = True
+            self.transport.ended_peers += 1
+            if frame.kind == FAILURE:
+                self.fail(frame.origin, <char*>(<record_t*>(frame + 1) + 1), (<record_t*>(frame + 1)).key)
+        elif frame.kind == LEAVING:
+            self.leaver = source
+            fetch_add32(&self.leavers, 1)
+            self.ring_seats()
+        elif not load32(&self.failed):
+            status = handle_frame(self.rank, source, frame)
+            if status == NO_MEMORY:
+                self.fail_with("out of memory while serving other ranks")
+            elif status != OK:
+                self.fail_with(self.rank.error)
+
+    cdef int check(self, int code) noexcept nogil:
+        """The one funnel for MPI's error codes; whether there was one."""
+        cdef char text[MPI_MAX_ERROR_STRING + 1]
+        cdef int size = 0
+        if code == MPI_SUCCESS:
+            return 0
+        MPI_Error_string(code, text, &size)
+        text[size] = 0
+        self.fail_with(text)
+        return 1
+
+    # Waiting -----------------------------------------------------------------------------------------
+
+    cdef int wait(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
+        """Drive, or sleep while others do, until `ready(what)`.
+
+        Returns OK, FAILED, CLOSED (the communication thread has ended) or TIMED_OUT.
+        """
+        cdef int status
+        if ready(what):
+            return OK
+        if self.transport == NULL:
+            return self.wait_alone(seat, ready, what, nanoseconds)
+        fetch_add32(&self.doorbells[self.rank.rank].awake, 1)
+        status = self.poll_until(seat, ready, what, now() + nanoseconds)
+        fetch_add32(&self.doorbells[self.rank.rank].awake, <uint32_t>-1)
+        self.leave(seat)
+        return status
+
+    cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil:
+        cdef int64_t quiet_until = 0
+        cdef int64_t time
+        cdef int64_t idle = 0
+        cdef uint32_t heard
+        cdef bint drove
+        while True:
+            heard = load32(&seat.bell.rings)
+            if ready(what):
+                return OK
+            if self.is_broken():
+                return FAILED
+            if load32(&self.stopped):
+                return CLOSED
+            drove = try_latch(&self.engine)
+            if drove:
+                if self.drive():
+                    idle = 0
+                drop_latch(&self.engine)
+            idle += 1
+            if idle <= self.patience:
+                pause()
+                continue
+            time = now()
+            if time > deadline:
+                return TIMED_OUT
+            if load32(&self.unrung):
+                self.ring_peers()
+            if drove and time > quiet_until:
+                sched_yield()
+                if now() - time > SLOW_YIELD:
+                    quiet_until = now() + YIELD_PENALTY
+                continue
+            # Let the communication thread have the driver's role; sleep until there is news.
+            fetch_add32(&self.doorbells[self.rank.rank].awake, <uint32_t>-1)
+            sleep_until_rung(&seat.bell, heard, min(WAITER_SLEEP, max(deadline - time, <int64_t>1)))
+            fetch_add32(&self.doorbells[self.rank.rank].awake, 1)
+
+    cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
+        # Without other ranks there is nothing to drive: only other workers of this rank can bring news.
+        cdef int64_t deadline = now() + nanoseconds
+        cdef int64_t time
+        cdef uint32_t heard
+        while True:
+            heard = load32(&seat.bell.rings)
+            if ready(what):
+                return OK
+            if load32(&self.failed):
+                return FAILED
+            time = now()
+            if time > deadline:
+                return TIMED_OUT
+            sleep_until_rung(&seat.bell, heard, min(LONG_SLEEP, max(deadline - time, <int64_t>1)))
+
+    cdef void leave(self, seat_t* seat) noexcept nogil:
+        """A driver goes: somebody else of this rank takes over what is under way."""
+        cdef int32_t i
+        if load32(&self.unrung):
+            self.ring_peers()
+        for i in range(self.num_seats):
+            if load32(&self.seats[i].bell.asleep) and load(&self.seats[i].unfinished):
+                ring(&self.seats[i].bell)
+                return
+        if load32(&self.rank.outboxes_waiting) or self.transport.sends:
+            self.ring_thread()
+
+    cdef void ring_thread(self) noexcept nogil:
+        ring(&self.doorbells[self.rank.rank].bell)
+
+    cdef void ring_peers(self) noexcept nogil:
+        """Wake the communication threads of ranks that were sent something and where nobody polls.
+
+        Late: a rank that polls has seen it by now, and a wake-up is dear.
+        """
+        cdef int32_t i
+        cdef peer_t* peer
+        cdef doorbell_t* doorbell
+        store32(&self.unrung, 0)
+        for i in range(self.rank.size):
+            peer = &self.transport.peers[i]
+            if peer.unrung:
+                peer.unrung = False
+                doorbell = self.doorbells[i]
+                if doorbell != NULL and load32(&doorbell.awake) == 0:
+                    ring(&doorbell.bell)
+
+    cdef void nudge(self, seat_t* seat) noexcept nogil:
+        """After a call that queued something: send it soon, though nobody waits."""
+        if self.transport == NULL or load32(&self.rank.outboxes_waiting) == 0:
+            return
+        if now() - self.flushed_at > FLUSH_AFTER and try_latch(&self.engine):
+            self.drive()
+            drop_latch(&self.engine)
+            self.leave(seat)
+        elif load32(&self.doorbells[self.rank.rank].awake) == 0:
+            self.ring_thread()
+
+    cdef void cancel(self, operation_t* operation) noexcept nogil:
+        """After this nothing is written to the operation's buffer any more."""
+        take_latch(&self.engine)
+        operation.out = NULL
+        drop_latch(&self.engine)
+
+    # The communication thread --------------------------------------------------------------------------
+
+    def start(self):
+        """Post the receives and start the communication thread. A rank alone needs neither."""
+        cdef int32_t i
+        if self.transport == NULL:
+            return
+        for i in range(RECEIVES):
+            self.post_receive(i)
+        self.thread = threading.Thread(target=self._run, name="lapse-comm", daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        with nogil:
+            self.loop()
+
+    cdef void loop(self) noexcept nogil:
+        cdef int idle = 0
+        while not self.at_end():
+            if self.drive_once():
+                idle = 0
+                continue
+            idle += 1
+            if idle < THREAD_PATIENCE and load32(&self.doorbells[self.rank.rank].awake) == 0:
+                pause()
+                continue
+            idle = 0
+            self.sleep()
+        take_latch(&self.engine)
+        self.withdraw_receives()
+        store32(&self.stopped, 1)
+        drop_latch(&self.engine)
+        self.ring_seats()
+
+    cdef bint drive_once(self) noexcept nogil:
+        cdef bint moved = False
+        if try_latch(&self.engine):
+            moved = self.drive() > 0
+            drop_latch(&self.engine)
+        return moved
+
+    cdef void sleep(self) noexcept nogil:
+        cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
+        cdef uint32_t heard = load32(&doorbell.bell.rings)
+        cdef int64_t length = LONG_SLEEP
+        if load32(&self.unrung):
+            self.ring_peers()
+        # What came between the last poll and now would be slept through: look once more.
+        if self.drive_once():
+            return
+        if self.transport.sends or load32(&self.ending) or load32(&self.failed):
+            length = SHORT_SLEEP
+        elif self.has_far_ranks and now() - self.traffic_at < 10 * MILLISECOND:
+            length = SHORT_SLEEP
+        store32(&doorbell.bell.asleep, 1)
+        fence()
+        if not self.drive_once():
+            sleep_until_rung(&doorbell.bell, heard, length)
+        store32(&doorbell.bell.asleep, 0)
+
+    cdef bint at_end(self) noexcept nogil:
+        """Whether every peer's last message has come and everything of ours has gone, or time is up."""
+        cdef transport_t* t = self.transport
+        if not load32(&self.ending) and not load32(&self.failed):
+            return False
+        if t.ended_peers == t.size - 1 and t.sends == 0 and load32(&self.rank.outboxes_waiting) == 0 \
+                and not self.has_parts(t):
+            return load32(&self.ending) or self.told()
+        if load32(&self.failed) and now() - self.failed_at > GRACE:
+            self.told()
+            return True
+        return False
+
+    cdef bint told(self) noexcept nogil:
+        """Whether a caller of this rank knows of the failure; after GRACE without, the job ends here."""
+        if load32(&self.noticed) or load32(&self.ending):
+            return True
+        if now() - self.failed_at > GRACE:
+            fprintf(stderr, "lapse: rank %d made no call for %d s after a failure and is ended: %s\n",
+                    self.rank.rank, <int>(GRACE // SECOND), self.failure_text)
+            fflush(stderr)
+            MPI_Abort(self.transport.comm, 1)
+        return False
+
+    cdef void withdraw_receives(self) noexcept nogil:
+        cdef int32_t i
+        cdef transport_t* t = self.transport
+        for i in range(RECEIVES):
+            if t.receives[i] != MPI_REQUEST_NULL:
+                MPI_Cancel(&t.receives[i])
+                MPI_Wait(&t.receives[i], MPI_STATUS_IGNORE)
+
+    cdef void ring_seats(self) noexcept nogil:
+        cdef int32_t i
+        for i in range(self.num_seats):
+            ring(&self.seats[i].bell)
+
+    def say_bye(self):
+        """Queue the last message to every rank. Nothing may be sent after it."""
+        cdef int32_t i
+        if self.transport == NULL:
+            store32(&self.stopped, 1)
+            return
+        for i in range(self.rank.size):
+            if i != self.rank.rank and not self.rank.outboxes[i].closed:
+                append_last(&self.rank.outboxes[i], BYE, <uint16_t>self.rank.rank, NULL, 0)
+        store32(&self.ending, 1)
+        self.ring_thread()
+
+    def join(self, seconds=None):
+        """Wait for the end of the communication thread; whether it has ended."""
+        if self.thread is None:
+            return True
+        self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+    # Leaving without close, and failure ------------------------------------------------------------------
+
+    cdef bint is_broken(self) noexcept nogil:
+        """Whether calls must raise: a failure, or a rank whose interpreter has ended while this one works on."""
+        return load32(&self.failed) or (load32(&self.leavers) and not self.is_leaving)
+
+    def say_leaving(self):
+        """Tell all ranks that this one's interpreter ends."""
+        cdef int32_t i
+        self.is_leaving = True
+        for i in range(self.rank.size):
+            if i != self.rank.rank:
+                append_record(&self.rank.outboxes[i], LEAVING, <uint16_t>self.rank.rank, 0, 0, 0, 0, NULL, 0)
+        if self.transport != NULL:
+            self.ring_thread()
+
+    @property
+    def all_are_leaving(self):
+        return <int32_t>load32(&self.leavers) == self.rank.size - 1
+
+    @property
+    def first_leaver(self):
+        """A rank that has left while this one works on, or None."""
+        return self.leaver if load32(&self.leavers) and not self.is_leaving else None
+
+    def abort(self):
+        """End all ranks at once."""
+        MPI_Abort(self.transport.comm, 1)
+
+    cdef void fail_with(self, const char* text) noexcept nogil:
+        cdef int64_t size = 0
+        while text[size]:
+            size += 1
+        self.fail(self.rank.rank, text, size)
+
+    cdef void fail(self, int32_t origin, const char* text, int64_t size) noexcept nogil:
+        """The first error wins: it is kept, told to all ranks as the last message, and wakes everybody."""
+        cdef int32_t i
+        take_latch(&self.failure_latch)
+        if load32(&self.failed):
+            drop_latch(&self.failure_latch)
+            return
+        self.failure_text = <char*>malloc(size + 1)
+        if self.failure_text != NULL:
+            memcpy(self.failure_text, text, size)
+            self.failure_text[size] = 0
+        self.failure_rank = origin
+        self.failed_at = now()
+        if not load32(&self.ending):
+            for i in range(self.rank.size):
+                if i != self.rank.rank:
+                    append_last(&self.rank.outboxes[i], FAILURE, <uint16_t>origin, text, size)
+        store32(&self.failed, 1)
+        drop_latch(&self.failure_latch)
+        self.ring_seats()
+        if self.transport != NULL:
+            self.ring_thread()
+
+    def report_failure(self, str text):
+        """Tell all ranks of an error of this rank; its callers know already."""
+        cdef bytes data = text.encode()
+        cdef const char* pointer = data
+        cdef int64_t size = len(data)
+        store32(&self.noticed, 1)
+        with nogil:
+            self.fail(self.rank.rank, pointer, size)
+
+    @property
+    def failure(self):
+        """(rank where it began, text), or None."""
+        if not load32(&self.failed):
+            return None
+        store32(&self.noticed, 1)
+        text = b"out of memory" if self.failure_text == NULL else <bytes>self.failure_text
+        return self.failure_rank, text.decode(errors="replace")
+
+    @property
+    def has_failed(self):
+        """As `failure`, without counting as told."""
+        return bool(load32(&self.failed))
+
+    @property
+    def is_running(self):
+        return self.transport == NULL or (self.thread is not None and not load32(&self.stopped))
+
+    # Mail: bytes from rank to rank, in order -------------------------------------------------------------
+
+    cdef void on_mail(self, int32_t source, frame_t* frame) noexcept nogil:
+        cdef peer_t* peer = &self.transport.peers[source]
+        cdef int64_t size = (<record_t*>(frame + 1)).key
+        cdef mail_t* mail = <mail_t*>malloc(sizeof(mail_t) + size)
+        if mail == NULL:
+            self.fail_with("out of memory for the message of a collective call")
+            return
+        mail.next = NULL
+        mail.size = size
+        memcpy(mail + 1, <char*>(frame + 1) + sizeof(record_t), size)
+        take_latch(&self.transport.mail_latch)
+        if peer.first_mail == NULL:
+            peer.first_mail = mail
+        else:
+            peer.last_mail.next = mail
+        peer.last_mail = mail
+        drop_latch(&self.transport.mail_latch)
+        self.ring_seats()
+
+    def post(self, int32_t destination, bytes data):
+        """Queue bytes for another rank."""
+        cdef const char* pointer = PyBytes_AsString(data)
+        self.mails_posted += 1  # as the frame's operation: two of them never share a frame
+        if append_record(&self.rank.outboxes[destination], MAIL, <uint16_t>self.rank.rank, 0, self.mails_posted,
+                         <uint32_t>len(data), 0, pointer, len(data)) != OK:
+            raise MemoryError(f"no memory for a message of {len(data)} bytes")
+
+    def take_mail(self, int32_t source):
+        """The next bytes from that rank, or None where there are none yet."""
+        cdef peer_t* peer = &self.transport.peers[source]
+        cdef mail_t* mail
+        take_latch(&self.transport.mail_latch)
+        mail = peer.first_mail
+        if mail != NULL:
+            peer.first_mail = mail.next
+        drop_latch(&self.transport.mail_latch)
+        if mail == NULL:
+            return None
+        data = PyBytes_FromStringAndSize(<char*>(mail + 1), mail.size)
+        free(mail)
+        return data
+
+    cdef bint has_mail(self, int32_t source) noexcept nogil:
+        cdef bint found
+        take_latch(&self.transport.mail_latch)
+        found = self.transport.peers[source].first_mail != NULL
+        drop_latch(&self.transport.mail_latch)
+        return found
+
+    def traffic_counters(self):
+        """MPI messages and bytes, sent and received, since the start."""
+        return (self.traffic.messages_sent, self.traffic.bytes_sent,
+                self.traffic.messages_received, self.traffic.bytes_received)
+
+
+cdef void free_operations(operation_t* operation) noexcept:
+    cdef operation_t* next_one
+    while operation != NULL:
+        next_one = operation.next
+        free(operation.offsets)
+        free(operation)
+        operation = next_one

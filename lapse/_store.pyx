@@ -1,0 +1,285 @@
+"""Floor 1. The values that lie on this rank, and for every key what this rank knows of it."""
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from lapse._types cimport PULL, PUSH, SET
+
+cdef extern from *:
+    r"""
+    #include <stddef.h>
+    #include <sys/mman.h>
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0
+    #endif
+    static void *lapse_reserve(size_t bytes) {
+        void *p = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) return 0;
+    #ifdef MADV_HUGEPAGE
+        if (bytes >= ((size_t)16 << 20)) madvise(p, bytes, MADV_HUGEPAGE);
+    #endif
+        return p;
+    }
+    static void lapse_release(void *p, size_t bytes) { munmap(p, bytes); }
+    """
+    void* reserve "lapse_reserve"(size_t size) noexcept nogil
+    void release "lapse_release"(void* address, size_t size) noexcept nogil
+
+
+cdef enum:
+    # Keys ahead of the one at hand whose row, and twice as many whose entry, are prefetched:
+    # 8 to 16 is a flat optimum for rows of 400 bytes.
+    ROWS_AHEAD = 12
+    ENTRIES_AHEAD = 24
+    MOST_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
+
+
+# One key ---------------------------------------------------------------------------------------------
+
+cdef uint32_t take_row(slab_t* slab, bint zeroed) noexcept nogil:
+    cdef uint32_t slot
+    cdef bint used = False
+    take_latch(&slab.latch)
+    if slab.free_row != NO_SLOT:
+        used = True
+        slot = slab.free_row
+        memcpy(&slab.free_row, row_at(slab, slot), sizeof(uint32_t))
+    else:
+        slot = slab.next_row
+        slab.next_row += 1
+    drop_latch(&slab.latch)
+    if used and zeroed:
+        memset(row_at(slab, slot), 0, slab.row_bytes)
+    return slot
+
+
+cdef void give_row_back(slab_t* slab, uint32_t slot) noexcept nogil:
+    if slot == NO_SLOT:
+        return
+    take_latch(&slab.latch)
+    memcpy(row_at(slab, slot), &slab.free_row, sizeof(uint32_t))
+    slab.free_row = slot
+    drop_latch(&slab.latch)
+
+
+cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil:
+    cdef slab_t* slab = slab_for(store, key)
+    if slot == NO_SLOT:
+        memset(out, 0, slab.row_bytes)
+    else:
+        memcpy(out, row_at(slab, slot), slab.row_bytes)
+
+
+cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
+    cdef slab_t* slab = slab_for(store, key)
+    cdef bint fresh = slot[0] == NO_SLOT
+    if fresh:
+        slot[0] = take_row(slab, kind == PUSH)
+    if kind == PUSH:
+        add_in(store, row_at(slab, slot[0]), given, slab.row_bytes)
+    else:
+        memcpy(row_at(slab, slot[0]), given, slab.row_bytes)
+
+
+# Batches ---------------------------------------------------------------------------------------------
+
+cdef inline void prefetch_row(const store_t* store, key_t key) noexcept nogil:
+    # Reads the slot without the latch: a stale one costs a useless prefetch, nothing more.
+    cdef slab_t* slab = slab_for(store, key)
+    cdef uint32_t slot = store.entries[key].slot
+    cdef char* row
+    cdef size_t at, end
+    if slot == NO_SLOT:
+        return
+    row = row_at(slab, slot)
+    end = slab.row_bytes if slab.row_bytes < MOST_PREFETCHED else MOST_PREFETCHED
+    at = 0
+    while at < end:
+        prefetch(row + at)
+        at += 64
+
+
+cdef inline void look_ahead(const store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+    if i + ENTRIES_AHEAD < count:
+        prefetch(&store.entries[keys[i + ENTRIES_AHEAD]])
+    if i + ROWS_AHEAD < count:
+        prefetch_row(store, keys[i + ROWS_AHEAD])
+
+
+cdef inline void start_looking_ahead(const store_t* store, const key_t* keys, int64_t count) noexcept nogil:
+    cdef int64_t i
+    for i in range(min(count, <int64_t>ENTRIES_AHEAD)):
+        prefetch(&store.entries[keys[i]])
+    for i in range(min(count, <int64_t>ROWS_AHEAD)):
+        prefetch_row(store, keys[i])
+
+
+cdef int64_t pull_batch(store_t* store, const key_t* keys, int64_t count, const int64_t* offsets,
+                        char* out, uint32_t* missed) noexcept nogil:
+    cdef int64_t i, misses = 0
+    cdef int64_t row_bytes = store.slabs[0].row_bytes
+    cdef entry_t* entry
+    if count > 1:
+        start_looking_ahead(store, keys, count)
+    for i in range(count):
+        look_ahead(store, keys, i, count)
+        entry = &store.entries[keys[i]]
+        take_latch(&entry.latch)
+        if entry.state == OWNED:
+            read_value(store, keys[i], entry.slot, out + (i * row_bytes if offsets == NULL else offsets[i]))
+        else:
+            missed[misses] = <uint32_t>i
+            misses += 1
+        drop_latch(&entry.latch)
+    return misses
+
+
+cdef int64_t change_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
+                          const char* given, uint32_t* missed) noexcept nogil:
+    cdef int64_t i, misses = 0
+    cdef int64_t row_bytes = store.slabs[0].row_bytes
+    cdef entry_t* entry
+    if count > 1:
+        start_looking_ahead(store, keys, count)
+    for i in range(count):
+        look_ahead(store, keys, i, count)
+        entry = &store.entries[keys[i]]
+        take_latch(&entry.latch)
+        if entry.state == OWNED:
+            change_value(store, keys[i], &entry.slot, kind,
+                         given + (i * row_bytes if offsets == NULL else offsets[i]))
+        else:
+            missed[misses] = <uint32_t>i
+            misses += 1
+        drop_latch(&entry.latch)
+    return misses
+
+
+# The store as an object ------------------------------------------------------------------------------
+
+cdef int reserve_slab(slab_t* slab, size_t row_bytes, size_t rows) except -1:
+    slab.free_row = NO_SLOT
+    slab.row_bytes = row_bytes
+    slab.reserved = row_bytes * rows
+    slab.rows = <char*>reserve(slab.reserved)
+    if slab.rows == NULL:
+        raise MemoryError(f"cannot reserve {row_bytes * rows} bytes of addresses for {rows} values")
+    return 0
+
+
+cdef class Store:
+    """Values of the keys that this rank owns, and an entry for every key.
+
+    Parameters
+    ----------
+    num_keys : int
+        Keys are 0 .. num_keys - 1; at most 2**32 - 2.
+    lengths : int or int64 array of shape (num_keys,)
+        Elements per value.
+    dtype : numpy.dtype
+        float32 or float64.
+    rank, size : int
+        This rank, and how many there are.
+
+    Raises
+    ------
+    MemoryError
+        Where the directory or the address range for the values cannot be had.
+    """
+
+    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1):
+        self.lengths = lengths
+        self.dtype = np.dtype(dtype)
+        self.c.num_keys = num_keys
+        self.c.itemsize = self.dtype.itemsize
+        self.c.rank = rank
+        self.c.size = size
+        bits = max(1, int(num_keys - 1).bit_length())
+        self.c.mix_mask = (1 << bits) - 1
+        self.c.mix_shift = (bits + 1) // 2
+        self._reserve_slabs()
+        self._fill_directory()
+
+    def _reserve_slabs(self):
+        cdef int i
+        cdef uint32_t[::1] slab_of
+        if isinstance(self.lengths, int):
+            distinct, counts = np.array([self.lengths]), np.array([self.c.num_keys])
+        else:
+            distinct, indices, counts = np.unique(self.lengths, return_inverse=True, return_counts=True)
+            slab_of = indices.astype(np.uint32).reshape(-1)
+            self.c.slab_of = <uint32_t*>malloc(self.c.num_keys * sizeof(uint32_t))
+            if self.c.slab_of == NULL:
+                raise MemoryError(f"no memory for the lengths of {self.c.num_keys} keys")
+            memcpy(self.c.slab_of, &slab_of[0], self.c.num_keys * sizeof(uint32_t))
+        self.c.slabs = <slab_t*>calloc(len(distinct), sizeof(slab_t))
+        if self.c.slabs == NULL:
+            raise MemoryError(f"no memory for {len(distinct)} value lengths")
+        self.c.num_slabs = len(distinct)
+        for i in range(self.c.num_slabs):
+            reserve_slab(&self.c.slabs[i], int(distinct[i]) * self.c.itemsize, int(counts[i]))
+
+    def _fill_directory(self):
+        cdef key_t key
+        cdef int32_t home
+        cdef entry_t* entry
+        self.c.entries = <entry_t*>malloc(self.c.num_keys * sizeof(entry_t))
+        if self.c.entries == NULL:
+            raise MemoryError(f"no memory for a directory of {self.c.num_keys} keys")
+        with nogil:
+            for key in range(self.c.num_keys):
+                home = home_of(&self.c, key)
+                entry = &self.c.entries[key]
+                entry.slot = NO_SLOT
+                entry.latch = 0
+                entry.state = OWNED if home == self.c.rank else ABSENT
+                entry.route = <uint16_t>home
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.c.num_slabs):
+            if self.c.slabs[i].rows != NULL:
+                release(self.c.slabs[i].rows, self.c.slabs[i].reserved)
+        free(self.c.slabs)
+        free(self.c.slab_of)
+        free(self.c.entries)
+
+    @property
+    def num_keys(self):
+        return self.c.num_keys
+
+    def value_length(self, keys):
+        """Elements of the value of each key: an int array of the shape of `keys`."""
+        keys = np.asarray(keys)
+        if isinstance(self.lengths, int):
+            return np.full(keys.shape, self.lengths, dtype=np.int64)
+        return self.lengths[keys]
+
+    def home(self, keys):
+        """The home of each key: an int array of the shape of `keys`."""
+        keys = np.asarray(keys, dtype=np.int64)
+        return np.array([home_of(&self.c, key) for key in keys.ravel()], dtype=np.int64).reshape(keys.shape)
+
+    def local_keys(self):
+        """The keys that are owned here at this moment, sorted: an int64 array."""
+        cdef key_t key
+        cdef int64_t count = 0
+        keys = np.empty(self.c.num_keys, dtype=np.int64)
+        cdef key_t[::1] view = keys
+        with nogil:
+            for key in range(self.c.num_keys):
+                if self.c.entries[key].state == OWNED:
+                    view[count] = key
+                    count += 1
+        return keys[:count].copy()
+
+    def is_owned(self, const key_t[::1] keys):
+        """Whether each key is owned here at this moment: a bool array."""
+        cdef int64_t i
+        owned = np.empty(keys.shape[0], dtype=np.uint8)
+        cdef uint8_t[::1] view = owned
+        for i in range(keys.shape[0]):
+            view[i] = self.c.entries[keys[i]].state == OWNED
+        return owned.view(np.bool_)

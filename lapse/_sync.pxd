@@ -1,0 +1,131 @@
+"""Floor 0. What threads need to share memory: atomics, the byte latch, futex sleeps, the clock.
+
+Declarations only. The atomics are the compiler's builtins, so that a C compiler suffices
+(Cython's `libcpp.atomic` would ask for a C++ one).
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+cdef extern from *:
+    r"""
+    #ifndef LAPSE_SYNC
+    #define LAPSE_SYNC
+    #include <errno.h>
+    #include <limits.h>
+    #include <sched.h>
+    #include <stdint.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    #if defined(__x86_64__) || defined(__i386__)
+    #define lapse_pause() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define lapse_pause() __asm__ __volatile__("yield" ::: "memory")
+    #else
+    #define lapse_pause() __asm__ __volatile__("" ::: "memory")
+    #endif
+
+    static inline int64_t lapse_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void lapse_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline int64_t lapse_add(int64_t *p, int64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+    static inline uint32_t lapse_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline uint32_t lapse_peek32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void lapse_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint32_t lapse_add32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+    static inline uint32_t lapse_swap32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+    #define lapse_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+    static inline int lapse_try_latch(uint8_t *latch) {
+        return !__atomic_load_n(latch, __ATOMIC_RELAXED) && !__atomic_exchange_n(latch, 1, __ATOMIC_ACQUIRE);
+    }
+
+    static inline int64_t lapse_now(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+
+    static inline void lapse_nap(int64_t nanoseconds) {
+        struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+        nanosleep(&t, 0);
+    }
+
+    /* Spins first, since a latch is held for the copy of one value; then gives the core away, and
+       after that sleeps in steps: the holder may have lost its core to a thread that computes. */
+    static __attribute__((noinline, unused)) void lapse_wait_latch(uint8_t *latch) {
+        for (int64_t turn = 0; !lapse_try_latch(latch); turn++) {
+            if (turn < 200) lapse_pause();
+            else if (turn < 300) sched_yield();
+            else lapse_nap(50000);
+        }
+    }
+    static inline void lapse_latch(uint8_t *latch) {
+        if (!lapse_try_latch(latch)) lapse_wait_latch(latch);
+    }
+    static inline void lapse_unlatch(uint8_t *latch) { __atomic_store_n(latch, 0, __ATOMIC_RELEASE); }
+
+    /* Sleeps of at most `nanoseconds` while *word == expected, until somebody wakes this word. The word may lie in
+       memory that ranks of one host share. Elsewhere than on Linux a short sleep stands in. */
+    #if defined(__linux__)
+    #include <linux/futex.h>
+    #include <sys/syscall.h>
+    static inline void lapse_futex_wait(uint32_t *word, uint32_t expected, int64_t nanoseconds) {
+        struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+        syscall(SYS_futex, word, FUTEX_WAIT, expected, &t, 0, 0);
+    }
+    static inline void lapse_futex_wake(uint32_t *word, int count) {
+        syscall(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0);
+    }
+    #else
+    static inline void lapse_futex_wait(uint32_t *word, uint32_t expected, int64_t nanoseconds) {
+        if (lapse_load32(word) == expected) lapse_nap(nanoseconds < 200000 ? nanoseconds : 200000);
+    }
+    static inline void lapse_futex_wake(uint32_t *word, int count) { (void)word; (void)count; }
+    #endif
+    #endif
+    """
+    void pause "lapse_pause"() noexcept nogil
+    int64_t load "lapse_load"(const int64_t* word) noexcept nogil
+    void store "lapse_store"(int64_t* word, int64_t value) noexcept nogil
+    int64_t fetch_add "lapse_add"(int64_t* word, int64_t value) noexcept nogil
+    uint32_t load32 "lapse_load32"(const uint32_t* word) noexcept nogil
+    uint32_t peek32 "lapse_peek32"(const uint32_t* word) noexcept nogil
+    void store32 "lapse_store32"(uint32_t* word, uint32_t value) noexcept nogil
+    uint32_t fetch_add32 "lapse_add32"(uint32_t* word, uint32_t value) noexcept nogil
+    uint32_t swap32 "lapse_swap32"(uint32_t* word, uint32_t value) noexcept nogil
+    void fence "lapse_fence"() noexcept nogil
+
+    bint try_latch "lapse_try_latch"(uint8_t* latch) noexcept nogil
+    void take_latch "lapse_latch"(uint8_t* latch) noexcept nogil
+    void drop_latch "lapse_unlatch"(uint8_t* latch) noexcept nogil
+
+    int64_t now "lapse_now"() noexcept nogil              # nanoseconds, monotonic
+    void nap "lapse_nap"(int64_t nanoseconds) noexcept nogil
+    void futex_wait "lapse_futex_wait"(uint32_t* word, uint32_t expected, int64_t nanoseconds) noexcept nogil
+    void futex_wake "lapse_futex_wake"(uint32_t* word, int count) noexcept nogil
+
+cdef extern from "<sched.h>":
+    int sched_yield() noexcept nogil
+
+
+cdef struct bell_t:
+    # On which one thread sleeps. Whoever has news for it rings; where nobody sleeps that costs one load.
+    uint32_t rings
+    uint32_t asleep
+
+
+cdef inline void ring(bell_t* bell) noexcept nogil:
+    fetch_add32(&bell.rings, 1)
+    fence()
+    if load32(&bell.asleep):
+        futex_wake(&bell.rings, 1)
+
+
+cdef inline void sleep_until_rung(bell_t* bell, uint32_t heard, int64_t nanoseconds) noexcept nogil:
+    # `heard` is the count read before the caller looked for work the last time: a ring since then
+    # is not slept through.
+    store32(&bell.asleep, 1)
+    fence()
+    if load32(&bell.rings) == heard:
+        futex_wait(&bell.rings, heard, nanoseconds)
+    store32(&bell.asleep, 0)

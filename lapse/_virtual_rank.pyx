@@ -1,0 +1,209 @@
+"""A rank of the relocation protocol without MPI, threads or clock, driven from Python.
+
+For the simulated network of the tests and for whoever wants to watch the protocol: calls advance
+one key a step, messages are bytes that the caller carries from rank to rank when it likes.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+import numpy as np
+
+from lapse._messages cimport frame_t
+from lapse._outbox cimport block_data, block_t, give_block_back, take_block
+from lapse._protocol cimport Protocol, ask, ask_where, complete, handle_frame, localize
+from lapse._store cimport ABSENT, ARRIVING, OWNED, Store, read_value
+from lapse._sync cimport fetch_add, load
+from lapse._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE, operation_t, seat_t
+
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": WHERE}
+STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving"}
+MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "WHERE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
+            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY"}
+
+
+cdef class Call:
+    """One call on several keys that advances a key a step.
+
+    Attributes
+    ----------
+    kind : str
+    keys : int64 array
+    issued : int
+        Keys that were asked for so far.
+    """
+
+    cdef operation_t c
+    cdef seat_t seat
+    cdef readonly str kind
+    cdef readonly object keys
+    cdef readonly object values
+    cdef object lengths_before
+    cdef readonly int issued
+
+    @property
+    def done(self):
+        """Whether the call has taken effect for all keys."""
+        return self.issued == len(self.keys) and load(&self.c.pending) == 0
+
+    def __dealloc__(self):
+        free(self.c.offsets)
+
+
+cdef class VirtualRank:
+    """One rank of the protocol.
+
+    Parameters
+    ----------
+    rank, size, num_keys : int
+    lengths : int or int64 array
+    dtype : numpy.dtype
+    """
+
+    cdef Store store
+    cdef Protocol protocol
+    cdef readonly int rank
+    cdef readonly int size
+
+    def __init__(self, rank, size, num_keys, lengths, dtype="float64"):
+        self.store = Store(num_keys, lengths, dtype, rank, size)
+        self.protocol = Protocol(self.store)
+        self.rank = rank
+        self.size = size
+
+    def begin(self, str kind, keys, values=None):
+        """A call that has asked for nothing yet.
+
+        Parameters
+        ----------
+        kind : {"pull", "push", "set", "localize", "where"}
+        keys : sequence of int
+        values : array, optional
+            For pushes and sets: 1-D, one value after another.
+
+        Returns
+        -------
+        Call
+        """
+        cdef Call call = Call.__new__(Call)
+        cdef int64_t[::1] ends
+        call.kind = kind
+        call.keys = np.array(keys, dtype=np.int64)
+        lengths = self.store.value_length(call.keys)
+        if kind == "where":
+            call.values = np.full(len(call.keys), -1, dtype=np.int32)
+        elif kind == "pull":
+            call.values = np.full(int(lengths.sum()), np.nan, dtype=self.store.dtype)
+        elif values is not None:
+            call.values = np.array(values, dtype=self.store.dtype).reshape(-1)
+        call.lengths_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        call.c.kind = KINDS[kind]
+        call.c.seat = &call.seat
+        call.c.count = len(call.keys)
+        if kind == "pull":
+            ends = call.lengths_before * self.store.dtype.itemsize
+            call.c.offsets = <int64_t*>calloc(len(ends), sizeof(int64_t))
+            memcpy(call.c.offsets, &ends[0], len(ends) * sizeof(int64_t))
+        if kind in ("pull", "where") and len(call.keys):
+            call.c.out = <char*><size_t>call.values.ctypes.data
+        return call
+
+    def step(self, Call call):
+        """Ask for the call's next key; whether that was the last.
+
+        Like the steps of a worker, this runs without the GIL, beside those of other threads.
+        """
+        cdef int64_t done = 0, parked = 0, key
+        cdef int status
+        cdef char* given = NULL
+        cdef uint32_t position = call.issued
+        if call.issued < len(call.keys):
+            key = call.keys[position]
+            if call.kind in ("push", "set"):
+                given = <char*><size_t>(call.values.ctypes.data
+                                        + int(call.lengths_before[position]) * self.store.dtype.itemsize)
+            fetch_add(&call.c.pending, 1)
+            with nogil:
+                if call.c.kind == LOCALIZE:
+                    status = localize(&self.protocol.c, &call.c, key, &done)
+                elif call.c.kind == WHERE:
+                    status = ask_where(&self.protocol.c, &call.c, key, position, &done)
+                else:
+                    status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
+                complete(&call.c, done)
+            if status != OK:
+                raise MemoryError("no memory for a step of the protocol")
+            call.issued += 1
+        return call.issued == len(call.keys)
+
+    def take(self, int destination):
+        """The next packet for a rank, as bytes; None where nothing is queued."""
+        cdef block_t* block = take_block(&self.protocol.c.outboxes[destination])
+        if block == NULL:
+            return None
+        data = (<char*>block_data(block))[:block.used]
+        give_block_back(&self.protocol.c.outboxes[destination], block)
+        return data
+
+    def deliver(self, int source, bytes packet):
+        """Handle all messages of a packet. One thread of a rank at a time.
+
+        Raises
+        ------
+        AssertionError
+            For what the protocol excludes.
+        """
+        cdef char* data = packet
+        cdef int64_t left = len(packet)
+        cdef frame_t* frame
+        cdef int status
+        while left > 0:
+            frame = <frame_t*>data
+            with nogil:
+                status = handle_frame(&self.protocol.c, source, frame)
+            if status == NO_MEMORY:
+                raise MemoryError("no memory for a message of the protocol")
+            if status != OK:
+                raise AssertionError((<bytes>self.protocol.c.error).decode())
+            data += frame.bytes
+            left -= frame.bytes
+
+    def kinds_in(self, bytes packet):
+        """The kinds of messages in a packet, as [(kind, count), ...]."""
+        cdef char* data = packet
+        cdef int64_t left = len(packet)
+        cdef frame_t* frame
+        kinds = []
+        while left > 0:
+            frame = <frame_t*>data
+            kinds.append((MESSAGES[frame.kind], frame.count))
+            data += frame.bytes
+            left -= frame.bytes
+        return kinds
+
+    def state(self, int64_t key):
+        """What this rank knows of a key: "absent", "owned" or "arriving"."""
+        return STATES[self.store.c.entries[key].state]
+
+    def route(self, int64_t key):
+        """At the key's home the last who asked for it, elsewhere the home."""
+        return self.store.c.entries[key].route
+
+    def value(self, int64_t key):
+        """A copy of the value of a key that is owned here."""
+        assert self.state(key) == "owned", f"key {key} is {self.state(key)} at rank {self.rank}"
+        value = np.empty(int(self.store.value_length(key)), dtype=self.store.dtype)
+        cdef char* out = <char*><size_t>value.ctypes.data
+        read_value(&self.store.c, key, self.store.c.entries[key].slot, out)
+        return value
+
+    @property
+    def at_rest(self):
+        """Whether nothing is arriving, queued or in flight."""
+        return self.protocol.at_rest
+
+    @property
+    def relocations(self):
+        """Keys that arrived, were given away, and of these were passed on at once."""
+        return self.protocol.relocations

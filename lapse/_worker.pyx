@@ -1,0 +1,1000 @@
+"""Floor 4. What one worker thread may ask for, from Python and, as the C-level door, from kernels."""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+import collections
+import os
+import sys
+
+import numpy as np
+
+from lapse.errors import ClosedError
+
+cimport numpy as cnp
+
+from lapse._protocol cimport ask, ask_where, complete, localize
+from lapse._store cimport ABSENT, OWNED, change_batch, pull_batch, value_bytes
+from lapse._sync cimport fetch_add, load, load32, now
+from lapse._types cimport (BAD_KEY, CLOSED, FAILED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT, WHERE,
+                           counters_t)
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+cnp.import_array()
+
+cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
+cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals in the main thread
+cdef int64_t SLICE = 1000000000
+cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
+cdef bint forked = False
+
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", WHERE: "owner", MEET: "collective call"}
+
+
+def _after_fork():
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+# Conditions to wait for -----------------------------------------------------------------------------------
+
+cdef bint is_finished(void* operation) noexcept nogil:
+    return load(&(<operation_t*>operation).pending) == 0
+
+
+cdef bint nothing_unfinished(void* seat) noexcept nogil:
+    return load(&(<seat_t*>seat).unfinished) == 0
+
+
+cdef bint has_room(void* rank) noexcept nogil:
+    return load(&(<rank_t*>rank).over_limit) <= 0
+
+
+cdef struct mail_wait_t:
+    void* comm
+    int32_t source
+
+
+cdef bint has_mail(void* what) noexcept nogil:
+    cdef mail_wait_t* wanted = <mail_wait_t*>what
+    return (<Comm>wanted.comm).has_mail(wanted.source)
+
+
+# Arguments ------------------------------------------------------------------------------------------------
+
+cdef cnp.ndarray as_keys(keys):
+    """A C-contiguous int64 array of the shape that the caller gave."""
+    cdef cnp.ndarray array
+    if cnp.PyArray_CheckExact(keys):
+        array = <cnp.ndarray>keys
+        if cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(array):
+            return array
+    elif isinstance(keys, int) and not isinstance(keys, bool):
+        try:
+            return np.array(keys, dtype=np.int64)
+        except OverflowError:
+            raise IndexError(f"key {keys} is not below 2**63") from None
+    return convert_keys(keys)
+
+
+def convert_keys(keys):
+    array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
+    if array.dtype.kind in "iu":
+        if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
+            raise IndexError(f"key {array.max()} is not below 2**63")
+        return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
+    if array.size == 0 and isinstance(keys, (list, tuple)):
+        return np.empty(array.shape, dtype=np.int64)
+    if array.dtype == object and array.size and all(isinstance(key, int) for key in array.flat):
+        raise IndexError(f"key {max(array.flat, key=abs)} is not below 2**63")
+    raise TypeError(f"keys must be integers, not {describe(keys, array)}")
+
+
+def describe(given, array):
+    if isinstance(given, (list, tuple)):
+        return f"a {type(given).__name__} of {array.dtype}"
+    return f"{type(given).__name__}" if array.ndim == 0 and array.dtype == object else f"{array.dtype}"
+
+
+def as_array(given):
+    """The array that shares memory with what the caller gave."""
+    if isinstance(given, np.ndarray):
+        return given
+    if hasattr(given, "detach"):  # a PyTorch tensor; one on a GPU says itself that it has no NumPy view
+        return given.detach().numpy()
+    return np.asarray(memoryview(given))
+
+
+def check_dtype(array, dtype, name):
+    if array.dtype != dtype:
+        raise TypeError(f"{name} are {array.dtype}, but the server holds {dtype}: convert with .astype({dtype.name!r})")
+
+
+def check_shape(given, shape, elements, name):
+    if given.size != elements or (given.shape != shape and given.ndim > 1):
+        raise ValueError(f"{name} have shape {given.shape} ({given.size} elements), but these keys take "
+                         f"shape {shape} ({elements} elements)")
+
+
+def as_values(given, dtype, shape, elements, name):
+    """A C-contiguous array of the server's dtype; a copy only where the memory does not serve."""
+    if isinstance(given, (list, tuple, int, float, np.number)):
+        if isinstance(given, np.number) and given.dtype != dtype:
+            raise TypeError(f"{name} are {given.dtype}, but the server holds {dtype}")
+        try:
+            array = np.asarray(given, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name} cannot be read as {dtype}: {error}") from None
+    else:
+        try:
+            array = as_array(given)
+        except TypeError:
+            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, not {type(given).__name__}") from None
+    check_dtype(array, dtype, name)
+    check_shape(array, shape, elements, name)
+    return np.ascontiguousarray(array)
+
+
+def as_out(out, dtype, shape, elements):
+    """The array behind `out`, into which a pull writes."""
+    try:
+        array = as_array(out)
+    except TypeError:
+        raise TypeError(f"out must be an array, tensor or writable buffer, not {type(out).__name__}") from None
+    check_dtype(array, dtype, "the elements of out")
+    if not array.flags.writeable:
+        raise ValueError("out is read-only: give a writable array")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"out of shape {array.shape} is not C-contiguous: give a contiguous array, or copy afterwards")
+    check_shape(array, shape, elements, "the elements of out")
+    return array
+
+
+# Operations ------------------------------------------------------------------------------------------------
+
+@cython.freelist(64)
+cdef class Operation:
+    """One asynchronous call of a worker.
+
+    Examples
+    --------
+    >>> operation = kv.pull([1, 2, 3])      # doctest: +SKIP
+    >>> values = operation.wait()           # doctest: +SKIP
+    """
+
+    def __init__(self):
+        raise TypeError("operations come from the calls of a Worker")
+
+    def wait(self, timeout=None):
+        """Block until the call has taken effect.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; without it there is no limit.
+
+        Returns
+        -------
+        object
+            What a pull gives: its values, or the `out` that was passed; None for the other calls.
+            Waiting again returns the same at once.
+
+        Raises
+        ------
+        TimeoutError
+            After `timeout` seconds. The operation goes on and can be waited for again.
+        RemoteError, ClosedError
+            Where the server has failed or ended before this call took effect.
+        RuntimeError
+            In another thread than the worker's, or in a forked child.
+        """
+        cdef int64_t deadline = INT64_MAX
+        cdef Worker worker = self.worker
+        cdef int status
+        if self.c == NULL:
+            return self.result
+        worker.check_thread()
+        if timeout is not None:
+            deadline = now() + <int64_t>(max(0.0, min(float(timeout), 1e9)) * 1e9)
+        with nogil:
+            status = worker.block(is_finished, self.c, deadline)
+        if status == TIMED_OUT:
+            raise TimeoutError(f"a {_KIND_NAMES[self.c.kind]} of {self.c.count} keys did not finish within {timeout} s; "
+                               "wait again to go on")
+        self.is_done()
+        return self.result
+
+    def test(self):
+        """Whether `wait` would return, or raise, at once. Makes progress, blocks never, raises nothing."""
+        cdef Worker worker = self.worker
+        if self.is_done():
+            return True
+        with nogil:
+            worker.comm.wait(worker.seat, is_finished, self.c, 0)
+        return self.is_done() or worker.comm.is_broken() or not worker.comm.is_running
+
+    def _complete(self):
+        """Finish a collective call's operation, from whichever thread."""
+        complete(self.c, 1)
+
+    cdef bint is_done(self) noexcept:
+        if self.c != NULL and is_finished(self.c):
+            self.worker.give_back(self.c)
+            self.c = NULL
+            self.kept = None
+        return self.c == NULL
+
+    def __repr__(self):
+        if self.c == NULL:
+            return "<lapse.Operation: done>"
+        return f"<lapse.Operation: {_KIND_NAMES[self.c.kind]} of {self.c.count} keys, {load(&self.c.pending)} under way>"
+
+
+cdef Operation new_handle(Worker worker, operation_t* c, result, kept):
+    cdef Operation operation = Operation.__new__(Operation)
+    operation.worker = worker
+    operation.c = c
+    operation.result = result
+    operation.kept = kept
+    if c != NULL:
+        worker.open_operations.append(operation)
+    return operation
+
+
+# Workers ------------------------------------------------------------------------------------------------------
+
+cdef class Worker:
+    """What one worker thread may ask for. Comes from `Server.run` or `Server.worker`.
+
+    Every call returns an `Operation`; `wait` makes it synchronous. A call blocks only where the
+    server's `max_in_flight` is reached. Keys are integers, sequences, or arrays or tensors of any
+    integer dtype and shape; values are of the server's dtype.
+
+    Attributes
+    ----------
+    id : int
+        Global number, 0 .. num_workers - 1.
+    rank : int
+    num_workers : int
+        Over all ranks.
+    """
+
+    def __init__(self):
+        raise TypeError("workers come from Server.run or Server.worker")
+
+    # Life --------------------------------------------------------------------------------------------------
+
+    def _retire(self):
+        """End the use of this worker: finished operations let go of their arrays."""
+        self.sweep()
+        self.retired = True
+
+    def check_thread(self):
+        if forked:
+            raise RuntimeError("a worker cannot be used in a forked child: MPI does not survive a fork; start ranks with mpirun")
+        if not self.any_thread and PyThread_get_thread_ident() != self.thread:
+            raise RuntimeError(f"worker {self.id} belongs to another thread: give each thread a worker of its own "
+                               "(Server(workers=N) and run)")
+
+    cdef int enter(self) except -1:
+        if forked or (not self.any_thread and PyThread_get_thread_ident() != self.thread):
+            self.check_thread()
+        if self.retired:
+            raise ClosedError(f"worker {self.id} was used after its run")
+        if self.comm.is_broken():
+            self.complain(FAILED)
+        self.sweep()
+        return 0
+
+    cdef int sweep(self) except -1:
+        """Let go of the operations that are done, oldest first."""
+        while self.open_operations and (<Operation>self.open_operations[0]).is_done():
+            self.open_operations.popleft()
+        return 0
+
+    # The primitives ----------------------------------------------------------------------------------------
+
+    def pull(self, keys, out=None):
+        """Read values.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+            Repeated keys are allowed.
+        out : array, tensor or buffer, optional
+            Where to put the values: the server's dtype, C-contiguous, of the result's shape or 1-D.
+            Complete only after `wait`.
+
+        Returns
+        -------
+        Operation
+            Its `wait` gives the values: shape `keys.shape + (length,)` where all values have one
+            length, else 1-D, one value after another in key order; or `out` itself.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            Before anything is sent: a key outside the range; keys that are not integers or an `out` of
+            another dtype; an `out` of another size, read-only or not contiguous.
+        """
+        cdef cnp.ndarray key_array, array
+        cdef operation_t* c = NULL
+        cdef const key_t* pointer
+        cdef Py_ssize_t count
+        cdef char* target
+        self.enter()
+        key_array = as_keys(keys)
+        pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        count = cnp.PyArray_SIZE(key_array)
+        self.first_bad_key(pointer, count)
+        if out is None:
+            array = out = np.empty(self.shape_for(key_array), dtype=self.dtype)
+        else:
+            array = as_out(out, self.dtype, self.shape_for(key_array), self.elements_for(key_array))
+        target = <char*>cnp.PyArray_DATA(array)
+        with nogil:
+            self.check(self.start(PULL, pointer, count, target, NULL, &c))
+        return new_handle(self, c, out, array)
+
+    def push(self, keys, updates):
+        """Add to values. Each occurrence of a repeated key counts.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+        updates : array_like
+            Of the server's dtype, shape `keys.shape + (length,)` or 1-D with as many elements. May be
+            reused when this returns.
+
+        Returns
+        -------
+        Operation
+            Done when the updates have taken effect at the keys' owners.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            As in `pull`, before anything is sent.
+        """
+        return self._change(PUSH, keys, updates, "updates")
+
+    def set(self, keys, values):
+        """Replace values. Of a repeated key only the last occurrence is carried out.
+
+        Parameters and errors as in `push`.
+        """
+        cdef cnp.ndarray key_array
+        self.enter()
+        key_array = as_keys(keys)
+        if cnp.PyArray_SIZE(key_array) > 1:
+            flat = np.asarray(key_array).reshape(-1)
+            last = last_occurrences(flat)
+            if len(last) < len(flat):
+                self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
+                values = as_values(values, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "values")
+                keys, values = flat[last], self._rows(flat, values, last)
+        return self._change(SET, keys, values, "values")
+
+    def _rows(self, keys, values, chosen):
+        """The values at the chosen positions, one after another."""
+        if self.length >= 0:
+            return np.ascontiguousarray(values.reshape(len(keys), self.length)[chosen])
+        lengths = self.store_object.value_length(keys)
+        parts = np.split(values.reshape(-1), np.cumsum(lengths))
+        return np.concatenate([parts[position] for position in chosen])
+
+    def _change(self, int kind, keys, given, name):
+        cdef cnp.ndarray key_array, array
+        cdef operation_t* c = NULL
+        cdef const key_t* pointer
+        cdef Py_ssize_t count
+        cdef const char* source
+        self.enter()
+        key_array = as_keys(keys)
+        pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        count = cnp.PyArray_SIZE(key_array)
+        self.first_bad_key(pointer, count)
+        array = as_values(given, self.dtype, self.shape_for(key_array), self.elements_for(key_array), name)
+        source = <const char*>cnp.PyArray_DATA(array)
+        with nogil:
+            self.check(self.start(kind, pointer, count, NULL, source, &c))
+        return self.nothing if c == NULL else new_handle(self, c, None, None)
+
+    def localize(self, keys):
+        """Ask for keys to be moved to this rank.
+
+        When the operation is done each key has arrived here once: access is local until another
+        rank asks for it. Keys that are here already count as arrived.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+
+        Returns
+        -------
+        Operation
+
+        Raises
+        ------
+        IndexError, TypeError
+            As in `pull`.
+        MemoryError
+            Where there is no room for the keys' arrival.
+        """
+        cdef cnp.ndarray key_array
+        cdef operation_t* c = NULL
+        cdef const key_t* pointer
+        cdef Py_ssize_t count
+        self.enter()
+        key_array = as_keys(keys)
+        pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        count = cnp.PyArray_SIZE(key_array)
+        self.first_bad_key(pointer, count)
+        with nogil:
+            self.check(self.start_localize(pointer, count, &c))
+        return self.nothing if c == NULL else new_handle(self, c, None, None)
+
+    def pull_if_local(self, keys, out):
+        """Read values into `out` if all of them are here at this moment; never communicates.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+        out : array, tensor or buffer
+            As in `pull`. Untouched where the result is False.
+
+        Returns
+        -------
+        bool
+        """
+        cdef cnp.ndarray key_array, row
+        cdef const key_t* pointer
+        cdef Py_ssize_t count, i
+        cdef int64_t misses
+        cdef char* target
+        cdef int64_t* offsets = NULL
+        self.enter()
+        key_array = as_keys(keys)
+        pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        count = cnp.PyArray_SIZE(key_array)
+        self.first_bad_key(pointer, count)
+        array = as_out(out, self.dtype, self.shape_for(key_array), self.elements_for(key_array))
+        for i in range(count):
+            if self.store.entries[pointer[i]].state != OWNED:
+                return False
+        # A key may leave between the look and the copy: what is copied becomes visible only as a whole.
+        row = np.empty(array.size, dtype=self.dtype)
+        target = <char*>cnp.PyArray_DATA(row)
+        with nogil:
+            self.check(make_scratch(self.seat, count))
+            if self.length < 0:
+                offsets = self.new_offsets(pointer, count)
+                if offsets == NULL:
+                    self.check(NO_MEMORY)
+            misses = pull_batch(self.store, pointer, count, offsets, target, self.seat.missed)
+            free(offsets)
+        if misses == 0:
+            array.reshape(-1)[:] = row
+        return misses == 0
+
+    def is_local(self, keys):
+        """Whether each key is owned here at this moment: a bool array of the keys' shape."""
+        cdef cnp.ndarray key_array
+        self.enter()
+        key_array = as_keys(keys)
+        self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
+        return self.store_object.is_owned(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
+
+    # Waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, *operations):
+        """Wait for operations: the result of one, or the list of the results of several."""
+        if len(operations) == 1:
+            return operations[0].wait()
+        return [operation.wait() for operation in operations]
+
+    def wait_all(self):
+        """Wait for everything that this worker has issued.
+
+        Raises
+        ------
+        RemoteError
+            Where the server has failed meanwhile.
+        """
+        self.enter()
+        with nogil:
+            self.wait_everything()
+        self.sweep()
+
+    # With all workers of all ranks --------------------------------------------------------------------------------
+
+    def barrier(self):
+        """Wait until all workers of all ranks are here. Does not wait for operations.
+
+        Raises
+        ------
+        RemoteError, LapseError
+            Where a worker returned, or is in another collective call, instead.
+        """
+        self.enter()
+        self.server._collectives.barrier(self)
+
+    def allreduce(self, x, op="sum"):
+        """Combine a number or array of every worker of every rank; also a barrier.
+
+        Parameters
+        ----------
+        x : number or array_like
+            Of the same shape everywhere.
+        op : {"sum", "prod", "min", "max"}
+
+        Returns
+        -------
+        number or numpy.ndarray
+            The same for all workers.
+
+        Raises
+        ------
+        ValueError
+            For another `op`, or shapes that differ.
+        """
+        self.enter()
+        return self.server._collectives.allreduce(self, x, op)
+
+    def setup(self):
+        """The initialisation phase: a context manager, collective over all workers.
+
+        Inside, workers bring values to where they begin. At its end all operations are done, and
+        statistics start at zero.
+
+        Examples
+        --------
+        >>> with kv.setup():                # doctest: +SKIP
+        ...     if kv.id == 0:
+        ...         kv.set(keys, start)
+        """
+        self.enter()
+        return self.server._setup(self)
+
+    @property
+    def rng(self):
+        """A `numpy.random.Generator` seeded by (the server's seed, `id`)."""
+        if self.generator is None:
+            self.generator = np.random.default_rng([self.server.seed, self.id])
+        return self.generator
+
+    def __repr__(self):
+        return f"<lapse.Worker {self.id} of {self.num_workers}, rank {self.rank}>"
+
+    # For the modules above ----------------------------------------------------------------------------------------
+
+    def _owner(self, keys):
+        """The rank that owns each key, as its home knows it: an int array of the keys' shape."""
+        cdef cnp.ndarray key_array
+        cdef int32_t[::1] view
+        cdef operation_t* c = NULL
+        cdef const key_t* pointer
+        cdef Py_ssize_t count
+        cdef char* target
+        self.enter()
+        key_array = as_keys(keys)
+        pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        count = cnp.PyArray_SIZE(key_array)
+        self.first_bad_key(pointer, count)
+        owners = np.empty(count, dtype=np.int32)
+        target = <char*>cnp.PyArray_DATA(<cnp.ndarray>owners)
+        with nogil:
+            self.check(self.start_where(pointer, count, target, &c))
+        new_handle(self, c, owners, owners).wait()
+        return owners.astype(np.int64).reshape(np.shape(key_array))
+
+    def _open_meeting(self):
+        """An operation that whoever completes the collective call finishes."""
+        cdef operation_t* c = self.new_operation(MEET, 1, NULL)
+        if c == NULL:
+            raise MemoryError("no memory for a collective call")
+        return new_handle(self, c, None, None)
+
+    def _receive(self, int source):
+        """Wait for the next mail from a rank."""
+        cdef mail_wait_t wanted
+        wanted.comm = <void*>self.comm
+        wanted.source = source
+        with nogil:
+            self.block(has_mail, &wanted, INT64_MAX)
+        return self.comm.take_mail(source)
+
+    def _nudge(self):
+        with nogil:
+            self.comm.nudge(self.seat)
+
+    def shape_for(self, cnp.ndarray keys):
+        if self.length < 0:
+            return (self.elements_for(keys),)
+        return np.shape(keys) + (self.length,)
+
+    def elements_for(self, cnp.ndarray keys):
+        if self.length < 0:
+            return int(self.store_object.value_length(np.asarray(keys).reshape(-1)).sum())
+        return cnp.PyArray_SIZE(keys) * self.length
+
+    # The C-level door ---------------------------------------------------------------------------------------------
+
+    cdef int pull_keys(self, const key_t* keys, Py_ssize_t count, void* out,
+                       operation_t** operation) except -1 nogil:
+        self.first_bad_key(keys, count)
+        return self.check(self.start(PULL, keys, count, <char*>out, NULL, operation))
+
+    cdef int push_keys(self, const key_t* keys, Py_ssize_t count, const void* updates,
+                       operation_t** operation) except -1 nogil:
+        self.first_bad_key(keys, count)
+        return self.check(self.start(PUSH, keys, count, NULL, <const char*>updates, operation))
+
+    cdef int set_keys(self, const key_t* keys, Py_ssize_t count, const void* values,
+                      operation_t** operation) except -1 nogil:
+        self.first_bad_key(keys, count)
+        return self.check(self.start(SET, keys, count, NULL, <const char*>values, operation))
+
+    cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil:
+        self.first_bad_key(keys, count)
+        return self.check(self.start_localize(keys, count, operation))
+
+    cdef int wait_for(self, operation_t* operation) except -1 nogil:
+        if operation == NULL:
+            return 0
+        self.block(is_finished, operation, INT64_MAX)
+        self.give_back(operation)
+        return 0
+
+    cdef bint test_for(self, operation_t* operation) noexcept nogil:
+        # The handle stays the caller's: wait_for gives it back.
+        return operation == NULL or self.comm.wait(self.seat, is_finished, operation, 0) != TIMED_OUT
+
+    cdef int wait_everything(self) except -1 nogil:
+        self.block(nothing_unfinished, self.seat, INT64_MAX)
+        return 0
+
+    cdef void cancel(self, operation_t* operation) noexcept nogil:
+        # Nobody waits for it any more, and nothing is written to its buffer from now on.
+        if operation != NULL:
+            self.comm.cancel(operation)
+            self.settle(operation, NULL)
+
+    # How a call starts --------------------------------------------------------------------------------------------
+
+    cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
+                   operation_t** operation) noexcept nogil:
+        """Carry out what can be done here, and ask other ranks for the rest, in chunks."""
+        cdef operation_t* begun = NULL
+        cdef int64_t* offsets = NULL
+        cdef Py_ssize_t first = 0, end
+        cdef Py_ssize_t step = max(1, CHUNK_BYTES // <int64_t>self.store.slabs[0].row_bytes)
+        cdef int status = OK
+        if operation != NULL:
+            operation[0] = NULL
+        if self.comm.is_broken():
+            return FAILED
+        self.reuse_detached()
+        if self.length < 0:
+            offsets = self.new_offsets(keys, count)
+            if offsets == NULL:
+                return NO_MEMORY
+        while first < count and status == OK:
+            end = chunk_end(offsets, first, count, step)
+            status = self.start_chunk(&begun, kind, keys, first, end, offsets, out, given, count)
+            first = end
+        if begun != NULL:
+            if kind == PULL:
+                offsets = NULL  # they are the operation's now
+            self.settle(begun, operation if status == OK else NULL)
+            self.comm.nudge(self.seat)
+        free(offsets)
+        return status
+
+    cdef int start_chunk(self, operation_t** operation, int kind, const key_t* keys, Py_ssize_t first,
+                         Py_ssize_t end, int64_t* offsets, char* out, const char* given,
+                         Py_ssize_t count) noexcept nogil:
+        cdef int64_t misses
+        cdef Py_ssize_t size = end - first
+        cdef const int64_t* chunk_offsets = NULL if offsets == NULL else offsets + first
+        cdef size_t shift = 0 if offsets != NULL else first * self.store.slabs[0].row_bytes
+        cdef counters_t* counters = &self.seat.counters
+        cdef int status
+        if not has_room(self.protocol):
+            status = self.make_room()
+            if status != OK:
+                return status
+        if make_scratch(self.seat, size) != OK:
+            return NO_MEMORY
+        if kind == PULL:
+            misses = pull_batch(self.store, keys + first, size, chunk_offsets, out + shift, self.seat.missed)
+            counters.pulled_keys += size
+            counters.pulled_local += size - misses
+        else:
+            misses = change_batch(self.store, kind, keys + first, size, chunk_offsets, given + shift, self.seat.missed)
+            counters.pushed_keys += size
+            counters.pushed_local += size - misses
+        if misses == 0:
+            return OK
+        if operation[0] == NULL:
+            operation[0] = self.new_operation(kind, count, out)
+            if operation[0] == NULL:
+                return NO_MEMORY
+            if kind == PULL:
+                operation[0].offsets = offsets
+        return self.ask_elsewhere(operation[0], keys, first, misses, offsets, given)
+
+    cdef int ask_elsewhere(self, operation_t* operation, const key_t* keys, Py_ssize_t first, int64_t misses,
+                           const int64_t* offsets, const char* given) noexcept nogil:
+        cdef int64_t i, position, done = 0, parked = 0
+        cdef const char* value = NULL
+        cdef size_t row_bytes = self.store.slabs[0].row_bytes
+        cdef counters_t* counters = &self.seat.counters
+        cdef int status = OK
+        fetch_add(&operation.pending, misses)
+        for i in range(misses):
+            position = first + self.seat.missed[i]
+            if given != NULL:
+                value = given + (position * row_bytes if offsets == NULL else offsets[position])
+            status = ask(self.protocol, operation, keys[position], <uint32_t>position, value, &done, &parked)
+            if status != OK:
+                complete(operation, misses - i)
+                break
+        complete(operation, done)
+        if operation.kind == PULL:
+            counters.pulled_local += done
+            counters.pulled_in_transit += parked
+        else:
+            counters.pushed_local += done
+            counters.pushed_in_transit += parked
+        return status
+
+    cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** operation) noexcept nogil:
+        cdef operation_t* begun = NULL
+        cdef Py_ssize_t i
+        cdef int64_t done = 0, here = 0
+        cdef int status = OK
+        if operation != NULL:
+            operation[0] = NULL
+        if self.comm.is_broken():
+            return FAILED
+        self.reuse_detached()
+        self.seat.counters.localize_keys += count
+        for i in range(count):
+            if self.store.entries[keys[i]].state == OWNED:  # a look without the latch: it may leave at any moment anyway
+                here += 1
+                continue
+            if begun == NULL:
+                begun = self.new_operation(LOCALIZE, count, NULL)
+                if begun == NULL:
+                    return NO_MEMORY
+            if not has_room(self.protocol):
+                status = self.make_room()
+                if status != OK:
+                    break
+            fetch_add(&begun.pending, 1)
+            status = localize(self.protocol, begun, keys[i], &done)
+            if status != OK:
+                complete(begun, 1)
+                break
+        self.seat.counters.localize_local += here + done
+        if begun != NULL:
+            complete(begun, done)
+            self.settle(begun, operation if status == OK else NULL)
+            self.comm.nudge(self.seat)
+        return status
+
+    cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
+        cdef operation_t* begun = self.new_operation(WHERE, count, out)
+        cdef Py_ssize_t i
+        cdef int64_t done = 0
+        cdef int status = OK
+        operation[0] = NULL
+        if begun == NULL:
+            return NO_MEMORY
+        fetch_add(&begun.pending, count)
+        for i in range(count):
+            status = ask_where(self.protocol, begun, keys[i], <uint32_t>i, &done)
+            if status != OK:
+                complete(begun, count - i)
+                break
+        complete(begun, done)
+        self.settle(begun, operation if status == OK else NULL)
+        return status
+
+    # Operations in C ---------------------------------------------------------------------------------------------
+
+    cdef operation_t* new_operation(self, int kind, int64_t count, char* out) noexcept nogil:
+        """One that is pending by a guard of 1, which `settle` takes away."""
+        cdef operation_t* operation = self.seat.spare
+        if operation != NULL:
+            self.seat.spare = operation.next
+        else:
+            operation = <operation_t*>malloc(sizeof(operation_t))
+            if operation == NULL:
+                return NULL
+        memset(operation, 0, sizeof(operation_t))
+        operation.pending = 1
+        operation.kind = <unsigned char>kind
+        operation.count = count
+        operation.out = out
+        operation.seat = self.seat
+        fetch_add(&self.seat.unfinished, 1)
+        return operation
+
+    cdef void give_back(self, operation_t* operation) noexcept nogil:
+        free(operation.offsets)
+        operation.offsets = NULL
+        operation.next = self.seat.spare
+        self.seat.spare = operation
+
+    cdef void settle(self, operation_t* operation, operation_t** handle) noexcept nogil:
+        """Take the guard away, and hand the operation to the caller, or keep it where nobody waits."""
+        complete(operation, 1)
+        if is_finished(operation):
+            self.give_back(operation)
+        elif handle != NULL:
+            handle[0] = operation
+        else:
+            self.detach(operation)
+
+    cdef void detach(self, operation_t* operation) noexcept nogil:
+        operation.next = NULL
+        if self.seat.detached == NULL:
+            self.seat.detached = operation
+        else:
+            self.seat.last_detached.next = operation
+        self.seat.last_detached = operation
+
+    cdef void reuse_detached(self) noexcept nogil:
+        cdef operation_t* operation
+        while self.seat.detached != NULL and is_finished(self.seat.detached):
+            operation = self.seat.detached
+            self.seat.detached = operation.next
+            self.give_back(operation)
+
+    cdef int64_t* new_offsets(self, const key_t* keys, Py_ssize_t count) noexcept nogil:
+        """Where each value begins, in bytes, and the end of the last."""
+        cdef int64_t* offsets = <int64_t*>malloc((count + 1) * sizeof(int64_t))
+        cdef Py_ssize_t i
+        if offsets != NULL:
+            offsets[0] = 0
+            for i in range(count):
+                offsets[i + 1] = offsets[i] + <int64_t>value_bytes(self.store, keys[i])
+        return offsets
+
+    cdef int make_room(self) noexcept nogil:
+        """Too many bytes are in flight: drive until there are fewer."""
+        cdef int status = TIMED_OUT
+        while status == TIMED_OUT:
+            status = self.comm.wait(self.seat, has_room, self.protocol, SLICE)
+        return status
+
+    # Waiting and errors ---------------------------------------------------------------------------------------------
+
+    cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil:
+        cdef Py_ssize_t i
+        for i in range(count):
+            if <unsigned long long>keys[i] >= <unsigned long long>self.store.num_keys:
+                with gil:
+                    raise IndexError(f"key {keys[i]} is outside the range 0 .. {self.store.num_keys - 1} of this server")
+        return 0
+
+    cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:
+        """Wait until `ready(what)`: OK, or TIMED_OUT at the deadline; raises where the server ended.
+
+        In slices, between which the main thread looks for signals, holding nothing.
+        """
+        cdef int64_t began, time
+        cdef int64_t slice_length = SIGNAL_EVERY if self.seat.main_thread else SLICE
+        cdef bint reported = False
+        cdef int status
+        if ready(what):
+            return OK
+        began = time = now()
+        while True:
+            status = self.comm.wait(self.seat, ready, what, min(slice_length, max(deadline - time, <int64_t>0)))
+            if status != TIMED_OUT:
+                return self.check(status)
+            time = now()
+            if time >= deadline:
+                return TIMED_OUT
+            if self.seat.main_thread:
+                with gil:
+                    PyErr_CheckSignals()
+            if not reported and time - began > REPORT_AFTER:
+                reported = True
+                with gil:
+                    self.report_wait((time - began) / 1e9)
+
+    def report_wait(self, seconds):
+        names = [repr(operation) for operation in self.open_operations][:3]
+        print(f"lapse: worker {self.id} on rank {self.rank} has waited {seconds:.0f} s"
+              f" ({load(&self.seat.unfinished)} operations unfinished: {', '.join(names) or 'none of Python'}); it goes on waiting",
+              file=sys.stderr, flush=True)
+
+    cdef int check(self, int status) except -1 nogil:
+        if status != OK:
+            with gil:
+                self.complain(status)
+        return 0
+
+    cdef int complain(self, int status) except -1:
+        if status == NO_MEMORY:
+            raise MemoryError("no memory for an operation's bookkeeping; what was not sent was not carried out")
+        if status == CLOSED:
+            raise ClosedError("the server is closed")
+        raise self.server._failure_error()
+
+
+cdef int make_scratch(seat_t* seat, int64_t count) noexcept nogil:
+    if seat.missed_capacity >= count:
+        return OK
+    free(seat.missed)
+    seat.missed_capacity = 0
+    seat.missed = <uint32_t*>malloc(count * sizeof(uint32_t))
+    if seat.missed == NULL:
+        return NO_MEMORY
+    seat.missed_capacity = count
+    return OK
+
+
+cdef inline Py_ssize_t chunk_end(const int64_t* offsets, Py_ssize_t first, Py_ssize_t count, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t end
+    if offsets == NULL:
+        return min(first + step, count)
+    end = first + 1
+    while end < count and offsets[end + 1] - offsets[first] <= CHUNK_BYTES:
+        end += 1
+    return end
+
+
+def last_occurrences(keys):
+    """Positions of the last occurrence of each key, ascending."""
+    _, from_the_end = np.unique(keys[::-1], return_index=True)
+    return np.sort(len(keys) - 1 - from_the_end)
+
+
+
+
+def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread, bint main_thread):
+    """The worker that sits on one of the rank's seats; the last seat is the server's own."""
+    cdef Worker worker = Worker.__new__(Worker)
+    worker.server = server
+    worker.comm = comm
+    worker.store_object = store
+    worker.store = &store.c
+    worker.protocol = comm.rank
+    worker.seat = &comm.seats[seat]
+    worker.seat.main_thread = main_thread
+    worker.open_operations = collections.deque()
+    worker.dtype = store.dtype
+    worker.length = store.lengths if isinstance(store.lengths, int) else -1
+    worker.thread = PyThread_get_thread_ident()
+    worker.any_thread = any_thread
+    worker.id = first_id + seat if seat < comm.num_seats - 1 else -1
+    worker.rank = store.c.rank
+    worker.num_workers = num_workers
+    worker.nothing = new_handle(worker, NULL, None, None)
+    return worker
+
+
+def sum_counters(Comm comm):
+    """The counters of this rank's workers, by name, together. The server's own calls do not count."""
+    total = collections.Counter()
+    for i in range(comm.num_seats - 1):
+        total.update(<dict>comm.seats[i].counters)
+    return dict(total)
+
+
+def clear_counters(Comm comm):
+    for i in range(comm.num_seats):
+        memset(&comm.seats[i].counters, 0, sizeof(counters_t))

@@ -1,0 +1,1 @@
+"""The smallest application: every primitive once, on a few keys."""

@@ -1,0 +1,91 @@
+"""``python -m lapse.apps.word2vec``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lapse.apps import _base
+
+DESCRIPTION = """\
+Train word vectors: skip-gram with negative sampling (Mikolov et al. 2013).
+
+The parameters, an input and an output vector for each word, live in a Lapse server that spans all
+ranks; each worker trains on its own share of the text. Options are named as in gensim.
+"""
+
+EXAMPLES = """\
+examples:
+  python -m lapse.apps.word2vec                      one process, the documentation of this Python
+  mpirun -n 4 python -m lapse.apps.word2vec --corpus text.txt.gz --output model
+                                                     four ranks, a text of yours (a sentence a line)
+
+The model folder holds vectors.txt (word vectors), context.txt (context vectors) and vocab.txt
+(counts); gensim reads the first two: KeyedVectors.load_word2vec_format("model/vectors.txt").
+The last line of the output is RESULT and a JSON object.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options of the application."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lapse.apps.word2vec", description=DESCRIPTION, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    text = parser.add_argument_group("text")
+    text.add_argument("--corpus", type=Path, metavar="FILE",
+                      help="one sentence a line, words between spaces, plain or gzip (default: the "
+                           "documentation of this Python's standard library)")
+    text.add_argument("--min-count", type=_base.positive_int, default=5, metavar="N",
+                      help="leave out words that occur less often (default: %(default)s)")
+    text.add_argument("--sample", type=fraction, default=1e-3, metavar="X",
+                      help="thin out words that are more frequent than this share of the text; "
+                           "0: none (default: %(default)s)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--window", type=_base.positive_int, default=5, metavar="N",
+                       help="largest distance between the words of a pair (default: %(default)s)")
+    model.add_argument("--negative", type=_base.natural_int, default=5, metavar="N",
+                       help="random words against each pair (default: %(default)s)")
+    model.add_argument("--alpha", type=_base.positive_float, default=0.025, metavar="X",
+                       help="learning rate at the start (default: %(default)s)")
+    model.add_argument("--min-alpha", type=_base.positive_float, default=1e-4, metavar="X",
+                       help="learning rate at the end (default: %(default)s)")
+    system, output = _base.add_shared_options(parser, epochs=5, dim=100)
+    output.add_argument("--binary", action="store_true",
+                        help="write the vectors in word2vec's binary format")
+    system.add_argument("--lookahead", type=_base.natural_int, default=DEFAULT_LOOKAHEAD,
+                        metavar="N",
+                        help="how many units of about 160 pairs ahead of their turn parameters "
+                             "are localized (default: %(default)s)")
+    return parser
+
+
+#: Enough to hide the time a parameter needs to arrive; more only lets others take it away again.
+DEFAULT_LOOKAHEAD = 4
+
+
+def fraction(text: str) -> float:
+    """For `argparse`: a number from 0 to below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return value
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the application with the given arguments (default: those of the command line)."""
+    args = make_parser().parse_args(argv)
+    from mpi4py import MPI  # not before: `--help` must not start MPI
+
+    with _base.job(MPI.COMM_WORLD):
+        from lapse.apps.word2vec import train
+
+        train.run(args, MPI.COMM_WORLD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

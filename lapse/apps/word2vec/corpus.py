@@ -1,0 +1,236 @@
+"""Text in, sentences out: a streaming reader that cuts a corpus into shares.
+
+A corpus is a file with one sentence a line and words between white space, plain or compressed by
+gzip. It is never held in memory. Each worker reads its own share, the same one every time:
+
+* a plain file is cut by bytes into as many ranges as there are workers, moved to the next end of
+  a line (in a line that is longer than `LINE_SEARCH`, to the next space: some corpora are one line);
+* a compressed file cannot be entered in the middle: every worker reads all of it and takes every
+  n-th line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+#: Longer sentences are cut into pieces of this many words (none is dropped).
+MAX_SENTENCE = 10_000
+#: Longer lines are read in pieces of at most this many bytes, so that memory stays bounded.
+MAX_PIECE = 1 << 20
+#: How far behind the cut between two shares an end of line is looked for.
+LINE_SEARCH = 1 << 18
+#: Of each share, this many lines with bytes that are not UTF-8 are remembered by number.
+MAX_REPORTED = 10
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+class CorpusError(Exception):
+    """A corpus that cannot be used, in words for the one who chose it."""
+
+
+@dataclass
+class Survey:
+    """What one pass over a share found.
+
+    Attributes
+    ----------
+    counts
+        How often each word occurs.
+    words, lines
+        Words, and line ends that begin in this share (the first line number of the next one).
+    bad_lines
+        Lines with bytes that are not UTF-8.
+    first_bad
+        The first of them, counted from 0 within the share.
+    """
+
+    counts: Counter = field(default_factory=Counter)
+    words: int = 0
+    lines: int = 0
+    bad_lines: int = 0
+    first_bad: list[int] = field(default_factory=list)
+
+    def note_bad(self, line: int) -> None:
+        """Remember that line number `line` of the share had to be repaired."""
+        if self.first_bad and self.first_bad[-1] == line:
+            return  # another piece of the same long line
+        self.bad_lines += 1
+        if len(self.first_bad) < MAX_REPORTED:
+            self.first_bad.append(line)
+
+
+class Share:
+    """The part of a corpus that one of several workers reads.
+
+    Parameters
+    ----------
+    path
+        The file.
+    index, count
+        This worker's number, and how many workers there are.
+    """
+
+    def __init__(self, path: str | os.PathLike, index: int = 0, count: int = 1) -> None:
+        if not 0 <= index < count:
+            raise ValueError(f"share {index} of {count} does not exist")
+        self.path = os.fspath(path)
+        self.index = index
+        self.count = count
+        self.compressed = is_compressed(self.path)
+
+    def sentences(self, survey: Survey | None = None) -> Iterator[list[str]]:
+        """Yield the sentences of this share, as lists of words; empty lines are left out.
+
+        Parameters
+        ----------
+        survey
+            Filled on the way (all but ``counts``) when given.
+        """
+        for line, piece in self._pieces(survey):
+            words = _decode(piece, line, survey).split()
+            for start in range(0, len(words), MAX_SENTENCE):
+                yield words[start : start + MAX_SENTENCE]
+
+    def survey(self) -> Survey:
+        """Count words and lines of this share in one pass."""
+        found = Survey()
+        for sentence in self.sentences(found):
+            found.counts.update(sentence)
+            found.words += len(sentence)
+        return found
+
+    @property
+    def numbers_from_file_start(self) -> bool:
+        """Whether the survey's line numbers are those of the file, not of the share."""
+        return self.compressed
+
+    def _pieces(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
+        if self.compressed:
+            return self._striped_pieces()
+        return self._ranged_pieces(survey)
+
+    def _ranged_pieces(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
+        with open(self.path, "rb") as file:
+            start, end = _byte_range(file, self.index, self.count)
+            file.seek(start)
+            line = 0
+            for piece in _read_pieces(file, end - start):
+                yield line, piece
+                line += piece.endswith(b"\n")
+                if survey is not None:
+                    survey.lines = line
+
+    def _striped_pieces(self) -> Iterator[tuple[int, bytes]]:
+        line = 0
+        try:
+            with gzip.open(self.path, "rb") as file:
+                for number, piece in enumerate(_read_pieces(file, None)):
+                    if number % self.count == self.index:
+                        yield line, piece
+                    line += piece.endswith(b"\n")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise CorpusError(f"{self.path}: damaged gzip file after line {line}: {error}") from error
+
+
+def is_compressed(path: str | os.PathLike) -> bool:
+    """Whether the file begins like a gzip file, whatever its name."""
+    with open(path, "rb") as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+
+
+def _byte_range(file: io.BufferedReader, index: int, count: int) -> tuple[int, int]:
+    size = file.seek(0, os.SEEK_END)
+    return _cut(file, size, index, count), _cut(file, size, index + 1, count)
+
+
+def _cut(file: io.BufferedReader, size: int, index: int, count: int) -> int:
+    """Where share `index` begins: a function of the file alone, so that neighbours agree."""
+    wanted = size * index // count
+    if wanted in (0, size):
+        return wanted
+    file.seek(wanted - 1)  # a cut that falls on the start of a line stays there
+    text = file.read(LINE_SEARCH)
+    end = text.find(b"\n")
+    if end < 0 and len(text) < LINE_SEARCH:
+        return size  # the last line, which has no end
+    if end < 0:
+        end = _first_space(text)
+    return wanted + end if end >= 0 else wanted - 1 + len(text)
+
+
+def _first_space(text: bytes) -> int:
+    found = [at for at in (text.find(space) for space in (b" ", b"\t", b"\r")) if at >= 0]
+    return min(found, default=-1)
+
+
+def _read_pieces(file, length: int | None) -> Iterator[bytes]:
+    """Lines of the next `length` bytes (None: of all), long ones cut at a space."""
+    left = length
+    rest = b""
+    while left is None or left > 0:
+        room = MAX_PIECE - len(rest)
+        read = file.readline(room if left is None else min(room, left))
+        if not read:
+            break
+        if left is not None:
+            left -= len(read)
+        piece, rest = _split_piece(rest + read)
+        if piece:
+            yield piece
+    if rest:
+        yield rest
+
+
+def _split_piece(text: bytes) -> tuple[bytes, bytes]:
+    """What can be handed on, and what must wait for the rest of its word."""
+    if text.endswith(b"\n"):
+        return text, b""
+    if len(text) < MAX_PIECE:
+        return b"", text
+    at = max(text.rfind(b" "), text.rfind(b"\t"), text.rfind(b"\r")) + 1
+    if at == 0:  # one word of a megabyte; at least no character is cut in two
+        at = len(text) - 1
+        while at > 1 and text[at] & 0xC0 == 0x80:
+            at -= 1
+    return text[:at], text[at:]
+
+
+def _decode(piece: bytes, line: int, survey: Survey | None) -> str:
+    try:
+        text = piece.decode("utf-8")
+    except UnicodeDecodeError:
+        text = piece.decode("utf-8", errors="replace")
+        if survey is not None:
+            survey.note_bad(line)
+    return text.removeprefix(_BYTE_ORDER_MARK) if line == 0 else text
+
+
+def describe_bad_lines(path: str, surveys: list[Survey], from_file_start: bool) -> list[str]:
+    """Messages about bytes that are not UTF-8: the first lines by number, then the total.
+
+    Parameters
+    ----------
+    surveys
+        Those of all shares, in order (their ``counts`` are not looked at).
+    from_file_start
+        Whether they number lines from the start of the file (`Share.numbers_from_file_start`).
+    """
+    numbers, first = [], 1
+    for survey in surveys:
+        numbers += [first + line for line in survey.first_bad]
+        if not from_file_start:
+            first += survey.lines
+    total = sum(survey.bad_lines for survey in surveys)
+    shown = sorted(set(numbers))[:MAX_REPORTED]
+    messages = [f"{path}:{line}: bytes that are not UTF-8 were replaced" for line in shown]
+    if total:
+        messages.append(f"{path}: {total} line(s) in all with bytes that are not UTF-8")
+    return messages

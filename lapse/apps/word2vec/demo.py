@@ -1,0 +1,154 @@
+"""``make demo``: word vectors of the Python documentation, on four ranks.
+
+    mpirun -n 4 python -m lapse.apps.word2vec.demo
+
+Started without ``mpirun``, it starts itself on four ranks. It trains, prints the nearest neighbours
+of some words, and compares the two ways to place parameters in one epoch of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import numpy as np
+
+from lapse.apps import _base
+
+RANKS = 4
+EPOCHS = 15
+WORDS = ("thread", "socket", "exception", "float", "directory")
+NEIGHBOURS = 6
+#: Set by launchers for each rank: PMI (MPICH), PMIx and Open MPI, Slurm.
+LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+#: Without these, Open MPI refuses more ranks than cores, binds each rank to one core, and does not
+#: run for root (the only user of many a container). MPICH does not look at them.
+OPENMPI_ENVIRONMENT = {
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the demo."""
+    args = parse(argv)
+    if not any(name in os.environ for name in LAUNCHED):
+        start_ranks(args.ranks, sys.argv[1:] if argv is None else argv)
+    from mpi4py import MPI
+
+    with _base.job(MPI.COMM_WORLD):
+        run(args, MPI.COMM_WORLD)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The few options of the demo."""
+    parser = argparse.ArgumentParser(prog="python -m lapse.apps.word2vec.demo", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=_base.positive_int, default=EPOCHS, metavar="N",
+                        help="passes over the text (default: %(default)s)")
+    parser.add_argument("--ranks", type=_base.positive_int, default=RANKS, metavar="N",
+                        help="how many ranks to start (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def start_ranks(ranks: int, argv: list[str]) -> None:
+    """Become ``mpirun`` with this program: the one of the MPI that Lapse was built with."""
+    from lapse import _mpi_choice
+
+    mpirun = _mpi_choice.launcher_path()
+    if mpirun is None:
+        sys.exit(f"error: no mpirun beside the library of {_mpi_choice.describe_build()}")
+    for name, value in OPENMPI_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    command = [str(mpirun), "-n", str(ranks), sys.executable, "-m", "lapse.apps.word2vec.demo", *argv]
+    os.execv(command[0], command)
+
+
+def run(args: argparse.Namespace, comm) -> None:
+    """Train, show neighbours, compare."""
+    from lapse.apps.word2vec import train
+
+    options = training_options(args.epochs, "lapse")
+    say(comm, f"Training word vectors on the documentation of this Python, on {comm.size} ranks.")
+    text = train.survey(comm, train.locate_corpus(comm, None), options.workers, options.min_count)
+    with train.open_server(comm, options, text) as server:
+        outcome = train.train(server, train.make_plan(options, text, comm.size),
+                              _base.Metrics(None))
+        vectors = server.run(fetch_vectors, len(text.vocabulary))[0]
+    if comm.rank == 0:
+        print("\nNearest neighbours:\n" + neighbour_table(text.vocabulary, vectors), flush=True)
+    say(comm, "\nOne epoch with each management technique:")
+    rows = [measure(comm, text, management) for management in ("classic", "lapse")]
+    say(comm, comparison_table(rows))
+    say(comm, _base.result_line("word2vec", comm.size, options.workers, epochs=outcome.epochs,
+                                seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss,
+                                vocab=len(text.vocabulary),
+                                words_per_second=outcome.words_per_second))
+
+
+def training_options(epochs: int, management: str) -> argparse.Namespace:
+    """The application's defaults, with a few of our own."""
+    from lapse.apps.word2vec.__main__ import make_parser
+
+    return make_parser().parse_args(["--epochs", str(epochs), "--management", management])
+
+
+def say(comm, text: str) -> None:
+    """Print on rank 0."""
+    if comm.rank == 0:
+        print(text, flush=True)
+
+
+def fetch_vectors(kv, words: int) -> np.ndarray | None:
+    """All word vectors, on the first worker."""
+    from lapse.apps.word2vec.train import pull_blocks
+
+    return np.concatenate(list(pull_blocks(kv, words, 0))) if kv.id == 0 else None
+
+
+def neighbour_table(vocabulary, vectors: np.ndarray) -> str:
+    """A line for each of `WORDS` that is in the vocabulary."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    known = [word for word in WORDS if word in vocabulary.index]
+    return "\n".join(f"  {word:<10} {', '.join(neighbours(vocabulary, unit, word))}"
+                     for word in known)
+
+
+def neighbours(vocabulary, unit: np.ndarray, word: str) -> list[str]:
+    """The words whose vectors point most nearly in the same direction."""
+    query = vocabulary.index[word]
+    similarity = unit @ unit[query]
+    similarity[query] = -np.inf
+    return [vocabulary.words[i] for i in np.argsort(-similarity)[:NEIGHBOURS]]
+
+
+def measure(comm, text, management: str) -> dict:
+    """Train one epoch from the start and note what it took."""
+    from lapse.apps.word2vec import train
+
+    options = training_options(1, management)
+    with train.open_server(comm, options, text) as server:
+        outcome = train.train(server, train.make_plan(options, text, comm.size),
+                              _base.Metrics(None))
+    return {"management": management, "seconds": outcome.seconds_per_epoch,
+            "local": _base.local_share(outcome.stats), "messages": outcome.stats["messages_sent"],
+            "megabytes": outcome.stats["bytes_sent"] / 1e6, "loss": outcome.loss}
+
+
+def comparison_table(rows: list[dict]) -> str:
+    """The measurements, a technique per line."""
+    head = f"  {'management':<12}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}{'loss':>8}"
+    return "\n".join([head] + [
+        f"  {row['management']:<12}{row['seconds']:>9.1f}{row['local']:>9.1%}"
+        f"{row['messages']:>12,}{row['megabytes']:>10,.0f}{row['loss']:>8.3f}" for row in rows
+    ])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Word vectors in files: the text and binary formats of the word2vec program.
+
+Both begin with a line ``<words> <dimensions>``; then, for each word, the word, a space and its
+vector: decimal numbers between spaces (text) or float32 as they lie in memory (binary). gensim
+reads them with ``KeyedVectors.load_word2vec_format(path, binary=...)``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+#: Names of the files in a model's folder.
+WORD_VECTORS, CONTEXT_VECTORS, COUNTS = "vectors", "context", "vocab.txt"
+
+
+def file_name(stem: str, binary: bool) -> str:
+    """Name of the file with the vectors called `stem`."""
+    return stem + (".bin" if binary else ".txt")
+
+
+def write_vectors(
+    path: str | os.PathLike,
+    words: list[str],
+    blocks: Iterable[np.ndarray],
+    dim: int,
+    binary: bool = False,
+) -> None:
+    """Write vectors, a block of rows at a time; the file appears when it is complete.
+
+    Parameters
+    ----------
+    words
+        One per vector.
+    blocks
+        Arrays of shape ``(n, dim)``; together as many rows as there are words.
+    dim
+        Length of a vector.
+    binary
+        Which of the two formats.
+    """
+    encode = _binary_line if binary else _text_line
+    with _AtomicFile(path) as file:
+        file.write(f"{len(words)} {dim}\n".encode())
+        at = 0
+        for block in blocks:
+            rows = np.asarray(block, dtype="<f4")
+            names = words[at : at + len(rows)]
+            file.writelines(encode(word, row) for word, row in zip(names, rows, strict=True))
+            at += len(rows)
+        if at != len(words):
+            raise ValueError(f"{at} vectors for {len(words)} words")
+
+
+def _text_line(word: str, row: np.ndarray) -> bytes:
+    # nine significant digits give every float32 back exactly
+    return f"{word} {' '.join(['%.9g' % x for x in row.tolist()])}\n".encode()
+
+
+def _binary_line(word: str, row: np.ndarray) -> bytes:
+    return word.encode() + b" " + row.tobytes() + b"\n"
+
+
+def read_vectors(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
+    """Read a file of either format (binary by the suffix ``.bin``).
+
+    Returns
+    -------
+    words, vectors
+        The words, and an array of shape ``(len(words), dim)``.
+    """
+    with open(path, "rb") as file:
+        header = file.readline().split()
+        if len(header) != 2:
+            raise ValueError(f"{os.fspath(path)}: does not begin with '<words> <dimensions>'")
+        count, dim = map(int, header)
+        read = _read_binary if os.fspath(path).endswith(".bin") else _read_text
+        return read(file.read(), count, dim, os.fspath(path))
+
+
+def _read_text(data: bytes, count: int, dim: int, path: str) -> tuple[list[str], np.ndarray]:
+    words, vectors = [], np.empty((count, dim), dtype=np.float32)
+    lines = data.split(b"\n")
+    for i in range(count):
+        word, *numbers = lines[i].rstrip().split(b" ") if i < len(lines) else (b"",)
+        if len(numbers) != dim:
+            raise ValueError(f"{path}:{i + 2}: {len(numbers)} numbers, not {dim}")
+        words.append(word.decode())
+        vectors[i] = [float(x) for x in numbers]
+    return words, vectors
+
+
+def _read_binary(data: bytes, count: int, dim: int, path: str) -> tuple[list[str], np.ndarray]:
+    words, vectors, at = [], np.empty((count, dim), dtype=np.float32), 0
+    for i in range(count):
+        space = data.find(b" ", at)
+        if space < 0 or space + 1 + 4 * dim > len(data):
+            raise ValueError(f"{path}: ends within vector {i + 1} of {count}")
+        words.append(data[at:space].lstrip(b"\n").decode())  # some writers end lines, some do not
+        vectors[i] = np.frombuffer(data, "<f4", dim, space + 1)
+        at = space + 1 + 4 * dim
+    return words, vectors
+
+
+def write_counts(path: str | os.PathLike, words: list[str], counts: np.ndarray) -> None:
+    """Write ``word count`` lines, which gensim takes as ``fvocab=``."""
+    with _AtomicFile(path) as file:
+        file.writelines(f"{w} {n}\n".encode() for w, n in zip(words, counts.tolist(), strict=True))
+
+
+def read_counts(path: str | os.PathLike) -> dict[str, int]:
+    """Read what `write_counts` wrote."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        pairs = (line.rstrip("\n").split(" ") for line in file)
+        return {word: int(count) for word, count in pairs}
+
+
+class _AtomicFile:
+    """A binary file that takes its place when the block ends, and only if it ends well."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path = Path(path)
+
+    def __enter__(self):
+        folder, name = self._path.parent, self._path.name
+        descriptor, self._temporary = tempfile.mkstemp(dir=folder, prefix=name, suffix=".tmp")
+        os.chmod(self._temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
+        self._file = os.fdopen(descriptor, "wb")
+        return self._file
+
+    def __exit__(self, kind, *_) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._temporary, self._path)
+            return
+        with suppress(OSError):
+            os.unlink(self._temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

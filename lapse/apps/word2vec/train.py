@@ -1,0 +1,380 @@
+"""The training run: corpus, vocabulary, server, epochs, model files.
+
+Every step is collective over the ranks. A worker reads its own share of the corpus, the same one in
+each epoch; the learning rate falls with the words it has done of its own share, so that no rank has
+to tell another how far it is, and a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import lapse
+from lapse.apps import _base
+from lapse.apps.word2vec import corpus, model_io, stdlib_corpus
+from lapse.apps.word2vec._kernel import Trainer
+from lapse.apps.word2vec.vocabulary import AliasTable, Vocabulary, merge_counts
+
+log = logging.getLogger(__name__)
+
+#: Words that are read and indexed before the kernel is entered.
+BLOCK_WORDS = 10_000
+#: Vectors that are pulled at once when the model is written.
+SAVED_ROWS = 4096
+#: Purposes of random streams; with (seed, epoch, worker) they name a stream.
+SUBSAMPLING, WINDOWS, NEGATIVES = range(3)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus, surveyed.
+
+    Attributes
+    ----------
+    path
+        The file.
+    vocabulary
+        Its frequent words.
+    share_words
+        How many words (frequent or not) each worker's share has.
+    """
+
+    path: str
+    vocabulary: Vocabulary
+    share_words: list[int]
+
+    @property
+    def words(self) -> int:
+        """Words of the corpus, frequent or not."""
+        return sum(self.share_words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all workers need to know for training."""
+
+    args: argparse.Namespace
+    text: Text
+    localize: bool
+    keep: np.ndarray
+    noise: AliasTable
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch came to, over all workers of all ranks; the same on every rank."""
+
+    loss: float | None
+    pairs: int
+    words: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run came to; the same on every rank but for the seconds."""
+
+    epochs: int
+    loss: float | None
+    seconds: list[float]
+    words: int
+    stats: dict
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The mean over the epochs."""
+        return sum(self.seconds) / max(len(self.seconds), 1)
+
+    @property
+    def words_per_second(self) -> float:
+        """Over all ranks and epochs."""
+        return self.words / max(sum(self.seconds), 1e-9)
+
+
+def run(args: argparse.Namespace, comm) -> None:
+    """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
+    metrics = _base.collectively(comm, _prepare_output, args, comm.rank)
+    text = survey(comm, locate_corpus(comm, args.corpus), args.workers, args.min_count)
+    with open_server(comm, args, text) as server:
+        outcome = train(server, make_plan(args, text, server.size), metrics)
+        if args.output is not None:
+            save(server, text.vocabulary, args.output, args.dim, args.binary)
+    if comm.rank == 0:
+        print(_result(args, comm.size, text, outcome), flush=True)
+
+
+def _prepare_output(args: argparse.Namespace, rank: int) -> _base.Metrics:
+    """Find out now, not after hours of training, that something cannot be written."""
+    if rank != 0:
+        return _base.Metrics(None)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.output, os.W_OK):
+            raise PermissionError(f"cannot write to {args.output}")
+    return _base.Metrics(args.metrics)
+
+
+def _result(args: argparse.Namespace, ranks: int, text: Text, outcome: Outcome) -> str:
+    return _base.result_line(
+        "word2vec", ranks, args.workers, epochs=outcome.epochs,
+        seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss,
+        vocab=len(text.vocabulary), words_per_second=outcome.words_per_second,
+    )
+
+
+# --- corpus ----------------------------------------------------------------------------------
+
+
+def locate_corpus(comm, chosen: Path | None) -> str:
+    """The file to train on; without a choice, the Python documentation as rank 0 has it."""
+    if chosen is not None:
+        return os.fspath(chosen)
+    path = _base.on_rank_0(comm, stdlib_corpus.standard_corpus)
+    size = _base.on_rank_0(comm, os.path.getsize, path)
+    here = os.path.isfile(path) and os.path.getsize(path) == size
+    if all(comm.allgather(here)):
+        return os.fspath(path)
+    # another host, another file system: all must train on the same text
+    content = _base.on_rank_0(comm, path.read_text, "utf-8")
+    return os.fspath(_base.collectively(
+        comm, lambda: path if here else stdlib_corpus.write_temporary(content)))
+
+
+def survey(comm, path: str, workers: int, min_count: int) -> Text:
+    """Count the words of the corpus, each rank those of its own workers."""
+    shares = range(comm.rank * workers, (comm.rank + 1) * workers)
+    surveys = _base.collectively(comm, _survey_shares, path, shares, comm.size * workers)
+    counts = sum((found.counts for found in surveys), Counter())
+    for found in surveys:
+        found.counts = None  # the words travel once, in the reduction
+    everything = [found for group in comm.allgather(surveys) for found in group]
+    if comm.rank == 0:
+        for message in corpus.describe_bad_lines(path, everything, corpus.is_compressed(path)):
+            log.warning(message)
+    vocabulary = _merge_vocabulary(comm, counts, min_count)
+    if len(vocabulary) == 0:
+        raise _base.AppError(f"{path}: no word occurs at least {min_count} times (--min-count)")
+    text = Text(path, vocabulary, [found.words for found in everything])
+    log.info("%s words, %s of them different and at least %d times there",
+             f"{text.words:,}", f"{len(vocabulary):,}", min_count)
+    return text
+
+
+def _survey_shares(path: str, shares: range, count: int) -> list[corpus.Survey]:
+    return [corpus.Share(path, index, count).survey() for index in shares]
+
+
+def _merge_vocabulary(comm, counts: Counter, min_count: int) -> Vocabulary:
+    merged = comm.reduce(counts, op=merge_counts)
+    return comm.bcast(Vocabulary.from_counts(merged, min_count) if comm.rank == 0 else None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some sentences as the kernel takes them, and how many words they had in the file."""
+
+    words: np.ndarray
+    ends: np.ndarray
+    read: int
+
+
+def read_blocks(share: corpus.Share, vocabulary: Vocabulary) -> Iterator[Block]:
+    """Read a share once, about `BLOCK_WORDS` at a time."""
+    words, ends, read = [], [], 0
+    for sentence in share.sentences():
+        words += vocabulary.lookup(sentence)
+        ends.append(len(words))
+        read += len(sentence)
+        if read >= BLOCK_WORDS:
+            yield Block(np.array(words, np.int32), np.array(ends, np.int64), read)
+            words, ends, read = [], [], 0
+    if read:
+        yield Block(np.array(words, np.int32), np.array(ends, np.int64), read)
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def open_server(comm, args: argparse.Namespace, text: Text) -> lapse.Server:
+    """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
+    keys = 2 * len(text.vocabulary)
+    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=args.seed)
+    bound = 0.5 / args.dim
+    server.initialize(np.arange(0, keys, 2), lapse.UniformValues(-bound, bound))
+    return server
+
+
+def make_plan(args: argparse.Namespace, text: Text, ranks: int) -> Plan:
+    """Compute the tables that all epochs share."""
+    vocabulary = text.vocabulary
+    localize = _base.relocates(args.management) and ranks > 1
+    return Plan(args, text, localize, vocabulary.keep_thresholds(args.sample),
+                vocabulary.noise_table())
+
+
+def train(server: lapse.Server, plan: Plan, metrics: _base.Metrics) -> Outcome:
+    """Run the epochs."""
+    seconds, words, loss, finished, stats = [], 0, None, 0, {}
+    for epoch in range(plan.args.epochs):
+        server.reset_stats()
+        start = time.perf_counter()
+        result = server.run(train_epoch, server, plan, epoch)[0]
+        seconds.append(time.perf_counter() - start)
+        words, loss = words + result.words, result.loss
+        stats = server.stats(all_ranks=True)
+        _report_epoch(server, metrics, epoch, seconds[-1], result, stats)
+        if result.stopped:
+            log.info("stopped by --max-runtime in epoch %d", epoch + 1)
+            break
+        finished += 1
+    return Outcome(finished, loss, seconds, words, stats)
+
+
+def _report_epoch(server, metrics, epoch, seconds, result: EpochResult, stats: dict) -> None:
+    if server.rank != 0:
+        return
+    metrics.write(epoch=epoch + 1, seconds=seconds, loss=result.loss, pairs=result.pairs,
+                  words_per_second=result.words / seconds, stats=stats)
+    log.info("epoch %d: %.1f s, %s words/s, loss %s, %.1f%% of accesses local", epoch + 1, seconds,
+             f"{result.words / seconds:,.0f}", _show(result.loss), 100 * _base.local_share(stats))
+
+
+def _show(loss: float | None) -> str:
+    return "none (no pairs)" if loss is None else f"{loss:.4f}"
+
+
+def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, epoch: int) -> EpochResult:
+    """Train one worker's share once."""
+    trainer = make_trainer(kv, plan, epoch)
+    schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
+    reporter = Reporter(server, plan, epoch) if kv.id == 0 else None
+    share = corpus.Share(plan.text.path, kv.id, kv.num_workers)
+    stopped = False
+    for block in read_blocks(share, plan.text.vocabulary):
+        stopped = _base.out_of_time(plan.args.max_runtime)
+        if stopped:
+            break
+        trainer.train(block.words, block.ends, *schedule.advance(block.read))
+        if reporter is not None:
+            reporter.show(trainer, schedule.fraction)
+    trainer.finish()
+    if reporter is not None:
+        reporter.close()
+    return _sum_up(kv, trainer, schedule.words, stopped)
+
+
+def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
+    """The kernel for one worker and one epoch."""
+    args = plan.args
+    streams = [_stream(args.seed, epoch, kv.id, p) for p in (SUBSAMPLING, WINDOWS, NEGATIVES)]
+    return Trainer(kv, args.dim, args.window, args.negative, plan.keep, plan.noise.thresholds,
+                   plan.noise.aliases, args.lookahead if plan.localize else 0, plan.localize,
+                   streams)
+
+
+def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:
+    """The start of a random stream; nothing about it needs to be saved to repeat it."""
+    sequence = np.random.SeedSequence((seed, epoch, worker, purpose))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def _sum_up(kv: lapse.Worker, trainer: Trainer, words: int, stopped: bool) -> EpochResult:
+    mine = np.array([trainer.loss, trainer.pairs, words, stopped], dtype=np.float64)
+    loss, pairs, words, stops = kv.allreduce(mine)
+    return EpochResult(float(loss / pairs) if pairs else None, int(pairs), int(words), stops > 0)
+
+
+class Schedule:
+    """The learning rate: falls linearly over all epochs with the words of a worker's own share.
+
+    Parameters
+    ----------
+    args
+        With ``alpha``, ``min_alpha`` and ``epochs``.
+    share_words
+        Words of the share.
+    epoch
+        Number of this epoch, from 0.
+    """
+
+    def __init__(self, args: argparse.Namespace, share_words: int, epoch: int) -> None:
+        self._args = args
+        self._share_words = share_words
+        self._epoch = epoch
+        self.words = 0
+
+    @property
+    def fraction(self) -> float:
+        """How much of this epoch is done."""
+        return self.words / self._share_words if self._share_words else 1.0
+
+    @property
+    def alpha(self) -> float:
+        """The rate at this moment."""
+        done = min((self._epoch + self.fraction) / self._args.epochs, 1.0)
+        return self._args.alpha - (self._args.alpha - self._args.min_alpha) * done
+
+    def advance(self, words: int) -> tuple[float, float]:
+        """The rates before and after a block of `words`."""
+        before = self.alpha
+        self.words += words
+        return before, self.alpha
+
+
+class Reporter:
+    """Shows an epoch's progress, as seen from the first worker.
+
+    Shares are equally large, so that its progress stands for everybody's.
+    """
+
+    def __init__(self, server: lapse.Server, plan: Plan, epoch: int) -> None:
+        self._server = server
+        self._words = plan.text.words
+        title = f"epoch {epoch + 1}/{plan.args.epochs}"
+        self._progress = _base.Progress(title, self._words, "words", not plan.args.no_progress)
+
+    def show(self, trainer: Trainer, fraction: float) -> None:
+        """Say how far the worker is."""
+        loss = trainer.loss / trainer.pairs if trainer.pairs else None
+        local = f"{100 * _base.local_share(self._server.stats()):.0f}%"
+        self._progress.show(fraction * self._words, loss=_show(loss), local=local)
+
+    def close(self) -> None:
+        """Take the display away."""
+        self._progress.close()
+
+
+# --- the model -------------------------------------------------------------------------------
+
+
+def save(server: lapse.Server, vocabulary: Vocabulary, folder: Path, dim: int,
+         binary: bool) -> None:
+    """Write word vectors, context vectors and counts into `folder` (rank 0 does)."""
+    server.run(_save, vocabulary, folder, dim, binary)
+    log.info("wrote the model to %s", folder)
+
+
+def _save(kv: lapse.Worker, vocabulary: Vocabulary, folder: Path, dim: int, binary: bool) -> None:
+    if kv.id != 0:
+        return
+    words = vocabulary.words
+    for stem, offset in ((model_io.WORD_VECTORS, 0), (model_io.CONTEXT_VECTORS, 1)):
+        path = folder / model_io.file_name(stem, binary)
+        model_io.write_vectors(path, words, pull_blocks(kv, len(words), offset), dim, binary)
+    model_io.write_counts(folder / model_io.COUNTS, words, vocabulary.counts)
+
+
+def pull_blocks(kv: lapse.Worker, words: int, offset: int) -> Iterator[np.ndarray]:
+    """All input (`offset` 0) or output (1) vectors in order, a block at a time."""
+    for start in range(0, words, SAVED_ROWS):
+        index = np.arange(start, min(start + SAVED_ROWS, words))
+        yield kv.pull(2 * index + offset).wait()

@@ -1,0 +1,122 @@
+"""Which words are trained, how often each is kept, and how negatives are drawn.
+
+Index 0 is the most frequent word. The index decides a word's keys in the server: ``2 * index`` is
+its input vector, ``2 * index + 1`` its output vector.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+#: The exponent of the noise distribution in Mikolov et al. 2013.
+NOISE_POWER = 0.75
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words by falling frequency.
+
+    Attributes
+    ----------
+    words
+        The words; equally frequent ones in alphabetical order.
+    counts
+        How often each occurs in the corpus.
+    """
+
+    words: list[str]
+    counts: np.ndarray
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], min_count: int = 1) -> Vocabulary:
+        """Take the words that occur at least `min_count` times."""
+        kept = [(word, count) for word, count in counts.items() if count >= min_count]
+        kept.sort(key=lambda item: (-item[1], item[0]))
+        return cls([word for word, _ in kept], np.array([n for _, n in kept], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The index of each word."""
+        return {word: i for i, word in enumerate(self.words)}
+
+    @property
+    def total(self) -> int:
+        """How many words of the corpus are in the vocabulary."""
+        return int(self.counts.sum())
+
+    def lookup(self, sentence: Iterable[str]) -> list[int]:
+        """The indexes of a sentence's words; unknown words are dropped."""
+        index = self.index
+        return [index[word] for word in sentence if word in index]
+
+    def keep_probability(self, sample: float) -> np.ndarray:
+        """How likely one occurrence of each word is to survive subsampling.
+
+        The formula is that of the word2vec program: with ``f`` the word's share of the corpus,
+        ``sqrt(sample / f) + sample / f``. `sample` 0 keeps everything.
+        """
+        if sample == 0:
+            return np.ones(len(self))
+        ratio = sample * self.total / self.counts
+        return np.minimum(np.sqrt(ratio) + ratio, 1.0)
+
+    def keep_thresholds(self, sample: float) -> np.ndarray:
+        """`keep_probability` for 32 random bits: keep where they are at most the threshold."""
+        scaled = self.keep_probability(sample) * 2.0**32 - 1
+        return np.clip(np.round(scaled), 0, 2**32 - 1).astype(np.uint32)
+
+    def noise_table(self, power: float = NOISE_POWER) -> AliasTable:
+        """The distribution of negatives: frequency to the power of 3/4."""
+        return AliasTable.build(self.counts.astype(np.float64) ** power)
+
+
+@dataclass(frozen=True)
+class AliasTable:
+    """Draws from a discrete distribution in constant time (Walker 1977, built as Vose 1991).
+
+    A draw picks a column evenly, then the column itself where 32 random bits are at most its
+    threshold, else its alias.
+    """
+
+    thresholds: np.ndarray
+    aliases: np.ndarray
+
+    @classmethod
+    def build(cls, weights: np.ndarray) -> AliasTable:
+        """Prepare draws with probability proportional to `weights`."""
+        n = len(weights)
+        height = np.asarray(weights, dtype=np.float64) * (n / np.sum(weights))
+        heights = height.tolist()
+        aliases = list(range(n))
+        low = [i for i in range(n) if heights[i] < 1.0]
+        high = [i for i in range(n) if heights[i] >= 1.0]
+        while low and high:
+            short, tall = low.pop(), high[-1]
+            aliases[short] = tall
+            heights[tall] -= 1.0 - heights[short]
+            if heights[tall] < 1.0:
+                low.append(high.pop())
+        for i in low + high:  # 1 but for rounding
+            heights[i] = 1.0
+        thresholds = np.clip(np.round(np.array(heights) * 2.0**32 - 1), 0, 2**32 - 1)
+        return cls(thresholds.astype(np.uint32), np.array(aliases, dtype=np.int32))
+
+    def probabilities(self) -> np.ndarray:
+        """The distribution that the table stands for."""
+        own = (self.thresholds.astype(np.float64) + 1) / 2.0**32
+        given = np.bincount(self.aliases, weights=1 - own, minlength=len(own))
+        return (own + given) / len(own)
+
+
+def merge_counts(mine: Counter, other: Counter) -> Counter:
+    """Add up two counters, into the first: what a reduction over ranks does pairwise."""
+    mine.update(other)
+    return mine

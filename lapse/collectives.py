@@ -1,0 +1,129 @@
+"""Floor 5. Calls in which all workers of all ranks, or all ranks, take part.
+
+First the workers of a rank meet; the last to come goes on for all of them and exchanges with the
+other ranks by the server's own messages, never by MPI collectives: a rank that has failed or is
+somewhere else is an error, not a hang. Every call has a name that travels with it, so that workers
+in different calls find out.
+"""
+
+import functools
+import pickle
+import threading
+
+import numpy as np
+
+from lapse.errors import LapseError
+
+_OPERATORS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
+
+
+class _Meeting:
+    """One collective call of the workers of this rank."""
+
+    def __init__(self, what):
+        self.what = what
+        self.values = {}  # by worker id
+        self.waiting = []  # operations of those who came before the last
+        self.result = None
+
+
+class Collectives:
+    """The collective calls of one rank.
+
+    Parameters
+    ----------
+    comm : lapse._comm.Comm
+    rank, size : int
+    workers : int
+        Of this rank.
+    """
+
+    def __init__(self, comm, rank, size, workers):
+        self._comm = comm
+        self._rank = rank
+        self._size = size
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._meeting = None
+
+    def meet(self, worker, what, value, combine):
+        """Wait for all workers of all ranks in the call named `what`; combine what each gives.
+
+        `combine` takes a list of values, first those of a rank's workers by id, then those of all
+        ranks by rank, and is called by one of them.
+        """
+        with self._lock:
+            meeting = self._join(worker, what, value)
+            is_last = len(meeting.values) == self._workers
+            if is_last:
+                self._meeting = None
+            else:
+                operation = worker._open_meeting()
+                meeting.waiting.append(operation)
+        if not is_last:
+            operation.wait()
+            return meeting.result
+        values = [meeting.values[id] for id in sorted(meeting.values)]
+        meeting.result = self.exchange(worker, what, combine(values), combine)
+        for operation in meeting.waiting:
+            operation._complete()
+        return meeting.result
+
+    def _join(self, worker, what, value):
+        if self._meeting is None:
+            self._meeting = _Meeting(what)
+        meeting = self._meeting
+        if meeting.what != what:
+            others = ", ".join(map(str, sorted(meeting.values)))
+            raise LapseError(f"worker {worker.id} is at {what}, but on the same rank worker {others} "
+                             f"waits in {meeting.what}: all workers must make the same collective calls")
+        meeting.values[worker.id] = value
+        return meeting
+
+    def exchange(self, worker, what, value, combine):
+        """As `meet`, for one caller on each rank."""
+        if self._size == 1:
+            return combine([value])
+        if self._rank != 0:
+            self._comm.post(0, pickle.dumps((what, value)))
+            return pickle.loads(worker._receive(0))
+        values = [value] + [self._value_of(worker, rank, what) for rank in range(1, self._size)]
+        result = combine(values)
+        data = pickle.dumps(result)
+        for rank in range(1, self._size):
+            self._comm.post(rank, data)
+        worker._nudge()
+        return result
+
+    def _value_of(self, worker, rank, what):
+        there, value = pickle.loads(worker._receive(rank))
+        if there != what:
+            raise LapseError(f"rank 0 is at {what}, but rank {rank} is at {there}: "
+                             "all ranks must make the same collective calls")
+        return value
+
+    def barrier(self, worker, what="barrier"):
+        """Wait for all workers of all ranks."""
+        self.meet(worker, what, None, ignore)
+
+    def allreduce(self, worker, x, op):
+        """Combine numbers or arrays of all workers; see `Worker.allreduce`."""
+        if op not in _OPERATORS:
+            raise ValueError(f"op is {op!r}, but must be one of {', '.join(map(repr, _OPERATORS))}")
+        array = np.asarray(x)
+        result = self.meet(worker, f"allreduce(op={op!r})", array, functools.partial(_reduce, op))
+        if np.ndim(x) == 0 and not isinstance(x, np.ndarray):
+            return result.item() if isinstance(x, (int, float, complex)) else result[()]
+        return result.copy()
+
+
+def _reduce(op, arrays):
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"allreduce of different shapes: {', '.join(map(str, sorted(shapes)))}")
+    return np.asarray(functools.reduce(_OPERATORS[op], arrays))
+
+
+def ignore(values):
+    """Combine nothing: for calls that only wait."""
+    return None

@@ -1,0 +1,681 @@
+"""Floor 5. The life of a server on one rank: creation, worker threads, counters, the end.
+
+All ranks create it together. Whatever ends it (an exception in a worker, a rank that leaves, an
+error of MPI) is told to all ranks, and every later call raises it.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+import traceback
+import weakref
+
+import numpy as np
+from mpi4py import MPI
+
+import lapse
+from lapse import _mpi_choice, doorbells
+from lapse._comm import Comm
+from lapse._protocol import Protocol
+from lapse._store import Store
+from lapse._worker import clear_counters, new_worker, sum_counters
+from lapse.collectives import Collectives, ignore
+from lapse.errors import ClosedError, CommError, LapseError, RemoteError
+from lapse.initializers import as_initializer
+
+MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
+MOST_RANKS = 2**16 - 1
+MOST_VALUE_BYTES = 2**31
+LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
+
+#: Counters that belong to parts of the system that are not in use; they exist from the first day.
+_UNUSED_COUNTERS = ("replica_syncs", "replica_keys_sent", "sampled_keys", "sampled_local")
+_TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
+_RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
+
+_open_servers = weakref.WeakSet()
+
+
+class Server:
+    """The part of a parameter server that runs on this rank. Created by all ranks together.
+
+    Parameters
+    ----------
+    num_keys : int
+        Keys are the integers 0 .. num_keys - 1; at most 2**32 - 2.
+    value_lengths : int or array_like of int
+        Elements per value: one number for all keys, or one for each, shape (num_keys,).
+    dtype : {"float32", "float64"}
+    workers : int
+        Worker threads of this rank; may differ from rank to rank.
+    shared_memory : bool, optional
+        Whether ranks of one host reach each other's values directly. Accepted, without effect yet.
+        By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True.
+    max_in_flight : int
+        Bytes of this rank's own unanswered operations per destination, above which calls block.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks; by default MPI.COMM_WORLD. It is duplicated, so that messages never meet others.
+    seed : int
+        Of initial values and of the workers' generators.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range; also, naming rank and argument, where the ranks' arguments differ.
+    MemoryError
+        Where the directory or the address range for the values cannot be had.
+    CommError
+        Where MPI does not grant MPI_THREAD_MULTIPLE.
+
+    Notes
+    -----
+    Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
+    Allocation in Parameter Servers*, PVLDB 13(12), 2020.
+
+    Examples
+    --------
+    >>> with lapse.Server(num_keys=10, value_lengths=3) as server:     # doctest: +SKIP
+    ...     with server.worker() as kv:
+    ...         kv.push([1, 5], np.ones((2, 3), "f4")).wait()
+    ...         values = kv.pull([1, 5]).wait()
+    """
+
+    def __init__(self, num_keys, value_lengths, dtype="float32", workers=1, *, shared_memory=None,
+                 max_in_flight=64 << 20, comm=None, seed=0):
+        if comm is None:
+            comm = MPI.COMM_WORLD
+            _mpi_choice.check_launcher(comm.size)
+        if not isinstance(comm, MPI.Intracomm):
+            raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}")
+        self._closed = True  # until everything exists
+        self._own_error = None
+        given = dict(num_keys=num_keys, value_lengths=value_lengths, dtype=dtype, workers=workers,
+                           shared_memory=shared_memory, max_in_flight=max_in_flight, seed=seed)
+        arguments, workers_by_rank = _agree(comm, given)
+        self._arguments = arguments
+        self._workers = arguments["workers"]
+        self._worker_counts = workers_by_rank
+        self._comm_given = comm
+        self._lock = threading.Lock()  # one call of the server's own at a time
+        self._seats_taken = threading.Lock()
+        self._retired = []  # workers whose operations a failure left unfinished
+        self._create(comm, arguments)
+        self._closed = False
+        _open_servers.add(self)
+
+    def _create(self, comm, arguments):
+        communicator, error = None, None
+        try:
+            self._store = Store(arguments["num_keys"], arguments["value_lengths"], arguments["dtype"], comm.rank, comm.size)
+            self._protocol = Protocol(self._store, arguments["max_in_flight"])
+        except MemoryError as caught:
+            error = caught
+        _raise_first(comm, error)
+        page, places, local_size = None, None, 1
+        if comm.size > 1:
+            communicator = comm.Dup()
+            communicator.Set_errhandler(MPI.ERRORS_RETURN)
+            page, places, local_size = doorbells.open_page(communicator)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        crowded = local_size * (self._workers + 1) > cores
+        _warn_of_binding(comm, self._workers, cores)
+        self._communicator = communicator
+        self._comm = Comm(self._protocol, communicator, self._workers, page, places, crowded)
+        self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers)
+        self._control = new_worker(self, self._comm, self._store, self._workers, 0, self.num_workers, True, False)
+        self._comm.start()
+        self._zero = (0,) * (len(_TRAFFIC) + len(_RELOCATIONS))
+        if communicator is not None:
+            communicator.Barrier()  # every rank receives before any sends
+
+    # What it is ------------------------------------------------------------------------------------------
+
+    @property
+    def num_keys(self):
+        """Keys are 0 .. num_keys - 1."""
+        return self._arguments["num_keys"]
+
+    @property
+    def dtype(self):
+        """The `numpy.dtype` of all values."""
+        return self._arguments["dtype"]
+
+    @property
+    def seed(self):
+        """The seed of initial values and generators."""
+        return self._arguments["seed"]
+
+    @property
+    def rank(self):
+        """This rank's number in `comm`."""
+        return self._comm_given.rank
+
+    @property
+    def size(self):
+        """The number of ranks."""
+        return self._comm_given.size
+
+    @property
+    def comm(self):
+        """The communicator that was passed."""
+        return self._comm_given
+
+    @property
+    def workers(self):
+        """Worker threads of this rank."""
+        return self._workers
+
+    @property
+    def num_workers(self):
+        """Worker threads of all ranks."""
+        return sum(self._worker_counts)
+
+    def value_length(self, keys):
+        """Elements per value.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+
+        Returns
+        -------
+        int or numpy.ndarray of int64
+            Of the shape of `keys`.
+
+        Raises
+        ------
+        IndexError
+            For a key outside the range.
+        """
+        keys = np.asarray(keys)
+        self._check_keys(keys)
+        lengths = self._store.value_length(keys.astype(np.int64))
+        return int(lengths) if keys.ndim == 0 else lengths
+
+    def __repr__(self):
+        state = "closed" if self._closed else "failed" if self._comm.has_failed else "open"
+        return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self._workers} workers, {state}>"
+
+    # Workers ------------------------------------------------------------------------------------------------
+
+    def run(self, fn, *args):
+        """Call `fn(worker, *args)` in every worker thread of every rank. Collective.
+
+        Ends when every worker of every rank has returned and all operations have taken effect.
+
+        Parameters
+        ----------
+        fn : callable
+        *args
+            Passed on; the threads share these objects.
+
+        Returns
+        -------
+        list
+            What this rank's workers returned, in worker order.
+
+        Raises
+        ------
+        BaseException
+            An exception of a worker of this rank.
+        RemoteError
+            Where a worker of another rank raised one: names rank, worker and message. The server has
+            then failed: every later call but `close` raises the same.
+        """
+        self._check_open()
+        with self._taking_seats("run"):
+            results = [None] * self._workers
+            threads = [threading.Thread(target=self._work, args=(seat, results, fn, args), name=f"lapse-worker-{seat}")
+                       for seat in range(self._workers)]
+            for thread in threads:
+                thread.start()
+            try:
+                _join_all(threads)
+            except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
+                self._fail(error, None)
+                _join_all(threads)
+                raise
+            if self._comm.has_failed:
+                raise self._failure_error()
+            return results
+
+    def _work(self, seat, results, fn, args):
+        worker = self._new_worker(seat, main_thread=False)
+        try:
+            results[seat] = fn(worker, *args)
+            worker.wait_all()
+            self._collectives.barrier(worker, "the end of run")
+        except BaseException as error:
+            self._fail(error, worker)
+        finally:
+            self._retire(worker)
+
+    @contextlib.contextmanager
+    def worker(self):
+        """A context manager that gives one `Worker` to the calling thread, for scripts with `workers=1`.
+
+        At its end all operations of the worker have taken effect. An exception inside is told to all
+        ranks, as in `run`.
+
+        Raises
+        ------
+        ValueError
+            Where this rank has more than one worker: use `run`.
+        """
+        self._check_open()
+        if self._workers != 1:
+            raise ValueError(f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)")
+        with self._taking_seats("worker"):
+            worker = self._new_worker(0, main_thread=threading.current_thread() is threading.main_thread())
+            try:
+                yield worker
+                worker.wait_all()
+            except BaseException as error:
+                if _is_an_end(error):
+                    self._fail(error, worker)
+                else:
+                    worker.wait_all()
+                raise
+            finally:
+                self._retire(worker)
+
+    def _new_worker(self, seat, main_thread):
+        first_id = sum(self._worker_counts[: self.rank])
+        return new_worker(self, self._comm, self._store, seat, first_id, self.num_workers, False, main_thread)
+
+    def _retire(self, worker):
+        worker._retire()
+        if self._comm.has_failed:
+            self._retired.append(worker)  # messages may still be written to its buffers
+
+    @contextlib.contextmanager
+    def _taking_seats(self, what):
+        if not self._seats_taken.acquire(blocking=False):
+            raise RuntimeError(f"{what}() while this rank's workers are at work: they are in another run() or worker()")
+        try:
+            yield
+        finally:
+            self._seats_taken.release()
+
+    def _setup(self, worker):
+        return _Setup(self, worker)
+
+    # Values ----------------------------------------------------------------------------------------------
+
+    def initialize(self, keys, init):
+        """Set where values begin, without messages: every rank fills what it holds. Collective.
+
+        Parameters
+        ----------
+        keys : array_like of int
+            The same on all ranks.
+        init : Normal, UniformValues, Constant or callable
+            A function is called as `fn(keys, rng)` for one key at a time, `keys` of shape (1,), with a
+            `numpy.random.Generator` of that key's own, and returns the value's elements. Values depend
+            on (seed, key) only, not on the number of ranks.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            For keys outside the range, an `init` of no known kind, values of another length.
+        """
+        self._check_open()
+        init = as_initializer(init)
+        keys = np.unique(np.asarray(keys, dtype=np.int64).reshape(-1))
+        self._check_keys(keys)
+        with self._lock:
+            self._exchange("the start of initialize")
+            self._fill(keys[self._store.is_owned(keys)], init)
+            self._exchange("the end of initialize")
+
+    def _fill(self, keys, init, block=4096):
+        lengths = self._store.value_length(keys)
+        for length in np.unique(lengths):
+            group = keys[lengths == length]
+            for first in range(0, len(group), block):
+                part = group[first : first + block]
+                values = init.values(part, int(length), self.seed).astype(self.dtype)
+                self._control.set(part, values.reshape(-1)).wait()
+
+    def owner(self, keys):
+        """The rank that owns each key now, as its home knows it. Not collective.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+
+        Returns
+        -------
+        int or numpy.ndarray of int64
+            Of the shape of `keys`. A key that is on its way counts to the rank that it goes to.
+
+        Raises
+        ------
+        IndexError, TypeError
+            As in `Worker.pull`.
+        """
+        self._check_open()
+        with self._lock:
+            owners = self._control._owner(keys)
+        return int(owners) if owners.ndim == 0 else owners
+
+    def local_keys(self):
+        """The keys that this rank owns at this moment: a sorted int64 array."""
+        self._check_open()
+        return self._store.local_keys()
+
+    # Counters ------------------------------------------------------------------------------------------------
+
+    def stats(self, all_ranks=False):
+        """Counters since the last reset.
+
+        Parameters
+        ----------
+        all_ranks : bool
+            Sum over all ranks; collective then.
+
+        Returns
+        -------
+        dict of str to int
+            Key positions pulled, pushed and localized, how many of them locally, relocations, messages
+            and bytes. What was not `_local` and not `_in_transit` was remote.
+        """
+        self._check_open()
+        counters = self._counters()
+        if all_ranks:
+            with self._lock:
+                counters = self._exchange("stats", counters, _sum_by_name)
+        return counters
+
+    def reset_stats(self):
+        """Let this rank's counters start at zero."""
+        self._check_open()
+        clear_counters(self._comm)
+        self._zero = self._running_counters()
+
+    def _counters(self):
+        counters = dict(sum_counters(self._comm))
+        running = np.subtract(self._running_counters(), self._zero).tolist()
+        counters.update(zip(_TRAFFIC + _RELOCATIONS, running))
+        counters.update(dict.fromkeys(_UNUSED_COUNTERS, 0))
+        return counters
+
+    def _running_counters(self):
+        return self._comm.traffic_counters() + self._protocol.relocations
+
+    # The end ----------------------------------------------------------------------------------------------------
+
+    def close(self):
+        """Finish what is under way and stop. Collective; calling it again does nothing.
+
+        Raises
+        ------
+        RemoteError
+            Where another rank failed instead of closing. This server is closed all the same.
+        """
+        if self._closed:
+            return
+        try:
+            if not self._comm.has_failed:
+                self._check_fork()
+                with self._lock:
+                    self._exchange("close")
+        except LapseError as error:
+            self._fail(error, None)
+            raise
+        except BaseException as error:  # KeyboardInterrupt while waiting for the others
+            self._fail(error, None)
+            raise
+        finally:
+            self._stop()
+
+    def _stop(self):
+        self._closed = True
+        _open_servers.discard(self)
+        self._comm.say_bye()
+        ended = self._comm.join(LEAVING_SECONDS + 5)
+        self._retired.clear()
+        if ended and not self._comm.has_failed and self._communicator is not None:
+            self._communicator.Free()
+
+    def __enter__(self):
+        self._check_open()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and _is_an_end(error) and not self._closed:
+            self._fail(error, None)
+        self.close()
+
+    def _leave(self):
+        """The interpreter ends and nobody called close."""
+        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        if self._comm.has_failed:
+            pass
+        elif error is not None:
+            self._fail(error, None)
+        else:
+            self._comm.say_leaving()
+            self._wait_for_leavers()
+        if not self._comm.has_failed and self.rank == 0:
+            print("lapse: a server was still open at the end of the program: call close(), or use it in a with block",
+                  file=sys.stderr)
+        self._stop()
+
+    def _wait_for_leavers(self):
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while not self._comm.all_are_leaving and not self._comm.has_failed:
+            if time.monotonic() > deadline:
+                print(f"lapse: rank {self.rank} ended with an open server, and other ranks work on: the job is ended",
+                      file=sys.stderr, flush=True)
+                self._comm.abort()
+            time.sleep(0.002)
+
+    # Failure ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error, worker):
+        """Tell all ranks of an exception, unless it only repeats what ended the server already."""
+        if self._comm.has_failed:
+            if self._own_error is None and not isinstance(error, LapseError):
+                self._own_error = error
+            return
+        if isinstance(error, SystemExit) and worker is None:
+            described = f"SystemExit: {error.code}"
+        else:
+            described = "".join(traceback.format_exception_only(type(error), error)).strip()
+        who = f"rank {self.rank}" + (f", worker {worker.id}" if worker is not None else "")
+        self._own_error = error
+        self._comm.report_failure(f"{who}: {described}")
+
+    def _failure_error(self):
+        """What every call raises now."""
+        if self._own_error is not None:
+            return self._own_error
+        leaver = self._comm.first_leaver
+        if not self._comm.has_failed and leaver is not None:
+            self._comm.report_failure(f"rank {leaver} ended its program with the server open, without close()")
+            return RemoteError(self._comm.failure[1])
+        rank, text = self._comm.failure
+        if rank == self.rank and not text.startswith("rank "):
+            return CommError(f"rank {rank}: {text}")
+        return RemoteError(text if text.startswith("rank ") else f"rank {rank}: {text}")
+
+    def _check_fork(self):
+        self._control.check_thread()
+
+    def _check_open(self):
+        if self._closed:
+            raise ClosedError("the server is closed")
+        self._check_fork()
+        if self._comm.has_failed:
+            raise self._failure_error()
+
+    def _check_keys(self, keys):
+        if keys.size and not 0 <= keys.min() <= keys.max() < self.num_keys:
+            bad = keys.min() if keys.min() < 0 else keys.max()
+            raise IndexError(f"key {bad} is outside the range 0 .. {self.num_keys - 1} of this server")
+
+    def _exchange(self, what, value=None, combine=ignore):
+        return self._collectives.exchange(self._control, what, value, combine)
+
+
+class _Setup:
+    """The initialisation phase; see `Worker.setup`."""
+
+    def __init__(self, server, worker):
+        self._server = server
+        self._worker = worker
+
+    def __enter__(self):
+        self._server._collectives.barrier(self._worker, "the start of setup")
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            return
+        self._worker.wait_all()
+        self._server._collectives.barrier(self._worker, "the end of setup")
+        if self._worker.id == sum(self._server._worker_counts[: self._server.rank]):
+            self._server.reset_stats()
+        self._server._collectives.barrier(self._worker, "the reset of statistics")
+
+
+# Arguments -----------------------------------------------------------------------------------------------------
+
+
+def _check_arguments(given):
+    """The arguments in the form in which they are used; raises for what is out of range."""
+    number = _whole(given["num_keys"], "num_keys", 1, MOST_KEYS)
+    dtype = _check_dtype(given["dtype"])
+    return dict(
+        num_keys=number,
+        dtype=dtype,
+        value_lengths=_check_lengths(given["value_lengths"], number, dtype),
+        workers=_whole(given["workers"], "workers", 1, 4096),
+        shared_memory=_check_shared_memory(given["shared_memory"]),
+        max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
+        seed=_whole(given["seed"], "seed", 0, 2**61),
+    )
+
+
+def _whole(value, name, low, high):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
+    return int(value)
+
+
+def _check_dtype(given):
+    try:
+        dtype = np.dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
+    return dtype
+
+
+def _check_lengths(given, num_keys, dtype):
+    most = MOST_VALUE_BYTES // dtype.itemsize
+    if np.ndim(given) == 0:
+        return _whole(given, "value_lengths", 1, most)
+    lengths = np.asarray(given)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"value_lengths must be integers, not {lengths.dtype}")
+    if lengths.shape != (num_keys,):
+        raise ValueError(f"value_lengths has shape {lengths.shape}, but must have one number for each of the "
+                         f"{num_keys} keys, shape ({num_keys},)")
+    for bad in (lengths.min(), lengths.max()):
+        if not 1 <= bad <= most:
+            raise ValueError(f"value_lengths has {bad} at key {int(np.argmax(lengths == bad))}, "
+                             f"but lengths must be from 1 to {most}")
+    return lengths.astype(np.int64)
+
+
+def _check_shared_memory(given):
+    variable = os.environ.get("LAPSE_SHARED_MEMORY")
+    if variable not in (None, "", "0", "1"):
+        raise ValueError(f"the environment variable LAPSE_SHARED_MEMORY is {variable!r}, but must be 0 or 1")
+    if given is not None and not isinstance(given, (bool, np.bool_)):
+        raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
+    return variable != "0" and given is not False
+
+
+def _digest(arguments):
+    """What all ranks must have in common, small enough to send around."""
+    lengths = arguments["value_lengths"]
+    if not isinstance(lengths, int):
+        lengths = "array " + hashlib.sha256(lengths.tobytes()).hexdigest()
+    common = {name: arguments[name] for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")}
+    common["dtype"] = str(common["dtype"])
+    return {**common, "value_lengths": lengths, "lapse version": lapse.__version__, "byte order": sys.byteorder}
+
+
+def _agree(comm, given):
+    """Check this rank's arguments, then compare all ranks'. Nothing is created before."""
+    error, digest, workers, arguments = None, None, 0, None
+    try:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise CommError("MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
+                            "leave mpi4py.rc.thread_level at its default, 'multiple'")
+        if comm.size > MOST_RANKS:
+            raise ValueError(f"comm has {comm.size} ranks, but at most {MOST_RANKS} are possible")
+        arguments = _check_arguments(given)
+        digest, workers = _digest(arguments), arguments["workers"]
+    except Exception as caught:
+        error = caught
+    reports = comm.allgather((None if error is None else str(error), digest, workers))
+    if error is not None:
+        raise error
+    for rank, (text, theirs, _) in enumerate(reports):
+        if text is not None:
+            raise ValueError(f"rank {rank} has a bad argument: {text}")
+        for name in digest:
+            first = reports[0][1]
+            if theirs[name] != first[name]:
+                raise ValueError(f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}")
+    return arguments, [workers for _, _, workers in reports]
+
+
+def _raise_first(comm, error):
+    """Raise on every rank where one has an error: its own, else one that names the rank."""
+    texts = comm.allgather(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for rank, text in enumerate(texts):
+        if text is not None:
+            raise MemoryError(f"rank {rank}: {text}")
+
+
+def _warn_of_binding(comm, workers, cores):
+    """Open MPI gives each rank one core unless told otherwise; said once, by rank 0."""
+    most = comm.allreduce(workers, op=MPI.MAX)
+    fewest = comm.allreduce(cores, op=MPI.MIN)
+    if comm.rank == 0 and comm.size > 1 and fewest < min(most, os.cpu_count() or 1):
+        print(f"lapse: a rank may use {fewest} of {os.cpu_count()} cores, but has {most} worker threads: "
+              "start with 'mpirun --bind-to none' (Open MPI) or '-bind-to none' (MPICH)", file=sys.stderr)
+
+
+def _sum_by_name(dictionaries):
+    return {name: sum(counters[name] for counters in dictionaries) for name in dictionaries[0]}
+
+
+def _is_an_end(error):
+    """Whether an exception ends the job; `sys.exit(0)` does not."""
+    return not (isinstance(error, SystemExit) and error.code in (0, None))
+
+
+def _join_all(threads):
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.05)  # in steps, so that Ctrl-C is seen
+
+
+@atexit.register
+def _leave_open_servers():
+    for server in list(_open_servers):
+        server._leave()

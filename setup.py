@@ -1,0 +1,94 @@
+"""The extension modules of Lapse. What is not about compiling is in pyproject.toml."""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import find_mpi  # noqa: E402  (a neighbour of this file, which build backends do not look for)
+
+MODULES = [
+    "lapse._store",
+    "lapse._outbox",
+    "lapse._outbox",
+    "lapse._protocol",
+    "lapse._comm",
+    "lapse._worker",
+    "lapse._virtual_rank",
+    "lapse.apps.word2vec._kernel",
+]
+MPI_MODULES = {"lapse._comm"}  # the only ones that include mpi.h
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+}
+# -march=native is left out on purpose: a wheel must run on any machine of its architecture.
+CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-pthread"]
+NUMPY_API = ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")
+
+JOBS = int(os.environ.get("LAPSE_BUILD_JOBS") or len(os.sched_getaffinity(0)))
+
+
+def extension(name, mpi):
+    """Describe one module: its source lies where its name says."""
+    import numpy
+
+    source = name.replace(".", "/") + ".pyx"
+    options = mpi.compile_options if name in MPI_MODULES else {}
+    include_dirs = [".", os.path.dirname(source), numpy.get_include()]
+    return Extension(
+        name,
+        [source],
+        include_dirs=include_dirs + options.get("include_dirs", []),
+        define_macros=[NUMPY_API] + options.get("define_macros", []),
+        library_dirs=options.get("library_dirs", []),
+        libraries=options.get("libraries", []),
+        extra_compile_args=CFLAGS,
+        extra_link_args=["-pthread"],
+    )
+
+
+def translate(extensions):
+    """Translate to C what has changed, and let the extensions name the results."""
+    from Cython.Build import cythonize
+
+    translated = cythonize(
+        list(extensions),
+        nthreads=JOBS,
+        build_dir="build/cython",
+        compiler_directives=DIRECTIVES,
+    )
+    by_name = {result.name: result for result in translated}
+    for ext in extensions:
+        ext.sources = by_name[ext.name].sources
+        ext.depends = [*by_name[ext.name].depends, "setup.py", "find_mpi.py"]
+
+
+class BuildExt(build_ext):
+    """Translate, compile, and record the MPI beside the modules."""
+
+    def run(self):
+        if self.editable_mode:  # keep the objects, so that only what changed is compiled again
+            self.build_lib = os.path.join(BUILD_BASE, f"lib-{sys.implementation.cache_tag}")
+            self.build_temp = os.path.join(BUILD_BASE, f"temp-{sys.implementation.cache_tag}")
+        translate(self.extensions)
+        super().run()
+        MPI.write_build_info(os.path.join(self.build_lib, "lapse"))
+        if self.editable_mode or self.inplace:
+            MPI.write_build_info("lapse")
+
+
+MPI = find_mpi.choose()
+BUILD_BASE = f"build/{MPI.family}-{MPI.version}"  # objects of one MPI never meet another
+
+setup(
+    ext_modules=[extension(name, MPI) for name in MODULES],
+    cmdclass={"build_ext": BuildExt},
+    options={"build": {"build_base": BUILD_BASE}, "build_ext": {"parallel": JOBS}},
+)

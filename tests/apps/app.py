@@ -1,0 +1,33 @@
+"""How the tests of the applications start them and read what they print."""
+
+import json
+import random
+
+from launch import mpirun
+
+NUM_TOPICS, TOPIC_WORDS = 8, 12
+
+
+def run_app(name, ranks, *options, timeout=120, env=None):
+    """Run ``python -m lapse.apps.<name>`` on some ranks."""
+    args = ["-m", f"lapse.apps.{name}", *map(str, options)]
+    return mpirun(ranks, args, timeout=timeout, env=env)
+
+
+def result_of(job):
+    """What the ``RESULT`` line says; it is the last line of the output."""
+    job.check()
+    word, _, text = job.stdout.rstrip().splitlines()[-1].partition(" ")
+    assert word == "RESULT", job.output
+    return json.loads(text)
+
+
+def write_topics(path, sentences=2000, seed=0):
+    """A small world with a known answer: words of one topic stand together."""
+    rng = random.Random(seed)
+    with open(path, "w") as file:
+        for _ in range(sentences):
+            topic = rng.randrange(NUM_TOPICS)
+            words = [f"t{topic}w{rng.randrange(TOPIC_WORDS)}" for _ in range(10)]
+            file.write(" ".join(words) + "\n")
+    return path

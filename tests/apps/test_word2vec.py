@@ -1,0 +1,177 @@
+"""Word vectors, end to end: a small world with a known answer, errors, formats, the benchmark."""
+
+import gzip
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
+from lapse.apps.word2vec import model_io
+
+SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
+KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab",
+        "words_per_second"}
+OBJECTIVE = Path(__file__).parents[2] / "benchmarks" / "sgns_objective.py"
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory):
+    return write_topics(tmp_path_factory.mktemp("corpus") / "topics.txt")
+
+
+def share_of_neighbours_of_the_same_topic(folder):
+    words, vectors = model_io.read_vectors(next(folder.glob("vectors.*")))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = similarity.argmax(axis=1)
+    same = [words[i].split("w")[0] == words[j].split("w")[0] for i, j in enumerate(nearest)]
+    return np.mean(same)
+
+
+@pytest.mark.parametrize("ranks, workers, management", [
+    (1, 1, "lapse"), (1, 2, "classic"), (3, 1, "classic"), (3, 2, "lapse"), (8, 1, "lapse"),
+])
+def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, management):
+    result = result_of(run_app("word2vec", ranks, "--corpus", topics, "--output", tmp_path, *SMALL,
+                               "--workers", workers, "--management", management))
+    assert KEYS <= set(result)
+    assert (result["ranks"], result["workers"], result["epochs"]) == (ranks, workers, 5)
+    assert result["vocab"] == NUM_TOPICS * TOPIC_WORDS
+    assert result["resumed_from"] is None
+    assert share_of_neighbours_of_the_same_topic(tmp_path) > 0.95
+
+
+def test_the_loss_hardly_depends_on_the_number_of_ranks(topics):
+    losses = [result_of(run_app("word2vec", n, "--corpus", topics, *SMALL))["loss"]
+              for n in (1, 3, 8)]
+    assert max(losses) / min(losses) < 1.03
+
+
+def test_one_worker_repeats_itself(topics):
+    one, other = (result_of(run_app("word2vec", 1, "--corpus", topics, *SMALL))["loss"]
+                  for _ in range(2))
+    assert one == other
+
+
+def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL))
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["loss"] == result["loss"]
+    for line in lines:
+        assert line["seconds"] > 0
+        assert line["stats"]["localize_keys"] == line["stats"]["pulled_keys"]
+        assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
+
+
+def test_classic_does_not_localize(topics, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    result_of(run_app("word2vec", 2, "--corpus", topics, "--metrics", metrics, *SMALL,
+                      "--management", "classic"))
+    assert json.loads(metrics.read_text().splitlines()[0])["stats"]["localize_keys"] == 0
+
+
+def test_lapse2_is_lapse_with_a_notice(topics):
+    job = run_app("word2vec", 2, "--corpus", topics, *SMALL, "--management", "lapse2")
+    result_of(job)
+    assert job.stderr.count("--management lapse2") == 1
+
+
+def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
+    packed = tmp_path / "topics.txt.gz"
+    packed.write_bytes(gzip.compress(topics.read_bytes()))
+    for path, folder in ((topics, tmp_path / "plain"), (packed, tmp_path / "packed")):
+        result_of(run_app("word2vec", 2, "--corpus", path, "--output", folder, "--binary", *SMALL))
+    counts = [model_io.read_counts(tmp_path / name / "vocab.txt") for name in ("plain", "packed")]
+    assert counts[0] == counts[1]
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
+        "context.bin", "vectors.bin", "vocab.txt"]
+
+
+def test_more_workers_than_sentences(tmp_path):
+    corpus = tmp_path / "tiny.txt"
+    corpus.write_text("a b a b a b a b\n")
+    result = result_of(run_app("word2vec", 3, "--corpus", corpus, "--workers", 2, *SMALL,
+                               "--min-count", 1))
+    assert result["vocab"] == 2
+    assert result["loss"] > 0
+
+
+def test_a_text_without_pairs_has_no_loss(tmp_path):
+    corpus = tmp_path / "single.txt"
+    corpus.write_text("a\nb\na\n")
+    result = result_of(run_app("word2vec", 2, "--corpus", corpus, *SMALL, "--min-count", 1))
+    assert result["loss"] is None
+
+
+def test_bad_bytes_are_reported_once(tmp_path):
+    corpus = tmp_path / "bad.txt"
+    corpus.write_bytes(b"a b c\n" * 20 + b"a \xff b\n" + b"a b c\n" * 20)
+    job = run_app("word2vec", 3, "--corpus", corpus, *SMALL, "--min-count", 1)
+    result_of(job)
+    assert job.stderr.count(f"{corpus}:21: bytes that are not UTF-8") == 1
+
+
+def test_max_runtime_ends_early_and_saves(topics, tmp_path):
+    result = result_of(run_app("word2vec", 2, "--corpus", topics, "--output", tmp_path, *SMALL,
+                               "--epochs", 100_000, "--max-runtime", 4))
+    assert result["epochs"] < 100_000
+    assert (tmp_path / "vectors.txt").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_errors_are_said_once_and_end_the_job(tmp_path, ranks):
+    missing = run_app("word2vec", ranks, "--corpus", tmp_path / "none.txt", timeout=30)
+    assert missing.returncode != 0 and not missing.timed_out
+    assert missing.stderr.count("none.txt") == 1
+    (tmp_path / "empty.txt").write_text("")
+    empty = run_app("word2vec", ranks, "--corpus", tmp_path / "empty.txt", timeout=30)
+    assert empty.returncode != 0 and not empty.timed_out
+    assert empty.stderr.count("no word occurs") == 1
+    assert "Traceback" not in missing.stderr + empty.stderr
+
+
+def test_an_output_folder_that_cannot_be_made(topics, tmp_path):
+    (tmp_path / "file").write_text("")
+    job = run_app("word2vec", 2, "--corpus", topics, "--output", tmp_path / "file" / "x", *SMALL)
+    assert job.returncode != 0 and not job.timed_out
+    assert "epoch 1" not in job.output
+
+
+@pytest.mark.deadline(150)
+def test_the_default_text_is_gathered_once_and_cached(tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path)}
+    first = run_app("word2vec", 2, "--epochs", 1, "--no-progress", env=env)
+    assert result_of(first)["vocab"] > 2000
+    assert first.stderr.count("gathered the Python documentation") == 1
+    second = run_app("word2vec", 2, "--epochs", 1, "--no-progress", env=env)
+    assert result_of(second)["vocab"] == result_of(first)["vocab"]
+    assert "gathered earlier" in second.stderr
+
+
+@pytest.mark.deadline(150)
+def test_the_demo_shows_neighbours_and_a_table():
+    job = run_app("word2vec.demo", 2, "--epochs", 1, timeout=140)
+    result_of(job)
+    for word in ("thread", "socket", "exception", "float", "directory", "classic", "lapse"):
+        assert f"\n  {word} " in job.stdout
+
+
+def test_objective_prefers_the_trained_model(topics, tmp_path, capsys):
+    held_out = write_topics(tmp_path / "held_out.txt", sentences=100, seed=1)
+    values = []
+    for epochs in (1, 20):
+        folder = tmp_path / f"{epochs}"
+        result_of(run_app("word2vec", 1, "--corpus", topics, "--output", folder, *SMALL,
+                          "--epochs", epochs))
+        runpy.run_path(str(OBJECTIVE))["main"]([str(folder), str(held_out)])
+        values.append(json.loads(capsys.readouterr().out))
+    assert values[0]["pairs"] == values[1]["pairs"] > 0
+    assert values[1]["objective"] < values[0]["objective"]
+    assert 0 < values[1]["standard_error"] < 0.1

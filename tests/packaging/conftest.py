@@ -1,0 +1,63 @@
+"""A wheel built from a copy of the sources, and an environment with nothing but that wheel."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import launch
+import pytest
+from lapse import _build_info
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_SOURCES = (".git", ".venv", "build", "dist", "*.so", "_build_info.py", "__pycache__",
+               "*.egg-info", ".pytest_cache", ".hypothesis")
+
+
+class Environment:
+    """A virtual environment with the wheel, away from the source tree."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        launch.run([sys.executable, "-m", "venv", self.folder], timeout=120).check()
+        self.python = self.folder / "bin" / "python"
+
+    def pip_install(self, *requirements):
+        """Install into this environment."""
+        pip = [self.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        launch.run([*pip, *requirements], timeout=300, env=CLEAN).check()
+
+    def run(self, args, cwd, timeout=60, env=None):
+        """Run this environment's Python."""
+        return launch.run([self.python, *args], timeout, {**CLEAN, **(env or {})}, cwd)
+
+    def mpirun(self, n, args, cwd, timeout=60):
+        """Run this environment's Python under the `mpirun` of its MPI."""
+        own = self.folder / "bin" / "mpirun"
+        launcher = own if own.exists() else launch.mpirun_command()
+        return launch.mpirun(n, args, timeout, CLEAN, cwd, self.python, launcher)
+
+
+#: What this process has chosen must not leak into the other environment.
+CLEAN = {"MPI4PY_LIBMPI": None, "PYTHONPATH": None, "VIRTUAL_ENV": None}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Build the wheel as a user does: ``pip wheel .``"""
+    sources = tmp_path_factory.mktemp("sources") / "lapse"
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
+    launch.run([*pip, "--wheel-dir", folder, "."], timeout=450, env=CLEAN, cwd=sources).check()
+    shutil.rmtree(sources)
+    return next(folder.glob("lapse-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def environment(wheel, tmp_path_factory):
+    """Install the wheel, with an MPI from PyPI where it was built for one."""
+    made = Environment(tmp_path_factory.mktemp("environment") / "venv")
+    extra = f"[{_build_info.family}]" if _build_info.folder == "wheel" else ""
+    made.pip_install(os.fspath(wheel) + extra)
+    return made

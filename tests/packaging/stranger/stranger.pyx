@@ -1,0 +1,29 @@
+# cython: language_level=3
+"""A kernel outside the package: it reaches the worker through ``cimport lapse`` alone."""
+
+cimport lapse
+
+
+def push_twice_and_pull(
+    lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] updates, float[:, ::1] out
+):
+    """Add `updates` twice to `keys`, localize them and read them into `out`, without the GIL."""
+    cdef Py_ssize_t n = keys.shape[0]
+    cdef lapse.operation_t* pushed = NULL
+    cdef lapse.operation_t* pulled = NULL
+    with nogil:
+        kv.push_keys(&keys[0], n, &updates[0, 0], &pushed)
+        kv.wait_for(pushed)
+        kv.push_keys(&keys[0], n, &updates[0, 0], NULL)  # nobody waits for this one
+        kv.localize_keys(&keys[0], n, NULL)
+        kv.wait_everything()
+        kv.pull_keys(&keys[0], n, &out[0, 0], &pulled)
+        kv.wait_for(pulled)
+
+
+def put(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] values):
+    """Replace the values of `keys`, without the GIL."""
+    cdef lapse.operation_t* op = NULL
+    with nogil:
+        kv.set_keys(&keys[0], keys.shape[0], &values[0, 0], &op)
+        kv.wait_for(op)

@@ -1,0 +1,77 @@
+"""Importing the package: no MPI is started, and what does not fit is explained in words."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import launch
+import lapse
+from lapse import _build_info, _mpi_choice
+
+OTHER = {"mpich": "openmpi", "openmpi": "mpich"}[_build_info.family]
+UNSET = {"MPI4PY_LIBMPI": None, "MPI4PY_MPIABI": None}
+
+#: Pretend that the package was built for the other MPI.
+PRETEND = f"""
+import sys, types
+info = types.ModuleType("lapse._build_info")
+info.family, info.version, info.folder = {OTHER!r}, "9.9", "/nowhere"
+info.soname, info.alias = "libmpi.so.99", None
+sys.modules["lapse._build_info"] = info
+"""
+
+
+def python(script, env=None, cwd=None):
+    """Run a script in a fresh interpreter."""
+    return launch.run([sys.executable, "-c", script], 60, {**UNSET, **(env or {})}, cwd)
+
+
+def test_import_loads_no_mpi():
+    script = "import sys, lapse; lapse.Constant; assert 'mpi4py.MPI' not in sys.modules"
+    python(script).check()
+
+
+def test_public_names_are_there():
+    python("import lapse; [getattr(lapse, name) for name in lapse.__all__]").check()
+    assert set(lapse.__all__) <= set(dir(lapse))
+
+
+def test_mpi4py_loads_the_mpi_of_the_build():
+    script = "import lapse; from mpi4py import MPI; print(MPI.get_vendor()[0])"
+    assert python(script).check().stdout.strip() == _mpi_choice.FAMILY_NAMES[_build_info.family]
+
+
+def test_variable_asks_for_another_mpi():
+    job = python("import lapse", {"MPI4PY_MPIABI": OTHER})
+    assert job.returncode != 0
+    assert "ImportError: lapse was built for" in job.stderr
+    assert _mpi_choice.describe_build() in job.stderr
+    assert repr(OTHER) in job.stderr and "make install" in job.stderr
+
+
+def test_another_mpi_is_loaded_already():
+    choose = "import os, lapse; os.environ['MPI4PY_LIBMPI']; print(os.environ['MPI4PY_LIBMPI'])"
+    library = python(choose).check().stdout.strip()
+    script = "from mpi4py import MPI\n" + PRETEND + "import lapse"
+    job = python(script, {"MPI4PY_LIBMPI": library})
+    assert job.returncode != 0 and "ImportError" in job.stderr
+    assert _mpi_choice.FAMILY_NAMES[OTHER] + " 9.9" in job.stderr
+    assert "has loaded " + _mpi_choice.FAMILY_NAMES[_build_info.family] in job.stderr
+    assert "MPICC=" in job.stderr
+
+
+def test_started_by_the_launcher_of_another_mpi():
+    variable = _mpi_choice._RANKS_BY_LAUNCHER[OTHER]
+    script = "import lapse; lapse.Server(1, 1)"
+    job = python(script, {variable: "2"})
+    assert job.returncode != 0
+    assert f"{variable} says that 2 ranks were started" in job.stderr
+    assert launch.mpirun_command() in job.stderr
+
+
+def test_sources_that_are_not_compiled(tmp_path):
+    skip = shutil.ignore_patterns("*.so", "_build_info.py", "__pycache__")
+    shutil.copytree(Path(lapse.__file__).parent, tmp_path / "lapse", ignore=skip)
+    job = python("import lapse", cwd=tmp_path)
+    assert job.returncode != 0
+    assert "run 'make install'" in job.stderr

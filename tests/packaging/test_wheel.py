@@ -1,0 +1,55 @@
+"""The built wheel in an environment of its own, away from the source tree."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.deadline(500)  # the first test waits for pip and the compiler
+
+STRANGER = Path(__file__).parent / "stranger"
+
+JOB = """
+import lapse, numpy as np
+
+with lapse.Server(100, 3) as server:
+    def work(kv):
+        keys = np.arange(100)
+        kv.push(keys, np.ones((100, 3), "f4")).wait()
+        kv.barrier()
+        return float(kv.pull(keys).wait().sum())
+    total = server.run(work)[0]
+    assert total == 300.0 * server.size, total
+    if server.rank == 0:
+        print("ranks", server.size, "from", lapse.__file__)
+"""
+
+
+def test_declarations_are_in_the_wheel_and_sources_of_tests_are_not(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"lapse/__init__.pxd", "lapse/_build_info.py", "lapse/py.typed"} <= set(names)
+    compiled = [name for name in names if name.endswith(".so")]
+    assert any(name.startswith("lapse/_comm.") for name in compiled)
+    assert any(name.startswith("lapse/apps/word2vec/_kernel.") for name in compiled)
+    assert not [name for name in names if name.startswith(("tests", "build", "find_mpi"))]
+
+
+def test_job_on_two_ranks(environment, tmp_path):
+    job = environment.mpirun(2, JOB, cwd=tmp_path).check()
+    assert "ranks 2" in job.stdout
+    assert str(environment.folder) in job.stdout
+
+
+def test_application_from_anywhere(environment, tmp_path):
+    job = environment.mpirun(2, ["-m", "lapse.apps.simple"], cwd=tmp_path).check()
+    assert job.stdout.strip().splitlines()[-1].startswith("RESULT ")
+
+
+def test_stranger_compiles_a_kernel_and_runs_it(environment, tmp_path):
+    folder = tmp_path / "stranger"
+    shutil.copytree(STRANGER, folder)
+    environment.pip_install("setuptools>=77", "cython>=3.1")
+    environment.run(["setup.py", "build_ext", "--inplace"], cwd=folder, timeout=120).check()
+    job = environment.mpirun(2, ["job.py"], cwd=folder).check()
+    assert "stranger: sums are right on 2 ranks" in job.stdout

@@ -1,0 +1,149 @@
+"""Run all tests: on one process, then under `mpirun` on several numbers of ranks.
+
+    .venv/bin/python tests/run.py                         everything
+    .venv/bin/python tests/run.py --phase mpi --size 3    the tests under MPI, on 3 ranks
+    .venv/bin/python tests/run.py -k relocation           the tests whose name matches
+
+The last line is ``N passed, N failed`` over all phases. A test under MPI that was skipped for
+another reason than its rank count has failed. What follows `--` goes to pytest.
+"""
+
+import argparse
+import collections
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import launch
+import notes
+
+ROOT = Path(__file__).resolve().parent.parent
+PHASES = ("unit", "mpi", "apps", "packaging")
+SIZES = (1, 2, 3, 4, 8)
+NOTHING_COLLECTED = 5  # exit status of pytest
+PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/pytest/__main__|<frozen runpy>")
+
+
+class Phase:
+    """One run of pytest, and what came out of it."""
+
+    def __init__(self, name, folder, size, options):
+        self.name = name
+        self.folder = folder
+        self.size = size  # number of ranks; None without MPI
+        self.options = options
+        self.problems = []
+        self.count = collections.Counter()
+
+    def run(self):
+        """Run pytest under the deadline of the phase and gather the outcomes."""
+        print(f"\n===== {self.name}", flush=True)
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="lapse-tests-") as folder:
+            env = {notes.FOLDER_VARIABLE: folder}
+            status = launch.stream(self._command(), self.options.deadline, env)
+            self._gather(Path(folder), status)
+        self.seconds = time.monotonic() - start
+        for problem in self.problems:
+            print(f"{self.name}: {problem}", flush=True)
+
+    def _command(self):
+        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        if self.size is not None:
+            pytest = [launch.mpirun_command(), "-n", self.size, *pytest, "--with-mpi"]
+        selection = ["-k", self.options.k] if self.options.k else []
+        return [*pytest, *selection, *self.options.pytest, str(ROOT / "tests" / self.folder)]
+
+    def _gather(self, folder, status):
+        """Count the outcomes; everything that is not as it should be is a problem."""
+        outcomes = notes.read_outcomes(folder)
+        for outcome in outcomes.values():
+            self.count[outcome["outcome"]] += 1
+            if self._is_wrongly_skipped(outcome):
+                self.count.update(failed=1, skipped=-1)
+                self.problems.append(f"skipped: {outcome['test']}: {outcome['reason']}")
+        collected = folder / "collected"
+        total = int(collected.read_text()) if collected.exists() else 0
+        if status is None:
+            self.problems.append(f"killed after {self.options.deadline:.0f} s")
+        elif status == NOTHING_COLLECTED and self.options.k:
+            status = 0
+        elif status != 0:
+            self.problems.append(f"pytest ended with status {status}")
+        if len(outcomes) < total:
+            self.count["failed"] += 1  # the test that was under way
+            self.problems.append(f"{total - len(outcomes)} of {total} tests have no outcome")
+            self._show_failures(outcomes)
+            self._show_what_was_left(folder)
+        if status != 0 and not self.count["failed"]:
+            self.count["failed"] += 1
+
+    def _is_wrongly_skipped(self, outcome):
+        return (self.size is not None and outcome["outcome"] == "skipped" and not outcome["xfail"]
+                and not outcome["reason"].startswith(notes.RANK_COUNT_REASONS))
+
+    def _show_failures(self, outcomes):
+        """Show what pytest, had it come to its end, would have shown there."""
+        for name, outcome in outcomes.items():
+            if outcome["outcome"] == "failed":
+                print(f"----- {name}\n{outcome['text']}", flush=True)
+
+    def _show_what_was_left(self, folder):
+        """Show where each rank was when the run ended early."""
+        for rank in range(self.size or 1):
+            for kind, title in (("running", "was in"), ("failure", "had failed"),
+                                ("stacks", "its stacks")):
+                path = folder / f"{rank}.{kind}"
+                text = path.read_text(errors="replace") if path.exists() else ""
+                lines = [line for line in text.splitlines() if not PYTEST_FRAME.search(line)]
+                if lines:
+                    print(f"[rank {rank}] {title}: " + "\n".join(lines), flush=True)
+
+    def summary(self):
+        """Return a line of the table at the end."""
+        counts = ", ".join(f"{self.count[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+        return f"{self.name:<12} {counts}  ({self.seconds:.0f} s)"
+
+
+def phases(options):
+    """Return the phases that were asked for, in order."""
+    chosen = []
+    for name in options.phase or PHASES:
+        if name == "mpi":
+            chosen += [Phase(f"mpi, n = {n}", name, n, options) for n in options.size or SIZES]
+        else:
+            chosen.append(Phase(name, name, None, options))
+    return chosen
+
+
+def parse_arguments(argv):
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--phase", action="append", choices=PHASES, help="only this one; repeatable")
+    parser.add_argument("--size", action="append", type=int, metavar="N",
+                        help="number of ranks of the phase mpi; repeatable")
+    parser.add_argument("-k", metavar="EXPR", help="only tests that match, as with pytest")
+    parser.add_argument("--deadline", type=float, default=600, metavar="SECONDS",
+                        help="when a phase is killed (default 600)")
+    parser.add_argument("pytest", nargs="*", help="options of pytest, after --")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run the phases, print the table; return the exit status."""
+    chosen = phases(parse_arguments(argv))
+    for phase in chosen:
+        phase.run()
+    total = sum((phase.count for phase in chosen), collections.Counter())
+    print("\n" + "\n".join(phase.summary() for phase in chosen) + "\n")
+    skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
+    print(f"{total['passed']} passed, {total['failed']} failed{skipped}")
+    return 1 if total["failed"] or not total["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

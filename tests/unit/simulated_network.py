@@ -1,0 +1,99 @@
+"""Many ranks of the protocol in one process, and a network that delays each message by a random time.
+
+Deterministic by seed. The unit of interleaving is one key step: a call on n keys is n events, several
+workers of a rank take turns at that grain, each packet is an event of its own. Channels keep their
+order, as MPI's do, unless `reorder` is set.
+"""
+
+import heapq
+
+import numpy as np
+
+from lapse._virtual_rank import VirtualRank
+
+
+class Network:
+    def __init__(self, size, num_keys, lengths, seed, dtype="float64", reorder=False, max_delay=10.0):
+        self.random = np.random.default_rng(seed)
+        self.ranks = [VirtualRank(rank, size, num_keys, lengths, dtype) for rank in range(size)]
+        self.size, self.num_keys, self.max_delay, self.reorder = size, num_keys, max_delay, reorder
+        self.time = 0.0
+        self.events = []  # (time, number, action)
+        self.number = 0
+        self.last_arrival = {}
+        self.trace = []
+
+    def after(self, delay, action):
+        self.number += 1
+        heapq.heappush(self.events, (self.time + delay, self.number, action))
+
+    def delay(self):
+        """Mostly short, now and then long: long ones let whole chains of relocations pass by."""
+        return self.random.exponential(1.0) if self.random.random() < 0.8 else self.random.uniform(0, self.max_delay)
+
+    def collect(self, source):
+        """Put what a rank has queued on its channels."""
+        rank = self.ranks[source]
+        for target in range(self.size):
+            while (packet := rank.take(target)) is not None:
+                arrival = self.time + self.delay()
+                if not self.reorder:
+                    arrival = max(arrival, self.last_arrival.get((source, target), 0.0))
+                    self.last_arrival[source, target] = arrival
+                self.after(arrival - self.time, lambda t=target, s=source, p=packet: self.deliver(s, t, p))
+
+    def deliver(self, source, target, packet):
+        self.trace.append((self.time, source, target, self.ranks[target].kinds_in(packet)))
+        self.ranks[target].deliver(source, packet)
+        self.collect(target)
+
+    def run(self, most_events=1_000_000):
+        while self.events:
+            self.time, _, action = heapq.heappop(self.events)
+            action()
+            most_events -= 1
+            assert most_events > 0, "the network does not come to rest"
+
+    def worker(self, rank, program):
+        """Run a generator of calls: it yields a call to wait for, or a number to sleep."""
+        self.after(self.delay(), lambda: self.advance(rank, program, None))
+
+    def advance(self, rank, program, waiting_for):
+        if waiting_for is not None and not waiting_for.done:
+            return self.after(0.5, lambda: self.advance(rank, program, waiting_for))
+        try:
+            waiting_for = next(program)
+        except StopIteration:
+            return None
+        return self.after(self.delay() * 0.1, lambda: self.advance(rank, program, waiting_for))
+
+    def issue(self, rank, call):
+        """Let a call advance a key a step, with pauses in which others take their turns."""
+        if not self.ranks[rank].step(call):
+            self.after(self.delay() * 0.05, lambda: self.issue(rank, call))
+        self.collect(rank)
+
+    def start(self, rank, kind, keys, values=None):
+        call = self.ranks[rank].begin(kind, keys, values)
+        self.issue(rank, call)
+        return call
+
+    def owner(self, key):
+        owners = [rank.rank for rank in self.ranks if rank.state(key) == "owned"]
+        assert len(owners) == 1, f"key {key} is owned by {owners}"
+        return owners[0]
+
+    def value(self, key):
+        return self.ranks[self.owner(key)].value(key)
+
+    def check_at_rest(self):
+        """One owner per key, known to its home; nothing arriving, queued or in flight."""
+        for key in range(self.num_keys):
+            owner = self.owner(key)
+            home = [rank for rank in range(self.size) if self.ranks[(rank + 1) % self.size].route(key) == rank]
+            states = [rank.state(key) for rank in self.ranks]
+            assert states.count("absent") == self.size - 1, f"key {key}: {states}"
+            assert self.size == 1 or home, f"key {key} has no home"
+            assert owner in {rank.route(key) for rank in self.ranks}, f"the home of key {key} names another owner"
+        for rank in self.ranks:
+            assert rank.at_rest, f"rank {rank.rank} is not at rest"
