@@ -33,7 +33,6 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "UniformValues": "lapse.initializers",
     "Constant": "lapse.initializers",
 }
-_WITHOUT_MPI = {"lapse.initializers"}
 
 _mpi_choice.prepare(__path__)
 
@@ -41,8 +40,6 @@ _mpi_choice.prepare(__path__)
 def __getattr__(name):
     if name not in _LAZY:
         raise AttributeError(f"module 'lapse' has no attribute {name!r}")
-    if _LAZY[name] not in _WITHOUT_MPI:
-        _mpi_choice.load()
     value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

@@ -18,6 +18,9 @@ FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 #: What the launchers of the two families tell their children about the number of ranks.
 _RANKS_BY_LAUNCHER = {"mpich": "PMI_SIZE", "openmpi": "OMPI_COMM_WORLD_SIZE"}
 
+#: The modules of this package that cannot be imported before MPI is loaded.
+_NEED_MPI = ("lapse._comm", "lapse._worker", "lapse.server")
+
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 
 
@@ -36,6 +39,7 @@ def prepare(package_path):
     """
     _require_build(package_path)
     info = _build_info()
+    sys.meta_path.insert(0, _LoadFirst)
     if "mpi4py.MPI" in sys.modules:
         load()
     elif os.environ.get("MPI4PY_LIBMPI") or os.environ.get("MPI4PY_MPIABI"):
@@ -67,6 +71,19 @@ def load():
     if vendor != FAMILY_NAMES[info.family] or not _is_loaded(info.soname):
         raise ImportError(_mismatch(info, "mpi4py has loaded " + loaded))
     return MPI
+
+
+class _LoadFirst:
+    """Loads MPI before the modules that need it, whoever imports them.
+
+    A kernel that does ``cimport lapse`` imports them by itself, as soon as it is imported.
+    """
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        """Find nothing, as the import system asks for a module; but be there before it is found."""
+        if name in _NEED_MPI:
+            load()
 
 
 def check_launcher(comm_world_size):

@@ -16,8 +16,7 @@ cdef enum status_t:
     TIMED_OUT = 2
     FAILED = 3          # the server has failed: some rank reported an error
     INTERRUPTED = 4     # a signal handler of Python raised (main thread)
-    BAD_KEY = 5         # a key outside 0 .. num_keys - 1 at the C level
-    CLOSED = 6
+    CLOSED = 5
 
 
 cdef enum operation_kind:
@@ -61,7 +60,6 @@ cdef struct seat_t:
     bell_t bell
     int64_t unfinished          # operations of this seat that are not finished
     int32_t worker              # number within the rank; -1 for the server's own seat
-    bint main_thread            # whether to look for signals while waiting
     operation_t* spare          # finished ones, to be used again
     operation_t* detached       # issued without a handle, oldest first
     operation_t* last_detached

@@ -29,6 +29,7 @@ cdef class Worker:
     cdef Operation nothing          # a finished operation without a result
     cdef object dtype
     cdef object generator
+    cdef object interrupt           # what a signal handler raised while a call held no GIL
     cdef int64_t length             # elements per value; -1 where it varies
     cdef unsigned long thread
     cdef bint any_thread
@@ -73,6 +74,7 @@ cdef class Worker:
     cdef void reuse_detached(self) noexcept nogil
     cdef int64_t* new_offsets(self, const key_t* keys, Py_ssize_t count) noexcept nogil
     cdef int make_room(self) noexcept nogil
+    cdef bint is_interrupted(self) noexcept with gil
     cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil
     cdef int check(self, int status) except -1 nogil

@@ -4,7 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 import collections
 import os
@@ -17,9 +17,9 @@ from lapse.errors import ClosedError
 cimport numpy as cnp
 
 from lapse._protocol cimport ask, ask_where, complete, localize
-from lapse._store cimport ABSENT, OWNED, change_batch, pull_batch, value_bytes
+from lapse._store cimport OWNED, change_batch, pull_batch, value_bytes
 from lapse._sync cimport fetch_add, load, load32, now
-from lapse._types cimport (BAD_KEY, CLOSED, FAILED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT, WHERE,
+from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT, WHERE,
                            counters_t)
 
 cdef extern from "pythread.h":
@@ -28,8 +28,7 @@ cdef extern from "pythread.h":
 cnp.import_array()
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
-cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals in the main thread
-cdef int64_t SLICE = 1000000000
+cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
 cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
 cdef bint forked = False
 
@@ -875,8 +874,18 @@ cdef class Worker:
         """Too many bytes are in flight: drive until there are fewer."""
         cdef int status = TIMED_OUT
         while status == TIMED_OUT:
-            status = self.comm.wait(self.seat, has_room, self.protocol, SLICE)
+            status = self.comm.wait(self.seat, has_room, self.protocol, SIGNAL_EVERY)
+            if status == TIMED_OUT and self.is_interrupted():
+                status = INTERRUPTED
         return status
+
+    cdef bint is_interrupted(self) noexcept with gil:
+        """Whether a signal handler of Python raises; `complain` raises it again. For the main thread only."""
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            self.interrupt = error
+        return self.interrupt is not None
 
     # Waiting and errors ---------------------------------------------------------------------------------------------
 
@@ -891,25 +900,23 @@ cdef class Worker:
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:
         """Wait until `ready(what)`: OK, or TIMED_OUT at the deadline; raises where the server ended.
 
-        In slices, between which the main thread looks for signals, holding nothing.
+        In slices, between which the main thread looks for signals (in others that does nothing), holding no lock.
         """
         cdef int64_t began, time
-        cdef int64_t slice_length = SIGNAL_EVERY if self.seat.main_thread else SLICE
         cdef bint reported = False
         cdef int status
         if ready(what):
             return OK
         began = time = now()
         while True:
-            status = self.comm.wait(self.seat, ready, what, min(slice_length, max(deadline - time, <int64_t>0)))
+            status = self.comm.wait(self.seat, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
             if status != TIMED_OUT:
                 return self.check(status)
             time = now()
             if time >= deadline:
                 return TIMED_OUT
-            if self.seat.main_thread:
-                with gil:
-                    PyErr_CheckSignals()
+            if self.is_interrupted():
+                return self.check(INTERRUPTED)
             if not reported and time - began > REPORT_AFTER:
                 reported = True
                 with gil:
@@ -930,6 +937,9 @@ cdef class Worker:
     cdef int complain(self, int status) except -1:
         if status == NO_MEMORY:
             raise MemoryError("no memory for an operation's bookkeeping; what was not sent was not carried out")
+        if status == INTERRUPTED:
+            interrupt, self.interrupt = self.interrupt, None
+            raise interrupt
         if status == CLOSED:
             raise ClosedError("the server is closed")
         raise self.server._failure_error()
@@ -965,7 +975,7 @@ def last_occurrences(keys):
 
 
 
-def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread, bint main_thread):
+def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread):
     """The worker that sits on one of the rank's seats; the last seat is the server's own."""
     cdef Worker worker = Worker.__new__(Worker)
     worker.server = server
@@ -974,7 +984,6 @@ def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_w
     worker.store = &store.c
     worker.protocol = comm.rank
     worker.seat = &comm.seats[seat]
-    worker.seat.main_thread = main_thread
     worker.open_operations = collections.deque()
     worker.dtype = store.dtype
     worker.length = store.lengths if isinstance(store.lengths, int) else -1

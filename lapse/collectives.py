@@ -36,13 +36,16 @@ class Collectives:
     rank, size : int
     workers : int
         Of this rank.
+    fail : callable
+        `fail(error, worker)` ends the server on all ranks.
     """
 
-    def __init__(self, comm, rank, size, workers):
+    def __init__(self, comm, rank, size, workers, fail):
         self._comm = comm
         self._rank = rank
         self._size = size
         self._workers = workers
+        self._fail = fail
         self._lock = threading.Lock()
         self._meeting = None
 
@@ -75,8 +78,8 @@ class Collectives:
         meeting = self._meeting
         if meeting.what != what:
             others = ", ".join(map(str, sorted(meeting.values)))
-            raise LapseError(f"worker {worker.id} is at {what}, but on the same rank worker {others} "
-                             f"waits in {meeting.what}: all workers must make the same collective calls")
+            raise self._mismatch(worker, f"worker {worker.id} is at {what}, but on the same rank "
+                                 f"worker {others} waits in {meeting.what}")
         meeting.values[worker.id] = value
         return meeting
 
@@ -98,9 +101,14 @@ class Collectives:
     def _value_of(self, worker, rank, what):
         there, value = pickle.loads(worker._receive(rank))
         if there != what:
-            raise LapseError(f"rank 0 is at {what}, but rank {rank} is at {there}: "
-                             "all ranks must make the same collective calls")
+            raise self._mismatch(worker, f"rank 0 is at {what}, but rank {rank} is at {there}")
         return value
+
+    def _mismatch(self, worker, text):
+        """Those who wait in the other call can never go on: this ends the server everywhere."""
+        error = LapseError(f"{text}: all workers of all ranks must make the same collective calls")
+        self._fail(error, worker if worker.id >= 0 else None)
+        return error
 
     def barrier(self, worker, what="barrier"):
         """Wait for all workers of all ranks."""

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 
 import numpy as np
 from mpi4py import MPI
@@ -37,7 +36,7 @@ _UNUSED_COUNTERS = ("replica_syncs", "replica_keys_sent", "sampled_keys", "sampl
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
 
-_open_servers = weakref.WeakSet()
+_open_servers = set()
 
 
 class Server:
@@ -125,8 +124,8 @@ class Server:
         _warn_of_binding(comm, self._workers, cores)
         self._communicator = communicator
         self._comm = Comm(self._protocol, communicator, self._workers, page, places, crowded)
-        self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers)
-        self._control = new_worker(self, self._comm, self._store, self._workers, 0, self.num_workers, True, False)
+        self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers, self._fail)
+        self._control = new_worker(self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True)
         self._comm.start()
         self._zero = (0,) * (len(_TRAFFIC) + len(_RELOCATIONS))
         if communicator is not None:
@@ -244,7 +243,7 @@ class Server:
             return results
 
     def _work(self, seat, results, fn, args):
-        worker = self._new_worker(seat, main_thread=False)
+        worker = self._new_worker(seat)
         try:
             results[seat] = fn(worker, *args)
             worker.wait_all()
@@ -270,7 +269,7 @@ class Server:
         if self._workers != 1:
             raise ValueError(f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)")
         with self._taking_seats("worker"):
-            worker = self._new_worker(0, main_thread=threading.current_thread() is threading.main_thread())
+            worker = self._new_worker(0)
             try:
                 yield worker
                 worker.wait_all()
@@ -283,9 +282,9 @@ class Server:
             finally:
                 self._retire(worker)
 
-    def _new_worker(self, seat, main_thread):
+    def _new_worker(self, seat):
         first_id = sum(self._worker_counts[: self.rank])
-        return new_worker(self, self._comm, self._store, seat, first_id, self.num_workers, False, main_thread)
+        return new_worker(self, self._comm, self._store, seat, first_id, self.num_workers, any_thread=False)
 
     def _retire(self, worker):
         worker._retire()

@@ -22,7 +22,7 @@ def pytest_configure(config):
     stacks = FOLDER / f"{RANK}.stacks" if FOLDER else os.dup(2)
     config.stash[_STACKS] = open(stacks, "w")
     faulthandler.enable(config.stash[_STACKS])
-    if config.pluginmanager.hasplugin("hypothesispytest") and RANK == 0:
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # the same examples on all ranks
         from hypothesis import settings
 
         settings.register_profile("lapse", deadline=None, derandomize=True, database=None)

@@ -54,15 +54,21 @@ def make_parser() -> argparse.ArgumentParser:
     system, output = _base.add_shared_options(parser, epochs=5, dim=100)
     output.add_argument("--binary", action="store_true",
                         help="write the vectors in word2vec's binary format")
+    system.add_argument("--unit", type=_base.positive_int, default=DEFAULT_UNIT, metavar="N",
+                        help="pairs that are trained between a pull of their parameters and a push "
+                             "of the changes (default: %(default)s)")
     system.add_argument("--lookahead", type=_base.natural_int, default=DEFAULT_LOOKAHEAD,
                         metavar="N",
-                        help="how many units of about 160 pairs ahead of their turn parameters "
-                             "are localized (default: %(default)s)")
+                        help="how many units ahead of their turn parameters are localized "
+                             "(default: %(default)s)")
     return parser
 
 
-#: Enough to hide the time a parameter needs to arrive; more only lets others take it away again.
-DEFAULT_LOOKAHEAD = 4
+#: Enough to spread the cost of a call over many keys; small enough that the rows stay in the
+#: second-level cache, and that workers see each other's updates soon.
+DEFAULT_UNIT = 160
+#: Enough to hide the time a key needs to arrive; with more, others take it away again before its turn.
+DEFAULT_LOOKAHEAD = 1
 
 
 def fraction(text: str) -> float:

@@ -1,7 +1,7 @@
 """Skip-gram with negative sampling over a parameter server, without the GIL.
 
-Sentences are turned into *units*: about `PAIRS_PER_UNIT` pairs (context word, centre word), with
-their negatives drawn and the keys they need collected, each key once. A unit is prepared some
+Sentences are turned into *units*: some hundred pairs (context word, centre word), with their
+negatives drawn and the keys they need collected, each key once. A unit is prepared some
 units before it is trained: its keys are localized at once, so that they have arrived when its turn
 comes. Then it pulls its keys into local rows, trains them one pair after the other, and pushes what
 changed. A row that several pairs of a unit use is the same row, so that inside a unit the result is
@@ -29,11 +29,6 @@ cdef extern from "_sgns.h" nogil:
     void sgns_subtract(float* new_rows, const float* old_rows, int64_t n)
 
 sgns_prepare()
-
-# Large enough that the cost of a call is spread over many keys, small enough that the rows stay in
-# the second-level cache and that workers see each other's updates soon.
-cdef enum:
-    PAIRS_PER_UNIT = 160
 
 
 cdef struct unit_t:
@@ -85,6 +80,8 @@ cdef class Trainer:
         Per word: `Vocabulary.keep_thresholds`.
     noise_thresholds, noise_aliases
         The columns of the `AliasTable` that negatives are drawn from.
+    unit_pairs
+        Pairs of a unit, at most (but at least those of one centre word).
     lookahead
         How many units are prepared before the first of them is trained.
     localize
@@ -121,7 +118,8 @@ cdef class Trainer:
 
     def __cinit__(self, Worker kv, int dim, int window, int negative,
                   const uint32_t[::1] keep, const uint32_t[::1] noise_thresholds,
-                  const int32_t[::1] noise_aliases, int lookahead, bint localize, seeds):
+                  const int32_t[::1] noise_aliases, int unit_pairs, int lookahead, bint localize,
+                  seeds):
         if dim < 1 or window < 1 or negative < 0 or lookahead < 0:
             raise ValueError("dim and window are at least 1, negative and lookahead at least 0")
         self.kv = kv
@@ -131,7 +129,7 @@ cdef class Trainer:
         self.keep, self.num_words = keep, keep.shape[0]
         self.noise_thresholds, self.noise_aliases = noise_thresholds, noise_aliases
         self.subsample_state, self.window_state, self.noise_state = seeds
-        self.max_pairs = max(PAIRS_PER_UNIT, 2 * window)
+        self.max_pairs = max(unit_pairs, 2 * window)
         self.max_keys = self.max_pairs * (1 + self.width)
         self._allocate_ring(lookahead + 1)
         self._allocate_table()

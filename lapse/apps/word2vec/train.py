@@ -277,8 +277,8 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     args = plan.args
     streams = [_stream(args.seed, epoch, kv.id, p) for p in (SUBSAMPLING, WINDOWS, NEGATIVES)]
     return Trainer(kv, args.dim, args.window, args.negative, plan.keep, plan.noise.thresholds,
-                   plan.noise.aliases, args.lookahead if plan.localize else 0, plan.localize,
-                   streams)
+                   plan.noise.aliases, args.unit, args.lookahead if plan.localize else 0,
+                   plan.localize, streams)
 
 
 def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:
