@@ -13,8 +13,8 @@ MODEL is one of
 
 * a folder that ``python -m lapse.apps.word2vec --output`` wrote (also the folder of
   ``benchmarks/train_gensim.py``): vectors.txt or .bin, context.txt or .bin, vocab.txt;
-* a file that gensim's ``Word2Vec.save`` wrote (needs gensim): the word vectors are ``model.wv``, the
-  context vectors ``model.syn1neg``.
+* a file that gensim's ``Word2Vec.save`` wrote (needs gensim): the word vectors are ``model.wv``,
+  the context vectors ``model.syn1neg``.
 
 The standard error treats sentences, not pairs, as independent.
 """
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence a line, or gzip of it")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence a line, gzip or not")
     parser.add_argument("--window", type=int, default=5, metavar="N")
     parser.add_argument("--negative", type=int, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the negatives")

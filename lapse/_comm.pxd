@@ -11,17 +11,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse._messages cimport frame_t
 from lapse._protocol cimport Protocol, rank_t
-from lapse._sync cimport bell_t
+from lapse._sync cimport doorbell_t
 from lapse._types cimport operation_t, seat_t
 
 ctypedef bint (*ready_t)(void* what) noexcept nogil
-
-
-cdef struct doorbell_t:
-    # One per rank, where possible in memory that all ranks of a host share.
-    bell_t bell         # of the communication thread
-    uint32_t awake      # threads of this rank that poll at this moment
-    char padding[52]
 
 
 cdef struct mail_t:
@@ -71,6 +64,8 @@ cdef class Comm:
     cdef bint is_leaving            # this one is such a rank
     cdef int64_t failed_at
     cdef int64_t flushed_at
+    cdef int64_t quiet_until        # no yields before: they were slow, some other thread computes
+    cdef int64_t penalty            # how long the last slow yield forbade others
     cdef int64_t traffic_at
     cdef char* failure_text
     cdef int32_t failure_rank
@@ -97,6 +92,8 @@ cdef class Comm:
     cdef void on_mail(self, int32_t source, frame_t* frame) noexcept nogil
     cdef int check(self, int code) noexcept nogil
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil
+    cdef void give_way(self, int64_t time) noexcept nogil
+    cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil
     cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
     cdef void leave(self, seat_t* seat) noexcept nogil
     cdef void ring_thread(self) noexcept nogil

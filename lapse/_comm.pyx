@@ -16,9 +16,10 @@ import threading
 from lapse._messages cimport BYE, FAILURE, LEAVING, MAIL, frame_t, record_t
 from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             take_block)
-from lapse._protocol cimport handle_frame
-from lapse._sync cimport (drop_latch, fence, fetch_add32, load, load32, now, pause, ring, sched_yield, sleep_until_rung,
-                          store32, take_latch, try_latch)
+from lapse._protocol cimport handle_frame, ring_seat
+from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
+                          now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
+                          try_latch)
 from lapse._types cimport CLOSED, FAILED, NO_MEMORY, OK, TIMED_OUT
 
 cdef enum:
@@ -39,6 +40,7 @@ cdef int64_t FLUSH_AFTER = 50 * MICROSECOND
 # A yield beside a thread that computes costs its whole time slice; after one the waiter sleeps on its bell for a while.
 cdef int64_t SLOW_YIELD = 300 * MICROSECOND
 cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
+cdef int64_t MOST_YIELD_PENALTY = 640 * MILLISECOND
 cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that does not notice it
 
 
@@ -165,6 +167,8 @@ cdef class Comm:
                     self.doorbells[i] = <doorbell_t*>&memory[place * sizeof(doorbell_t)]
         if self.doorbells[self.rank.rank] == NULL:
             self.doorbells[self.rank.rank] = &self.own_doorbell
+        for i in range(self.num_seats):
+            self.seats[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
         if communicator is not None:
@@ -385,13 +389,14 @@ cdef class Comm:
         return status
 
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil:
-        cdef int64_t quiet_until = 0
+        cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         cdef int64_t time
         cdef int64_t idle = 0
-        cdef uint32_t heard
+        cdef uint32_t heard, heard_at_door
         cdef bint drove
         while True:
             heard = load32(&seat.bell.rings)
+            heard_at_door = load32(&doorbell.rings)
             if ready(what):
                 return OK
             if self.is_broken():
@@ -412,15 +417,36 @@ cdef class Comm:
                 return TIMED_OUT
             if load32(&self.unrung):
                 self.ring_peers()
-            if drove and time > quiet_until:
-                sched_yield()
-                if now() - time > SLOW_YIELD:
-                    quiet_until = now() + YIELD_PENALTY
+            if drove and time > self.quiet_until:
+                self.give_way(time)
                 continue
-            # Let the communication thread have the driver's role; sleep until there is news.
-            fetch_add32(&self.doorbells[self.rank.rank].awake, <uint32_t>-1)
-            sleep_until_rung(&seat.bell, heard, min(WAITER_SLEEP, max(deadline - time, <int64_t>1)))
-            fetch_add32(&self.doorbells[self.rank.rank].awake, 1)
+            fetch_add32(&doorbell.awake, <uint32_t>-1)
+            self.sleep_as_waiter(seat, heard, heard_at_door, min(WAITER_SLEEP, max(deadline - time, <int64_t>1)))
+            fetch_add32(&doorbell.awake, 1)
+
+    cdef void give_way(self, int64_t time) noexcept nogil:
+        """Yield. Where that took long some other thread computes: waiters of this rank sleep for a while instead."""
+        cdef int64_t after
+        sched_yield()
+        after = now()
+        if after - time > SLOW_YIELD:
+            self.penalty = min(max(2 * self.penalty, YIELD_PENALTY), MOST_YIELD_PENALTY)
+            self.quiet_until = after + self.penalty
+        else:
+            self.penalty = 0
+
+    cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil:
+        """Sleep until there may be news: at the rank's doorbell, or on the seat's own bell where another worker is there."""
+        cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
+        if swap32(&doorbell.worker_asleep, 1):
+            sleep_until_rung(&seat.bell, heard, length)
+            return
+        store32(&seat.on_doorbell, 1)
+        fence()
+        if load32(&seat.bell.rings) == heard:
+            futex_wait_bits(&doorbell.rings, heard_at_door, length, WORKER_BIT)
+        store32(&seat.on_doorbell, 0)
+        store32(&doorbell.worker_asleep, 0)
 
     cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
         # Without other ranks there is nothing to drive: only other workers of this rank can bring news.
@@ -443,15 +469,16 @@ cdef class Comm:
         cdef int32_t i
         if load32(&self.unrung):
             self.ring_peers()
-        for i in range(self.num_seats):
-            if load32(&self.seats[i].bell.asleep) and load(&self.seats[i].unfinished):
-                ring(&self.seats[i].bell)
-                return
+        if load32(&self.doorbells[self.rank.rank].worker_asleep) == 0:  # nobody of those who wait hears the door
+            for i in range(self.num_seats):
+                if load32(&self.seats[i].bell.asleep) and load(&self.seats[i].unfinished):
+                    ring(&self.seats[i].bell)
+                    return
         if load32(&self.rank.outboxes_waiting) or self.transport.sends:
             self.ring_thread()
 
     cdef void ring_thread(self) noexcept nogil:
-        ring(&self.doorbells[self.rank.rank].bell)
+        ring_doorbell(self.doorbells[self.rank.rank])
 
     cdef void ring_peers(self) noexcept nogil:
         """Wake the communication threads of ranks that were sent something and where nobody polls.
@@ -468,7 +495,7 @@ cdef class Comm:
                 peer.unrung = False
                 doorbell = self.doorbells[i]
                 if doorbell != NULL and load32(&doorbell.awake) == 0:
-                    ring(&doorbell.bell)
+                    ring_doorbell(doorbell)
 
     cdef void nudge(self, seat_t* seat) noexcept nogil:
         """After a call that queued something: send it soon, though nobody waits."""
@@ -530,22 +557,19 @@ cdef class Comm:
 
     cdef void sleep(self) noexcept nogil:
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
-        cdef uint32_t heard = load32(&doorbell.bell.rings)
+        cdef uint32_t heard = load32(&doorbell.rings)
         cdef int64_t length = LONG_SLEEP
         if load32(&self.unrung):
             self.ring_peers()
-        # What came between the last poll and now would be slept through: look once more.
-        if self.drive_once():
-            return
         if self.transport.sends or load32(&self.ending) or load32(&self.failed):
             length = SHORT_SLEEP
         elif self.has_far_ranks and now() - self.traffic_at < 10 * MILLISECOND:
             length = SHORT_SLEEP
-        store32(&doorbell.bell.asleep, 1)
+        store32(&doorbell.thread_asleep, 1)
         fence()
         if not self.drive_once():
-            sleep_until_rung(&doorbell.bell, heard, length)
-        store32(&doorbell.bell.asleep, 0)
+            futex_wait_bits(&doorbell.rings, heard, length, THREAD_BIT)
+        store32(&doorbell.thread_asleep, 0)
 
     cdef bint at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""
@@ -582,13 +606,13 @@ cdef class Comm:
     cdef void ring_seats(self) noexcept nogil:
         cdef int32_t i
         for i in range(self.num_seats):
-            ring(&self.seats[i].bell)
+            ring_seat(&self.seats[i])
 
     def say_bye(self):
         """Queue the last message to every rank. Nothing may be sent after it."""
         cdef int32_t i
         if self.transport == NULL:
-            store32(&self.stopped, 1)
+            store32(&self.ending, 1)
             return
         for i in range(self.rank.size):
             if i != self.rank.rank and not self.rank.outboxes[i].closed:

@@ -295,7 +295,7 @@ cdef int on_pull(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef int64_t done = 0
     cdef uint32_t i
     cdef int status = OK
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
         status = pull_one(rank, frame, record, &done)
         if status != OK:
@@ -334,7 +334,7 @@ cdef int on_change(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef int64_t done = 0, amount = 0
     cdef uint32_t i
     cdef int status
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = value_bytes(rank.store, record.key)
         if rank.store.slab_of == NULL:
@@ -387,7 +387,7 @@ cdef int on_reply(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef size_t size
     cdef int64_t amount = 0
     cdef uint32_t i
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = sizeof(int32_t) if frame.kind == WHERE_REPLY else value_bytes(rank.store, record.key)
         if operation.out != NULL:
@@ -411,7 +411,7 @@ cdef int on_where(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef uint32_t i
     cdef int32_t owner
     cdef int status
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         owner = recorded_owner(rank, record.key)
         status = append_record(&rank.outboxes[frame.origin], WHERE_REPLY, frame.origin, 0, frame.operation,
                                record.key, record.position, <char*>&owner, sizeof(owner))
@@ -425,7 +425,7 @@ cdef int on_localize(rank_t* rank, int32_t source, frame_t* frame) noexcept nogi
     cdef record_t* record = <record_t*>(frame + 1)
     cdef uint32_t i
     cdef int status
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
         status = redirect(rank, source, record.key, frame.origin)
         if status != OK:
@@ -480,7 +480,7 @@ cdef int on_hand_over(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
     cdef entry_t* entry
     cdef uint32_t i
     cdef int status
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
         entry = &rank.store.entries[record.key]
         take_latch(&entry.latch)
@@ -498,7 +498,7 @@ cdef int on_transfer(rank_t* rank, int32_t source, frame_t* frame) noexcept nogi
     cdef uint32_t i, slot
     cdef slab_t* slab
     cdef int status
-    for i in range(frame.count):
+    for i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = 0
         slot = NO_SLOT

@@ -76,7 +76,21 @@ cdef extern from *:
     static inline void lapse_futex_wake(uint32_t *word, int count) {
         syscall(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0);
     }
+    /* The same for those who sleep under one of the bits; this kind of sleep takes the time when it ends. */
+    static inline void lapse_futex_wait_bits(uint32_t *word, uint32_t expected, int64_t nanoseconds, uint32_t bits) {
+        int64_t end = lapse_now() + nanoseconds;
+        struct timespec t = {end / 1000000000, end % 1000000000};
+        syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, &t, 0, bits);
+    }
+    static inline void lapse_futex_wake_bits(uint32_t *word, uint32_t bits) {
+        syscall(SYS_futex, word, FUTEX_WAKE_BITSET, 1, 0, 0, bits);
+    }
     #else
+    static inline void lapse_futex_wait_bits(uint32_t *word, uint32_t expected, int64_t nanoseconds, uint32_t bits) {
+        (void)bits;
+        if (lapse_load32(word) == expected) lapse_nap(nanoseconds < 200000 ? nanoseconds : 200000);
+    }
+    static inline void lapse_futex_wake_bits(uint32_t *word, uint32_t bits) { (void)word; (void)bits; }
     static inline void lapse_futex_wait(uint32_t *word, uint32_t expected, int64_t nanoseconds) {
         if (lapse_load32(word) == expected) lapse_nap(nanoseconds < 200000 ? nanoseconds : 200000);
     }
@@ -104,6 +118,10 @@ cdef extern from *:
     void futex_wait "lapse_futex_wait"(uint32_t* word, uint32_t expected, int64_t nanoseconds) noexcept nogil
     void futex_wake "lapse_futex_wake"(uint32_t* word, int count) noexcept nogil
 
+    void futex_wait_bits "lapse_futex_wait_bits"(uint32_t* word, uint32_t expected, int64_t nanoseconds,
+                                                 uint32_t bits) noexcept nogil
+    void futex_wake_bits "lapse_futex_wake_bits"(uint32_t* word, uint32_t bits) noexcept nogil
+
 cdef extern from "<sched.h>":
     int sched_yield() noexcept nogil
 
@@ -129,3 +147,28 @@ cdef inline void sleep_until_rung(bell_t* bell, uint32_t heard, int64_t nanoseco
     if load32(&bell.rings) == heard:
         futex_wait(&bell.rings, heard, nanoseconds)
     store32(&bell.asleep, 0)
+
+
+cdef enum:
+    THREAD_BIT = 1
+    WORKER_BIT = 2
+
+
+cdef struct doorbell_t:
+    # One per rank, where possible in memory that all ranks of a host share: other ranks ring it when they sent
+    # something. The communication thread listens, and at most one worker that waits; the worker is woken first,
+    # since it is its answer most of the time.
+    uint32_t rings
+    uint32_t thread_asleep
+    uint32_t worker_asleep
+    uint32_t awake          # threads of this rank that poll at this moment
+    char padding[48]
+
+
+cdef inline void ring_doorbell(doorbell_t* doorbell) noexcept nogil:
+    fetch_add32(&doorbell.rings, 1)
+    fence()
+    if load32(&doorbell.worker_asleep):
+        futex_wake_bits(&doorbell.rings, WORKER_BIT)
+    elif load32(&doorbell.thread_asleep):
+        futex_wake_bits(&doorbell.rings, THREAD_BIT)

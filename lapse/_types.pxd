@@ -5,7 +5,7 @@ Declarations only.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from lapse._sync cimport bell_t
+from lapse._sync cimport bell_t, doorbell_t
 
 ctypedef int64_t key_t
 
@@ -58,6 +58,8 @@ cdef struct operation_t:
 cdef struct seat_t:
     # What one worker thread owns in C. One more per rank serves the calls of the server itself.
     bell_t bell
+    uint32_t on_doorbell        # this worker listens to its rank's doorbell while it sleeps
+    doorbell_t* doorbell
     int64_t unfinished          # operations of this seat that are not finished
     int32_t worker              # number within the rank; -1 for the server's own seat
     operation_t* spare          # finished ones, to be used again

@@ -69,32 +69,41 @@ cdef bint has_mail(void* what) noexcept nogil:
 
 # Arguments ------------------------------------------------------------------------------------------------
 
-cdef cnp.ndarray as_keys(keys):
+cdef cnp.ndarray as_keys(keys, int64_t num_keys):
     """A C-contiguous int64 array of the shape that the caller gave."""
     cdef cnp.ndarray array
     if cnp.PyArray_CheckExact(keys):
         array = <cnp.ndarray>keys
         if cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(array):
             return array
-    elif isinstance(keys, int) and not isinstance(keys, bool):
-        try:
-            return np.array(keys, dtype=np.int64)
-        except OverflowError:
-            raise IndexError(f"key {keys} is not below 2**63") from None
-    return convert_keys(keys)
+    return convert_keys(keys, num_keys)
 
 
-def convert_keys(keys):
+def convert_keys(keys, num_keys):
+    """The keys as a C-contiguous int64 array of the shape that the caller gave; not checked for their range.
+
+    Raises
+    ------
+    TypeError
+        Where they are not integers.
+    IndexError
+        Where one does not fit into 64 bits.
+    """
     array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
     if array.dtype.kind in "iu":
         if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
-            raise IndexError(f"key {array.max()} is not below 2**63")
+            raise IndexError(outside(array.max(), num_keys))
         return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
-    if array.size == 0 and isinstance(keys, (list, tuple)):
-        return np.empty(array.shape, dtype=np.int64)
-    if array.dtype == object and array.size and all(isinstance(key, int) for key in array.flat):
-        raise IndexError(f"key {max(array.flat, key=abs)} is not below 2**63")
+    if isinstance(keys, (int, list, tuple)) and not isinstance(keys, bool):
+        if array.size == 0:
+            return np.empty(array.shape, dtype=np.int64)
+        if array.dtype == object and all(type(key) is int for key in array.flat):
+            raise IndexError(outside(max(array.flat, key=abs), num_keys))
     raise TypeError(f"keys must be integers, not {describe(keys, array)}")
+
+
+def outside(key, num_keys):
+    return f"key {key} is outside the range 0 .. {num_keys - 1} of this server"
 
 
 def describe(given, array):
@@ -284,10 +293,12 @@ cdef class Worker:
                                "(Server(workers=N) and run)")
 
     cdef int enter(self) except -1:
-        if forked or (not self.any_thread and PyThread_get_thread_ident() != self.thread):
-            self.check_thread()
         if self.retired:
             raise ClosedError(f"worker {self.id} was used after its run")
+        if forked or (not self.any_thread and PyThread_get_thread_ident() != self.thread):
+            self.check_thread()
+        if load32(&self.comm.ending):
+            self.complain(CLOSED)
         if self.comm.is_broken():
             self.complain(FAILED)
         self.sweep()
@@ -330,7 +341,7 @@ cdef class Worker:
         cdef Py_ssize_t count
         cdef char* target
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
         self.first_bad_key(pointer, count)
@@ -372,7 +383,7 @@ cdef class Worker:
         """
         cdef cnp.ndarray key_array
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         if cnp.PyArray_SIZE(key_array) > 1:
             flat = np.asarray(key_array).reshape(-1)
             last = last_occurrences(flat)
@@ -397,7 +408,7 @@ cdef class Worker:
         cdef Py_ssize_t count
         cdef const char* source
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
         self.first_bad_key(pointer, count)
@@ -433,7 +444,7 @@ cdef class Worker:
         cdef const key_t* pointer
         cdef Py_ssize_t count
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
         self.first_bad_key(pointer, count)
@@ -461,7 +472,7 @@ cdef class Worker:
         cdef char* target
         cdef int64_t* offsets = NULL
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
         self.first_bad_key(pointer, count)
@@ -488,7 +499,7 @@ cdef class Worker:
         """Whether each key is owned here at this moment: a bool array of the keys' shape."""
         cdef cnp.ndarray key_array
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
         return self.store_object.is_owned(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
 
@@ -584,7 +595,7 @@ cdef class Worker:
         cdef Py_ssize_t count
         cdef char* target
         self.enter()
-        key_array = as_keys(keys)
+        key_array = as_keys(keys, self.store.num_keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
         self.first_bad_key(pointer, count)
@@ -681,6 +692,8 @@ cdef class Worker:
             operation[0] = NULL
         if self.comm.is_broken():
             return FAILED
+        if load32(&self.comm.ending):
+            return CLOSED
         self.reuse_detached()
         if self.length < 0:
             offsets = self.new_offsets(keys, count)
@@ -765,6 +778,8 @@ cdef class Worker:
             operation[0] = NULL
         if self.comm.is_broken():
             return FAILED
+        if load32(&self.comm.ending):
+            return CLOSED
         self.reuse_detached()
         self.seat.counters.localize_keys += count
         for i in range(count):
@@ -894,7 +909,7 @@ cdef class Worker:
         for i in range(count):
             if <unsigned long long>keys[i] >= <unsigned long long>self.store.num_keys:
                 with gil:
-                    raise IndexError(f"key {keys[i]} is outside the range 0 .. {self.store.num_keys - 1} of this server")
+                    raise IndexError(outside(keys[i], self.store.num_keys))
         return 0
 
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:

@@ -119,9 +119,11 @@ class Collectives:
         if op not in _OPERATORS:
             raise ValueError(f"op is {op!r}, but must be one of {', '.join(map(repr, _OPERATORS))}")
         array = np.asarray(x)
+        if array.dtype == bool and op in ("sum", "prod"):
+            array = array.astype(np.int64)  # counts, as numpy.sum does
         result = self.meet(worker, f"allreduce(op={op!r})", array, functools.partial(_reduce, op))
         if np.ndim(x) == 0 and not isinstance(x, np.ndarray):
-            return result.item() if isinstance(x, (int, float, complex)) else result[()]
+            return result.item() if type(x) in (bool, int, float, complex) else result[()]
         return result.copy()
 
 

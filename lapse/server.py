@@ -21,7 +21,7 @@ from lapse import _mpi_choice, doorbells
 from lapse._comm import Comm
 from lapse._protocol import Protocol
 from lapse._store import Store
-from lapse._worker import clear_counters, new_worker, sum_counters
+from lapse._worker import clear_counters, convert_keys, new_worker, sum_counters
 from lapse.collectives import Collectives, ignore
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
 from lapse.initializers import as_initializer
@@ -187,12 +187,11 @@ class Server:
 
         Raises
         ------
-        IndexError
-            For a key outside the range.
+        IndexError, TypeError
+            For a key outside the range; for keys that are not integers.
         """
-        keys = np.asarray(keys)
-        self._check_keys(keys)
-        lengths = self._store.value_length(keys.astype(np.int64))
+        keys = self._as_keys(keys)
+        lengths = self._store.value_length(keys)
         return int(lengths) if keys.ndim == 0 else lengths
 
     def __repr__(self):
@@ -324,8 +323,7 @@ class Server:
         """
         self._check_open()
         init = as_initializer(init)
-        keys = np.unique(np.asarray(keys, dtype=np.int64).reshape(-1))
-        self._check_keys(keys)
+        keys = np.unique(self._as_keys(keys))
         with self._lock:
             self._exchange("the start of initialize")
             self._fill(keys[self._store.is_owned(keys)], init)
@@ -513,10 +511,12 @@ class Server:
         if self._comm.has_failed:
             raise self._failure_error()
 
-    def _check_keys(self, keys):
-        if keys.size and not 0 <= keys.min() <= keys.max() < self.num_keys:
-            bad = keys.min() if keys.min() < 0 else keys.max()
-            raise IndexError(f"key {bad} is outside the range 0 .. {self.num_keys - 1} of this server")
+    def _as_keys(self, keys):
+        keys = convert_keys(keys, self.num_keys)
+        for key in (keys.min(), keys.max()) if keys.size else ():
+            if not 0 <= key < self.num_keys:
+                raise IndexError(f"key {key} is outside the range 0 .. {self.num_keys - 1} of this server")
+        return keys
 
     def _exchange(self, what, value=None, combine=ignore):
         return self._collectives.exchange(self._control, what, value, combine)
@@ -556,7 +556,7 @@ def _check_arguments(given):
         workers=_whole(given["workers"], "workers", 1, 4096),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
-        seed=_whole(given["seed"], "seed", 0, 2**61),
+        seed=_whole(given["seed"], "seed", 0, 2**60),
     )
 
 
@@ -570,10 +570,10 @@ def _whole(value, name, low, high):
 
 def _check_dtype(given):
     try:
-        dtype = np.dtype(given)
+        dtype = None if given is None else np.dtype(given)
     except TypeError:
         dtype = None
-    if dtype not in (np.dtype("float32"), np.dtype("float64")):
+    if dtype is None or dtype.str[1:] not in ("f4", "f8") or not dtype.isnative:
         raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
     return dtype
 

@@ -74,8 +74,8 @@ def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int, dim: int
     training.add_argument("--seed", type=natural_int, default=1, metavar="N",
                           help="seed of every random stream (default: %(default)s)")
     training.add_argument("--max-runtime", type=positive_float, metavar="SECONDS",
-                          help="end the training at the next block when the process has run for so "
-                               "long; the model is saved as usual")
+                          help="end the training at the next block when the process has run for "
+                               "so long; the model is saved as usual")
     system = add_system_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="DIR",
@@ -91,8 +91,8 @@ def add_system_options(parser: argparse.ArgumentParser):
                         help="worker threads on each rank (default: %(default)s)")
     system.add_argument("--management", choices=("lapse2", "lapse", "classic"), default="lapse2",
                         help="how parameters are placed. classic: each stays on its home rank; "
-                             "lapse: parameters move to the rank that is about to use them; lapse2: "
-                             "the same in this version (default: %(default)s)")
+                             "lapse: parameters move to the rank that is about to use them; "
+                             "lapse2: the same in this version (default: %(default)s)")
     return system
 
 
@@ -154,9 +154,9 @@ def describe(error: BaseException) -> str:
 def job(comm) -> Iterator[None]:
     """Run an application's body: one message for an error, and no rank left waiting.
 
-    An `AppError` is raised on all ranks alike, and a `lapse.RemoteError` means that another rank has
-    failed and ends the job: each can end by itself. After any other error the ranks may not know of
-    it: this one prints it and ends them all.
+    An `AppError` is raised on all ranks alike, and a `lapse.RemoteError` means that another rank
+    has failed and ends the job: each can end by itself. After any other error the ranks may not
+    know of it: this one prints it and ends them all.
     """
     from lapse import RemoteError
 

@@ -121,7 +121,7 @@ def _tell_failures(rank, reports):
 
 
 def _merge(reports, size):
-    """Merge the reports of one phase; a failure anywhere, or a skip not everywhere, is a failure."""
+    """Merge the reports of one phase: a failure anywhere is one, as is a skip not everywhere."""
     merged = reports[min(reports)]
     failed = {rank: report for rank, report in reports.items() if report.failed}
     skipped = [rank for rank, report in reports.items() if report.skipped]

@@ -13,7 +13,8 @@ from lapse.apps.word2vec.stdlib_corpus import StrippedPythonError
 def library(tmp_path):
     """A small library folder with everything that matters."""
     files = {
-        "good.py": '"""First sentence here. Second one."""\ndef f():\n    """A function\'s text."""\n',
+        "good.py": '"""First sentence here. Second one."""\n'
+                   'def f():\n    """A function\'s text."""\n',
         "broken.py": "def (:\n",
         "explodes.py": '"""Never imported, only read."""\nraise SystemExit(3)\n',
         "test/test_good.py": '"""Not this text."""\n',

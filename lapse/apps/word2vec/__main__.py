@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 #: Enough to spread the cost of a call over many keys; small enough that the rows stay in the
 #: second-level cache, and that workers see each other's updates soon.
 DEFAULT_UNIT = 160
-#: Enough to hide the time a key needs to arrive; with more, others take it away again before its turn.
+#: Enough to hide the time a key needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 1
 
 

@@ -12,8 +12,8 @@ remote key goes the same way behind the push and in practice finds it applied. W
 that pull would be stale by one unit, which is what every other worker sees anyway.
 
 As in the word2vec program and in gensim, the *input* vector of the context word predicts the
-*output* vector of the centre word (for one pair the two roles are symmetric), and a negative that is
-the centre word itself is left out, not drawn again.
+*output* vector of the centre word (for one pair the two roles are symmetric), and a negative that
+is the centre word itself is left out, not drawn again.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -176,7 +176,8 @@ cdef class Trainer:
         free(self.pulled)
         free(self.gradient)
 
-    def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha, float alpha_end):
+    def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
+              float alpha_end):
         """Train a block of sentences; up to `lookahead` units stay prepared.
 
         Parameters
@@ -253,7 +254,8 @@ cdef class Trainer:
             self._add_centre(n, centre)
         return 0
 
-    cdef int64_t _subsample(self, const int32_t[::1] words, int64_t begin, int64_t end) noexcept nogil:
+    cdef int64_t _subsample(self, const int32_t[::1] words, int64_t begin,
+                            int64_t end) noexcept nogil:
         cdef int64_t i, n = 0
         for i in range(begin, end):
             self.kept[n] = words[i]

@@ -1,7 +1,7 @@
 /* The arithmetic of skip-gram with negative sampling, for one pair of words.
  *
  * Vectors of eight floats are spelled out (a GCC and Clang extension), because a compiler may not
- * reorder the sum of a dot product by itself, and -ffast-math would give more freedom than wanted. */
+ * reorder the sum of a dot product by itself, and -ffast-math would free it to do more than that. */
 #ifndef LAPSE_SGNS_H
 #define LAPSE_SGNS_H
 

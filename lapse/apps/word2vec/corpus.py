@@ -3,8 +3,8 @@
 A corpus is a file with one sentence a line and words between white space, plain or compressed by
 gzip. It is never held in memory. Each worker reads its own share, the same one every time:
 
-* a plain file is cut by bytes into as many ranges as there are workers, moved to the next end of
-  a line (in a line that is longer than `LINE_SEARCH`, to the next space: some corpora are one line);
+* a plain file is cut by bytes into as many ranges as there are workers, moved to the next end of a
+  line (in a line that is longer than `LINE_SEARCH`, to the next space: some corpora are one line);
 * a compressed file cannot be entered in the middle: every worker reads all of it and takes every
   n-th line.
 """
@@ -137,7 +137,8 @@ class Share:
                         yield line, piece
                     line += piece.endswith(b"\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise CorpusError(f"{self.path}: damaged gzip file after line {line}: {error}") from error
+            message = f"{self.path}: damaged gzip file after line {line}: {error}"
+            raise CorpusError(message) from error
 
 
 def is_compressed(path: str | os.PathLike) -> bool:

@@ -17,7 +17,9 @@ import numpy as np
 from lapse.apps import _base
 
 RANKS = 4
-EPOCHS = 15
+EPOCHS = 8
+#: The training ends after so many seconds, trained or not: a demo is short.
+MAX_RUNTIME = 75
 WORDS = ("thread", "socket", "exception", "float", "directory")
 NEIGHBOURS = 6
 #: Set by launchers for each rank: PMI (MPICH), PMIx and Open MPI, Slurm.
@@ -48,8 +50,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The few options of the demo."""
-    parser = argparse.ArgumentParser(prog="python -m lapse.apps.word2vec.demo", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m lapse.apps.word2vec.demo", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--epochs", type=_base.positive_int, default=EPOCHS, metavar="N",
                         help="passes over the text (default: %(default)s)")
     parser.add_argument("--ranks", type=_base.positive_int, default=RANKS, metavar="N",
@@ -66,15 +70,16 @@ def start_ranks(ranks: int, argv: list[str]) -> None:
         sys.exit(f"error: no mpirun beside the library of {_mpi_choice.describe_build()}")
     for name, value in OPENMPI_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    command = [str(mpirun), "-n", str(ranks), sys.executable, "-m", "lapse.apps.word2vec.demo", *argv]
-    os.execv(command[0], command)
+    program = [sys.executable, "-m", "lapse.apps.word2vec.demo"]
+    os.execv(mpirun, [mpirun, "-n", str(ranks), *program, *argv])
 
 
 def run(args: argparse.Namespace, comm) -> None:
     """Train, show neighbours, compare."""
     from lapse.apps.word2vec import train
 
-    options = training_options(args.epochs, "lapse")
+    options = training_options("--epochs", args.epochs, "--management", "lapse",
+                               "--max-runtime", MAX_RUNTIME)
     say(comm, f"Training word vectors on the documentation of this Python, on {comm.size} ranks.")
     text = train.survey(comm, train.locate_corpus(comm, None), options.workers, options.min_count)
     with train.open_server(comm, options, text) as server:
@@ -92,11 +97,11 @@ def run(args: argparse.Namespace, comm) -> None:
                                 words_per_second=outcome.words_per_second))
 
 
-def training_options(epochs: int, management: str) -> argparse.Namespace:
+def training_options(*options) -> argparse.Namespace:
     """The application's defaults, with a few of our own."""
     from lapse.apps.word2vec.__main__ import make_parser
 
-    return make_parser().parse_args(["--epochs", str(epochs), "--management", management])
+    return make_parser().parse_args([str(option) for option in options])
 
 
 def say(comm, text: str) -> None:
@@ -132,7 +137,7 @@ def measure(comm, text, management: str) -> dict:
     """Train one epoch from the start and note what it took."""
     from lapse.apps.word2vec import train
 
-    options = training_options(1, management)
+    options = training_options("--epochs", 1, "--management", management)
     with train.open_server(comm, options, text) as server:
         outcome = train.train(server, train.make_plan(options, text, comm.size),
                               _base.Metrics(None))
@@ -143,7 +148,8 @@ def measure(comm, text, management: str) -> dict:
 
 def comparison_table(rows: list[dict]) -> str:
     """The measurements, a technique per line."""
-    head = f"  {'management':<12}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}{'loss':>8}"
+    head = (f"  {'management':<12}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}"
+            f"{'loss':>8}")
     return "\n".join([head] + [
         f"  {row['management']:<12}{row['seconds']:>9.1f}{row['local']:>9.1%}"
         f"{row['messages']:>12,}{row['megabytes']:>10,.0f}{row['loss']:>8.3f}" for row in rows

@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 MIN_WORDS = 20_000
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PYDOC_TOPICS = Path("pydoc_data") / "topics.py"
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -128,9 +129,8 @@ def docstrings(path: Path) -> Iterator[str]:
     if tree is None:
         return
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if text := ast.get_docstring(node, clean=False):
-                yield text
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node, clean=False)):
+            yield text
 
 
 def pydoc_topics(path: Path) -> Iterator[str]:
