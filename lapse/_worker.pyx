@@ -53,6 +53,14 @@ cdef bint nothing_unfinished(void* seat) noexcept nogil:
     return load(&(<seat_t*>seat).unfinished) == 0
 
 
+cdef bint is_rank_at_rest(void* comm) noexcept nogil:
+    cdef int32_t i
+    for i in range((<Comm>comm).num_seats):
+        if load(&(<Comm>comm).seats[i].unfinished):
+            return False
+    return True
+
+
 cdef bint has_room(void* rank) noexcept nogil:
     return load(&(<rank_t*>rank).over_limit) <= 0
 
@@ -622,6 +630,11 @@ cdef class Worker:
             self.block(has_mail, &wanted, INT64_MAX)
         return self.comm.take_mail(source)
 
+    def _wait_for_rank(self):
+        """Wait for everything that any worker of this rank has issued."""
+        with nogil:
+            self.block(is_rank_at_rest, <void*>self.comm, INT64_MAX)
+
     def _nudge(self):
         with nogil:
             self.comm.nudge(self.seat)
@@ -706,6 +719,8 @@ cdef class Worker:
         if begun != NULL:
             if kind == PULL:
                 offsets = NULL  # they are the operation's now
+                if status != OK:
+                    self.comm.cancel(begun)  # the caller raises, and lets go of `out`
             self.settle(begun, operation if status == OK else NULL)
             self.comm.nudge(self.seat)
         free(offsets)

@@ -36,7 +36,7 @@ _UNUSED_COUNTERS = ("replica_syncs", "replica_keys_sent", "sampled_keys", "sampl
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
 
-_open_servers = set()
+_open_servers = {}  # as an ordered set: in the order of creation
 
 
 class Server:
@@ -92,6 +92,7 @@ class Server:
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}")
         self._closed = True  # until everything exists
         self._own_error = None
+        self._process = os.getpid()
         given = dict(num_keys=num_keys, value_lengths=value_lengths, dtype=dtype, workers=workers,
                            shared_memory=shared_memory, max_in_flight=max_in_flight, seed=seed)
         arguments, workers_by_rank = _agree(comm, given)
@@ -104,7 +105,7 @@ class Server:
         self._retired = []  # workers whose operations a failure left unfinished
         self._create(comm, arguments)
         self._closed = False
-        _open_servers.add(self)
+        _open_servers[self] = None
 
     def _create(self, comm, arguments):
         communicator, error = None, None
@@ -325,6 +326,7 @@ class Server:
         init = as_initializer(init)
         keys = np.unique(self._as_keys(keys))
         with self._lock:
+            self._control._wait_for_rank()  # a key that is on its way would be filled by nobody
             self._exchange("the start of initialize")
             self._fill(keys[self._store.is_owned(keys)], init)
             self._exchange("the end of initialize")
@@ -414,12 +416,12 @@ class Server:
         RemoteError
             Where another rank failed instead of closing. This server is closed all the same.
         """
-        if self._closed:
+        if self._closed or os.getpid() != self._process:  # a forked child must not touch MPI
             return
         try:
             if not self._comm.has_failed:
-                self._check_fork()
                 with self._lock:
+                    self._control._wait_for_rank()
                     self._exchange("close")
         except LapseError as error:
             self._fail(error, None)
@@ -432,7 +434,7 @@ class Server:
 
     def _stop(self):
         self._closed = True
-        _open_servers.discard(self)
+        _open_servers.pop(self, None)
         self._comm.say_bye()
         ended = self._comm.join(LEAVING_SECONDS + 5)
         self._retired.clear()
@@ -440,28 +442,29 @@ class Server:
             self._communicator.Free()
 
     def __enter__(self):
-        self._check_open()
-        return self
+        if self._closed:
+            raise ClosedError("the server is closed")
+        return self  # one that has failed meanwhile is closed at the end of the block
 
     def __exit__(self, kind, error, trace):
-        if error is not None and _is_an_end(error) and not self._closed:
+        if error is not None and _is_an_end(error) and not self._closed and os.getpid() == self._process:
             self._fail(error, None)
         self.close()
 
-    def _leave(self):
+    def _say_leaving(self):
         """The interpreter ends and nobody called close."""
         error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-        if self._comm.has_failed:
-            pass
-        elif error is not None:
+        if error is not None:
             self._fail(error, None)
-        else:
+        elif not self._comm.has_failed:
             self._comm.say_leaving()
-            self._wait_for_leavers()
+
+    def _leave(self):
+        self._wait_for_leavers()
         if not self._comm.has_failed and self.rank == 0:
             print("lapse: a server was still open at the end of the program: call close(), or use it in a with block",
                   file=sys.stderr)
-        self._stop()
+        self._comm.say_bye()
 
     def _wait_for_leavers(self):
         deadline = time.monotonic() + LEAVING_SECONDS
@@ -501,13 +504,10 @@ class Server:
             return CommError(f"rank {rank}: {text}")
         return RemoteError(text if text.startswith("rank ") else f"rank {rank}: {text}")
 
-    def _check_fork(self):
-        self._control.check_thread()
-
     def _check_open(self):
         if self._closed:
             raise ClosedError("the server is closed")
-        self._check_fork()
+        self._control.check_thread()
         if self._comm.has_failed:
             raise self._failure_error()
 
@@ -674,7 +674,13 @@ def _join_all(threads):
             thread.join(0.05)  # in steps, so that Ctrl-C is seen
 
 
+os.register_at_fork(after_in_child=_open_servers.clear)
+
+
 @atexit.register
 def _leave_open_servers():
-    for server in list(_open_servers):
-        server._leave()
+    """One step for all servers before the next: other ranks may have opened them in another order."""
+    servers = list(_open_servers)
+    for step in (Server._say_leaving, Server._leave, Server._stop):
+        for server in servers:
+            step(server)

@@ -1,0 +1,93 @@
+"""Where values begin: by seed and key alone, with the moments that the names promise."""
+
+import numpy as np
+import pytest
+
+import lapse
+from lapse.initializers import as_initializer
+
+KEYS = np.arange(4000)
+
+
+def test_values_depend_on_key_and_seed_only():
+    for init in (lapse.Normal(), lapse.UniformValues(-1, 1)):
+        whole = init.values(KEYS, 5, seed=3)
+        np.testing.assert_array_equal(init.values(KEYS[100:200], 5, seed=3), whole[100:200])
+        np.testing.assert_array_equal(init.values(KEYS[::-7], 5, seed=3), whole[::-7])
+        assert (init.values(KEYS, 5, seed=4) != whole).mean() > 0.99
+
+
+def test_a_longer_value_begins_as_a_shorter_one():
+    for init in (lapse.Normal(), lapse.UniformValues()):
+        np.testing.assert_array_equal(init.values(KEYS, 9, 1)[:, :4], init.values(KEYS, 4, 1))
+
+
+def test_moments_of_normal_values():
+    values = lapse.Normal(3, 2).values(KEYS, 25, seed=0)
+    standardized = (values - 3) / 2
+    n = standardized.size
+    assert abs(standardized.mean()) < 5 / np.sqrt(n)
+    assert abs(standardized.var() - 1) < 5 * np.sqrt(2 / n)
+    assert abs((standardized**3).mean()) < 5 * np.sqrt(15 / n)
+    assert abs((standardized**4).mean() - 3) < 5 * np.sqrt(96 / n)
+    assert np.isfinite(values).all()
+
+
+def test_moments_of_uniform_values():
+    values = lapse.UniformValues(-2, 6).values(KEYS, 25, seed=0)
+    assert -2 <= values.min() < -1.99 and 5.99 < values.max() < 6
+    n = values.size
+    assert abs(values.mean() - 2) < 5 * np.sqrt(64 / 12 / n)
+    counts, _ = np.histogram(values, bins=64, range=(-2, 6))
+    assert ((counts - n / 64) ** 2 / (n / 64)).sum() < 63 + 5 * np.sqrt(2 * 63)
+
+
+def test_neighbouring_keys_elements_and_seeds_are_not_correlated():
+    init = lapse.Normal()
+    values = init.values(KEYS, 25, seed=0)
+    n = values.size
+    for a, b in [(values[1:], values[:-1]), (values[:, 1:], values[:, :-1]), (values, init.values(KEYS, 25, seed=1))]:
+        assert abs((a * b).mean()) < 5 / np.sqrt(n)
+    assert len(np.unique(values)) > 0.999 * n
+
+
+def test_constant_values():
+    assert (lapse.Constant(2.5).values(KEYS[:3], 4, 0) == np.full((3, 4), 2.5)).all()
+    assert lapse.Normal(7, 0).values(KEYS[:2], 2, 0).tolist() == [[7, 7], [7, 7]]
+
+
+def test_a_function_gets_one_key_and_a_generator_of_its_own():
+    seen = []
+
+    def init(keys, rng):
+        seen.append(keys.tolist())
+        return rng.random(2)
+
+    first = as_initializer(init).values(np.array([5, 9]), 2, seed=1)
+    second = as_initializer(init).values(np.array([9]), 2, seed=1)
+    assert seen == [[5], [9], [9]]
+    assert first[1].tolist() == second[0].tolist() != first[0].tolist()
+
+
+def test_a_function_may_return_the_shape_of_a_batch():
+    assert as_initializer(lambda keys, rng: np.ones((1, 3))).values(np.array([1]), 3, 0).shape == (1, 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_initialize_fills_variable_lengths(dtype):
+    lengths = np.arange(30) % 4 + 1
+    with lapse.Server(30, lengths, dtype, seed=2) as server:
+        server.initialize(range(30), lapse.Normal())
+        with server.worker() as kv:
+            for key in range(30):
+                expected = lapse.Normal().values(np.array([key]), int(lengths[key]), 2)[0].astype(dtype)
+                np.testing.assert_array_equal(kv.pull(key).wait(), expected)
+
+
+def test_initialize_replaces_what_was_there_and_does_not_count():
+    with lapse.Server(10, 2) as server:
+        server.run(lambda kv: kv.push(range(10), np.ones((10, 2), "f4")))
+        server.reset_stats()
+        server.initialize(range(10), lapse.Constant(4))
+        assert server.stats()["pushed_keys"] == 0
+        assert (server.run(lambda kv: kv.pull(range(10)).wait())[0] == 4).all()
