@@ -133,5 +133,5 @@ cdef int64_t change_batch(store_t* store, int kind, const key_t* keys, int64_t c
 
 cdef class Store:
     cdef store_t c
-    cdef object lengths     # int, or int64 array by key
+    cdef readonly int64_t length    # elements per value; -1 where it varies
     cdef readonly object dtype

@@ -1,6 +1,6 @@
 """Floor 1. The values that lie on this rank, and for every key what this rank knows of it."""
 
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -190,7 +190,7 @@ cdef class Store:
     """
 
     def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1):
-        self.lengths = lengths
+        self.length = lengths if isinstance(lengths, int) else -1
         self.dtype = np.dtype(dtype)
         self.c.num_keys = num_keys
         self.c.itemsize = self.dtype.itemsize
@@ -199,21 +199,16 @@ cdef class Store:
         bits = max(1, int(num_keys - 1).bit_length())
         self.c.mix_mask = (1 << bits) - 1
         self.c.mix_shift = (bits + 1) // 2
-        self._reserve_slabs()
+        self._reserve_slabs(lengths)
         self._fill_directory()
 
-    def _reserve_slabs(self):
+    def _reserve_slabs(self, lengths):
         cdef int i
-        cdef uint32_t[::1] slab_of
-        if isinstance(self.lengths, int):
-            distinct, counts = np.array([self.lengths]), np.array([self.c.num_keys])
+        if self.length >= 0:
+            distinct, counts = np.array([lengths]), np.array([self.c.num_keys])
         else:
-            distinct, indices, counts = np.unique(self.lengths, return_inverse=True, return_counts=True)
-            slab_of = indices.astype(np.uint32).reshape(-1)
-            self.c.slab_of = <uint32_t*>malloc(self.c.num_keys * sizeof(uint32_t))
-            if self.c.slab_of == NULL:
-                raise MemoryError(f"no memory for the lengths of {self.c.num_keys} keys")
-            memcpy(self.c.slab_of, &slab_of[0], self.c.num_keys * sizeof(uint32_t))
+            distinct, counts = np.unique(lengths, return_counts=True)
+            self._number_slabs(lengths, distinct)
         self.c.slabs = <slab_t*>calloc(len(distinct), sizeof(slab_t))
         if self.c.slabs == NULL:
             raise MemoryError(f"no memory for {len(distinct)} value lengths")
@@ -221,11 +216,23 @@ cdef class Store:
         for i in range(self.c.num_slabs):
             reserve_slab(&self.c.slabs[i], int(distinct[i]) * self.c.itemsize, int(counts[i]))
 
+    def _number_slabs(self, lengths, distinct, block=1 << 16):
+        """Note each key's slab, in blocks: large temporary arrays would stay with the process."""
+        cdef uint32_t[::1] view
+        cdef int64_t i, first
+        self.c.slab_of = <uint32_t*>reserve(self.c.num_keys * sizeof(uint32_t))
+        if self.c.slab_of == NULL:
+            raise MemoryError(f"no memory for the lengths of {self.c.num_keys} keys")
+        for first in range(0, self.c.num_keys, block):
+            view = np.searchsorted(distinct, lengths[first : first + block]).astype(np.uint32)
+            for i in range(view.shape[0]):
+                self.c.slab_of[first + i] = view[i]
+
     def _fill_directory(self):
         cdef key_t key
         cdef int32_t home
         cdef entry_t* entry
-        self.c.entries = <entry_t*>malloc(self.c.num_keys * sizeof(entry_t))
+        self.c.entries = <entry_t*>reserve(self.c.num_keys * sizeof(entry_t))
         if self.c.entries == NULL:
             raise MemoryError(f"no memory for a directory of {self.c.num_keys} keys")
         with nogil:
@@ -243,8 +250,10 @@ cdef class Store:
             if self.c.slabs[i].rows != NULL:
                 release(self.c.slabs[i].rows, self.c.slabs[i].reserved)
         free(self.c.slabs)
-        free(self.c.slab_of)
-        free(self.c.entries)
+        if self.c.slab_of != NULL:
+            release(self.c.slab_of, self.c.num_keys * sizeof(uint32_t))
+        if self.c.entries != NULL:
+            release(self.c.entries, self.c.num_keys * sizeof(entry_t))
 
     @property
     def num_keys(self):
@@ -252,10 +261,13 @@ cdef class Store:
 
     def value_length(self, keys):
         """Elements of the value of each key: an int array of the shape of `keys`."""
-        keys = np.asarray(keys)
-        if isinstance(self.lengths, int):
-            return np.full(keys.shape, self.lengths, dtype=np.int64)
-        return self.lengths[keys]
+        cdef Py_ssize_t i
+        cdef const key_t[::1] flat = np.ascontiguousarray(keys, dtype=np.int64).reshape(-1)
+        lengths = np.empty(flat.shape[0], dtype=np.int64)
+        cdef int64_t[::1] view = lengths
+        for i in range(flat.shape[0]):
+            view[i] = value_bytes(&self.c, flat[i]) // self.c.itemsize
+        return lengths.reshape(np.shape(keys))
 
     def home(self, keys):
         """The home of each key: an int array of the shape of `keys`."""

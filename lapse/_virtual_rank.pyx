@@ -72,7 +72,7 @@ cdef class VirtualRank:
         self.rank = rank
         self.size = size
 
-    def begin(self, str kind, keys, values=None):
+    def begin(self, kind, keys, values=None):
         """A call that has asked for nothing yet.
 
         Parameters
@@ -88,7 +88,7 @@ cdef class VirtualRank:
         """
         cdef Call call = Call.__new__(Call)
         cdef int64_t[::1] ends
-        call.kind = kind
+        call.kind = kind = str(kind)
         call.keys = np.array(keys, dtype=np.int64)
         lengths = self.store.value_length(call.keys)
         if kind == "where":

@@ -292,6 +292,7 @@ cdef class Worker:
         """End the use of this worker: finished operations let go of their arrays."""
         self.sweep()
         self.retired = True
+        self.nothing = None  # it refers to this worker
 
     def check_thread(self):
         if forked:
@@ -1016,7 +1017,7 @@ def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_w
     worker.seat = &comm.seats[seat]
     worker.open_operations = collections.deque()
     worker.dtype = store.dtype
-    worker.length = store.lengths if isinstance(store.lengths, int) else -1
+    worker.length = store.length
     worker.thread = PyThread_get_thread_ident()
     worker.any_thread = any_thread
     worker.id = first_id + seat if seat < comm.num_seats - 1 else -1

@@ -104,6 +104,7 @@ class Server:
         self._seats_taken = threading.Lock()
         self._retired = []  # workers whose operations a failure left unfinished
         self._create(comm, arguments)
+        del arguments["value_lengths"]  # the store has them in 4 bytes per key
         self._closed = False
         _open_servers[self] = None
 
@@ -438,6 +439,7 @@ class Server:
         self._comm.say_bye()
         ended = self._comm.join(LEAVING_SECONDS + 5)
         self._retired.clear()
+        self._control = None  # it refers to this server, and the values' memory is to go with the last reference
         if ended and not self._comm.has_failed and self._communicator is not None:
             self._communicator.Free()
 
@@ -592,7 +594,7 @@ def _check_lengths(given, num_keys, dtype):
         if not 1 <= bad <= most:
             raise ValueError(f"value_lengths has {bad} at key {int(np.argmax(lengths == bad))}, "
                              f"but lengths must be from 1 to {most}")
-    return lengths.astype(np.int64)
+    return lengths
 
 
 def _check_shared_memory(given):
@@ -608,7 +610,7 @@ def _digest(arguments):
     """What all ranks must have in common, small enough to send around."""
     lengths = arguments["value_lengths"]
     if not isinstance(lengths, int):
-        lengths = "array " + hashlib.sha256(lengths.tobytes()).hexdigest()
+        lengths = "array " + hashlib.sha256(lengths.astype(np.int64).tobytes()).hexdigest()
     common = {name: arguments[name] for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")}
     common["dtype"] = str(common["dtype"])
     return {**common, "value_lengths": lengths, "lapse version": lapse.__version__, "byte order": sys.byteorder}

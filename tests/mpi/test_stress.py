@@ -18,7 +18,7 @@ HOT_KEYS = 3
 WORKERS = 5
 CALLS = 12
 #: With many ranks on few cores a round takes long; 100 of them are for runs by hand.
-ROUNDS = int(os.environ.get("LAPSE_TEST_ROUNDS", max(15, min(100, 640 // comm.size**2))))
+ROUNDS = int(os.environ.get("LAPSE_TEST_ROUNDS", max(30, min(100, 1000 // comm.size**2))))
 LOCALIZES = int(os.environ.get("LAPSE_TEST_LOCALIZES", 1000))
 
 

