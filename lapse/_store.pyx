@@ -3,6 +3,8 @@
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+import collections
+
 import numpy as np
 
 from lapse._types cimport PULL, PUSH, SET
@@ -33,6 +35,7 @@ cdef enum:
     # 8 to 16 is a flat optimum for rows of 400 bytes.
     ROWS_AHEAD = 12
     ENTRIES_AHEAD = 24
+    BLOCK = 65536           # keys looked at in one go when a store is made
     MOST_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
 
 
@@ -169,6 +172,18 @@ cdef int reserve_slab(slab_t* slab, size_t row_bytes, size_t rows) except -1:
     return 0
 
 
+def count_lengths(lengths):
+    """The different lengths, ascending, and how many keys have each.
+
+    In blocks, as all that goes over the keys here: large temporary arrays would stay with the process.
+    """
+    total = collections.Counter()
+    for first in range(0, len(lengths), BLOCK):
+        total.update(dict(zip(*map(np.ndarray.tolist, np.unique(lengths[first : first + BLOCK], return_counts=True)))))
+    distinct = np.array(sorted(total), dtype=np.int64)
+    return distinct, np.array([total[length] for length in distinct.tolist()])
+
+
 cdef class Store:
     """Values of the keys that this rank owns, and an entry for every key.
 
@@ -207,7 +222,7 @@ cdef class Store:
         if self.length >= 0:
             distinct, counts = np.array([lengths]), np.array([self.c.num_keys])
         else:
-            distinct, counts = np.unique(lengths, return_counts=True)
+            distinct, counts = count_lengths(lengths)
             self._number_slabs(lengths, distinct)
         self.c.slabs = <slab_t*>calloc(len(distinct), sizeof(slab_t))
         if self.c.slabs == NULL:
@@ -216,15 +231,15 @@ cdef class Store:
         for i in range(self.c.num_slabs):
             reserve_slab(&self.c.slabs[i], int(distinct[i]) * self.c.itemsize, int(counts[i]))
 
-    def _number_slabs(self, lengths, distinct, block=1 << 16):
-        """Note each key's slab, in blocks: large temporary arrays would stay with the process."""
+    def _number_slabs(self, lengths, distinct):
+        """Note each key's slab."""
         cdef uint32_t[::1] view
         cdef int64_t i, first
         self.c.slab_of = <uint32_t*>reserve(self.c.num_keys * sizeof(uint32_t))
         if self.c.slab_of == NULL:
             raise MemoryError(f"no memory for the lengths of {self.c.num_keys} keys")
-        for first in range(0, self.c.num_keys, block):
-            view = np.searchsorted(distinct, lengths[first : first + block]).astype(np.uint32)
+        for first in range(0, self.c.num_keys, BLOCK):
+            view = np.searchsorted(distinct, lengths[first : first + BLOCK]).astype(np.uint32)
             for i in range(view.shape[0]):
                 self.c.slab_of[first + i] = view[i]
 

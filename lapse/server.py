@@ -610,10 +610,18 @@ def _digest(arguments):
     """What all ranks must have in common, small enough to send around."""
     lengths = arguments["value_lengths"]
     if not isinstance(lengths, int):
-        lengths = "array " + hashlib.sha256(lengths.astype(np.int64).tobytes()).hexdigest()
+        lengths = "array " + _hash(lengths)
     common = {name: arguments[name] for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")}
     common["dtype"] = str(common["dtype"])
     return {**common, "value_lengths": lengths, "lapse version": lapse.__version__, "byte order": sys.byteorder}
+
+
+def _hash(lengths, block=1 << 16):
+    """A digest of integers, whatever their dtype."""
+    digest = hashlib.sha256()
+    for first in range(0, len(lengths), block):
+        digest.update(lengths[first : first + block].astype(np.int64))
+    return digest.hexdigest()
 
 
 def _agree(comm, given):
