@@ -215,8 +215,10 @@ cdef class Operation:
         cdef int64_t deadline = INT64_MAX
         cdef Worker worker = self.worker
         cdef int status
-        if self.c == NULL:
+        if self.is_done():
             return self.result
+        if worker.retired:  # a failed run left it unfinished
+            worker.complain(FAILED if worker.comm.is_broken() else CLOSED)
         worker.check_thread()
         if timeout is not None:
             deadline = now() + <int64_t>(max(0.0, min(float(timeout), 1e9)) * 1e9)

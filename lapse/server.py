@@ -116,7 +116,7 @@ class Server:
         except MemoryError as caught:
             error = caught
         _raise_first(comm, error)
-        page, places, local_size = None, None, 1
+        page, places, local_size = None, (), 1
         if comm.size > 1:
             communicator = comm.Dup()
             communicator.Set_errhandler(MPI.ERRORS_RETURN)
@@ -124,6 +124,8 @@ class Server:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         crowded = local_size * (self._workers + 1) > cores
         _warn_of_binding(comm, self._workers, cores)
+        if -1 in places and comm.rank == 0:
+            _warn_of_network_module()
         self._communicator = communicator
         self._comm = Comm(self._protocol, communicator, self._workers, page, places, crowded)
         self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers, self._fail)
@@ -667,6 +669,15 @@ def _warn_of_binding(comm, workers, cores):
     if comm.rank == 0 and comm.size > 1 and fewest < min(most, os.cpu_count() or 1):
         print(f"lapse: a rank may use {fewest} of {os.cpu_count()} cores, but has {most} worker threads: "
               "start with 'mpirun --bind-to none' (Open MPI) or '-bind-to none' (MPICH)", file=sys.stderr)
+
+
+def _warn_of_network_module():
+    """MPICH 5.0.2 with UCX hangs when several ranks keep sends under way, also in plain mpi4py programs."""
+    module = os.environ.get("MPIR_CVAR_CH4_NETMOD", "")
+    version = MPI.Get_library_version()
+    if "MPICH" in version and "ch4:ucx" in version and module in ("", "ucx"):
+        print("lapse: between hosts this MPICH uses its UCX network module, which is known to lose messages: "
+              "set MPIR_CVAR_CH4_NETMOD=ofi on all ranks (hostfiles/env.mpich does)", file=sys.stderr)
 
 
 def _sum_by_name(dictionaries):

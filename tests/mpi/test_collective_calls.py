@@ -33,6 +33,7 @@ def test_nobody_passes_a_barrier_before_all_are_there(server):
 
 def test_a_barrier_does_not_wait_for_operations(server):
     """It may be passed while pulls are under way; they are complete when waited for."""
+
     def work(kv):
         operations = [kv.pull(range(10)) for _ in range(20)]
         kv.barrier()
@@ -129,4 +130,5 @@ def test_a_workers_generator_is_one_object(server):
 def test_run_gives_arguments_and_returns_results_in_worker_order(server):
     first = sum(1 + rank % 2 for rank in range(comm.rank))
     assert server.run(lambda kv, a, b: (kv.id, a, b), 5, "x") == [
-        (first + seat, 5, "x") for seat in range(server.workers)]
+        (first + seat, 5, "x") for seat in range(server.workers)
+    ]

@@ -38,7 +38,13 @@ def test_keys_may_be_of_any_integer_kind(server):
         for kind in ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">i8"]:
             np.testing.assert_array_equal(kv.pull(np.array([3, 5, 8], kind)).wait(), expected)
         strided = np.array([[3, 0], [5, 0], [8, 0]])[:, 0]
-        for keys in [strided, (3, 5, 8), [np.int32(3), 5, 8], np.array([8, 5, 3])[::-1], memoryview(strided)]:
+        for keys in [
+            strided,
+            (3, 5, 8),
+            [np.int32(3), 5, 8],
+            np.array([8, 5, 3])[::-1],
+            memoryview(strided),
+        ]:
             np.testing.assert_array_equal(kv.pull(keys).wait(), expected)
         np.testing.assert_array_equal(kv.pull(np.int16(5)).wait(), expected[1])
         np.testing.assert_array_equal(kv.pull(np.array(5)).wait(), expected[1])
@@ -65,8 +71,11 @@ def test_out_is_filled_and_returned(server):
         kv.push(KEYS, np.ones((24, 3), server.dtype)).wait()
         kv.barrier()
         kinds = {np.dtype("f4"): "f", np.dtype("f8"): "d"}
-        for out in [np.empty((24, 3), server.dtype), np.empty(72, server.dtype),
-                    array.array(kinds[server.dtype], [0.0] * 72)]:
+        for out in [
+            np.empty((24, 3), server.dtype),
+            np.empty(72, server.dtype),
+            array.array(kinds[server.dtype], [0.0] * 72),
+        ]:
             assert kv.pull(KEYS, out=out).wait() is out
             assert (np.asarray(out) == comm.size).all()
         kv.barrier()
@@ -83,7 +92,9 @@ def test_values_may_be_flat_lists_buffers_or_not_contiguous(server):
         fortran = np.asfortranarray(np.arange(1, 7, dtype=server.dtype).reshape(2, 3))
         kv.push([1, 2], fortran).wait()
         kv.barrier()
-        np.testing.assert_array_equal(kv.pull([1, 2]).wait().ravel(), 6 * comm.size * np.arange(1, 7))
+        np.testing.assert_array_equal(
+            kv.pull([1, 2]).wait().ravel(), 6 * comm.size * np.arange(1, 7)
+        )
         kv.barrier()
 
 
@@ -158,7 +169,7 @@ def test_the_end_of_run_waits_for_what_nobody_waited_for(server):
 
 
 def test_a_timed_out_operation_can_be_waited_for_again():
-    """A key that another rank's worker has parked cannot be made slow, so a tiny timeout is tried often."""
+    """Nothing can be made slow on purpose, so a timeout of 0 is tried often."""
     with lapse.Server(200, 500, "float64") as server, server.worker() as kv:
         timeouts = 0
         for _ in range(30):

@@ -180,44 +180,39 @@ def test_localizes_alone_never_change_what_is_read():
 def test_own_writes_are_read_and_reads_are_monotone(outstanding):
     """Every push is positive: a pull gives at least what this worker knows to be there already.
 
-    A worker waits for its pushes of a key before it pulls that key again, while up to ten other
-    operations are under way.
+    A worker waits for its calls on a key before it issues the next on that key, while up to ten
+    others are under way.
     """
     num_keys = 40
 
+    def finish(known, kind, keys, operation):
+        values = operation.wait()
+        if kind == "pull":
+            assert (values == values[:, :1]).all(), "a torn value"
+            assert (values[:, 0] >= known[keys]).all()
+            known[keys] = values[:, 0]
+        elif kind == "push":
+            known[keys] += 1
+
     def work(kv):
-        known = np.zeros(num_keys)  # at least this much must be in each key
-        pending = []  # (kind, keys, operation), oldest first
-
-        def finish(number):
-            kind, keys, operation = pending.pop(number)
-            values = operation.wait()
-            if kind == "pull":
-                assert (values[:, 0] >= known_at[id(operation)]).all()
-                assert (values[:, 0] == values[:, 1]).all(), "a torn value"
-                known[keys] = np.maximum(known[keys], values[:, 0])
-            elif kind == "push":
-                known[keys] += 1 if knows_sum[id(operation)] else 0
-
-        known_at, knows_sum = {}, {}
+        known = np.zeros(num_keys)  # at least this much is in each key
+        pending = []  # oldest first; no key is in two of them
         for _ in range(ROUNDS * 4):
             kind = kv.rng.choice(["pull", "push", "localize"])
             keys = kv.rng.choice(num_keys, int(kv.rng.integers(1, 8)), replace=False)
             while any(np.isin(keys, others).any() for _, others, _ in pending):
-                finish(0)
+                finish(known, *pending.pop(0))
             if kind == "pull":
                 operation = kv.pull(keys)
-                known_at[id(operation)] = known[keys].copy()
             elif kind == "push":
                 operation = kv.push(keys, np.ones((len(keys), 2)))
-                knows_sum[id(operation)] = True
             else:
                 operation = kv.localize(keys)
             pending.append((kind, keys, operation))
             if len(pending) >= outstanding:
-                finish(0)
-        while pending:
-            finish(0)
+                finish(known, *pending.pop(0))
+        for call in pending:
+            finish(known, *call)
         return known
 
     with lapse.Server(num_keys, 2, "float64", workers=2) as server:
@@ -232,8 +227,10 @@ def test_pushes_that_cancel_leave_everything_as_it_was(lengths):
     if lengths == "variable":
         lengths = np.arange(num_keys) % 3 + 1
     with lapse.Server(num_keys, lengths, "float64", workers=2) as server:
-        server.initialize(range(num_keys), lambda keys, rng: np.full(server.value_length(int(keys[0])),
-                                                                       float(keys[0])))
+        server.initialize(
+            range(num_keys),
+            lambda keys, rng: np.full(server.value_length(int(keys[0])), float(keys[0])),
+        )
 
         def work(kv):
             total = np.zeros(num_keys)
@@ -257,6 +254,7 @@ def test_pushes_that_cancel_leave_everything_as_it_was(lengths):
 def test_pushes_of_all_workers_after_a_set_add_exactly():
     """The set of one worker, behind a barrier pushes of all, while the key moves."""
     with lapse.Server(4, 2, "float64", workers=2) as server:
+
         def work(kv):
             for repeat in range(ROUNDS):
                 key = repeat % 4
@@ -280,6 +278,7 @@ def test_pushes_of_all_workers_after_a_set_add_exactly():
 def test_waited_sets_and_pulls_of_one_key_are_seen_in_one_order():
     """Numbers that one worker sets one after another never go backwards for anybody."""
     with lapse.Server(3, 4, "float64", workers=2) as server:
+
         def work(kv):
             last = 0
             for number in range(1, ROUNDS * 4):
@@ -310,6 +309,7 @@ def test_of_repeated_keys_every_push_counts_and_the_last_set_wins():
 
 def test_of_repeated_keys_the_last_set_wins_while_they_move():
     with lapse.Server(6, 1, "float64", workers=3) as server:
+
         def work(kv):
             own = np.arange(6)[np.arange(6) % kv.num_workers == kv.id]
             for number in range(ROUNDS * 2):
@@ -336,7 +336,11 @@ def test_relocations_are_counted_where_they_leave_and_where_they_arrive():
             assert stats["relocations_in"] == 30 - before
         kv.barrier()
         stats = server.stats(all_ranks=True)
-        assert stats["relocations_in"] == stats["relocations_out"] == 30 - len(home_keys_of_rank_0(server))
+        assert (
+            stats["relocations_in"]
+            == stats["relocations_out"]
+            == 30 - len(home_keys_of_rank_0(server))
+        )
         kv.barrier()
 
 

@@ -16,11 +16,14 @@ WITHOUT_CMA = {
     "MPIR_CVAR_CH4_CMA_ENABLE": "0",  # MPICH
     "OMPI_MCA_smsc": "^cma,xpmem,knem",  # Open MPI
 }
+# MPICH's other way to TCP, ucx, loses messages of plain MPI programs (seen with 5.0.2).
 OVER_TCP = {
-    "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",  # MPICH
-    "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,tcp",  # Open MPI
+    "MPIR_CVAR_NOLOCAL": "1",
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
+    "FI_PROVIDER": "tcp",  # MPICH
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_btl": "self,tcp",  # Open MPI
 }
-OVER_TCP_BY_UCX = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ucx", "UCX_TLS": "tcp,self"}
 
 OVERTAKE = """
 from mpi4py.MPI import ANY_SOURCE, COMM_WORLD as comm, Request
@@ -62,9 +65,8 @@ def test_exact_results_when_messages_complete_out_of_order(ranks):
 
 
 @pytest.mark.deadline(160)
-@pytest.mark.parametrize("env", [OVER_TCP, OVER_TCP_BY_UCX], ids=["tcp", "tcp by ucx"])
-def test_exact_results_over_tcp(env):
-    run_tests(3, env, "test_stress.py", "test_large_values.py")
+def test_exact_results_over_tcp():
+    run_tests(3, OVER_TCP, "test_stress.py", "test_large_values.py")
 
 
 @pytest.mark.deadline(160)

@@ -1,8 +1,8 @@
-"""Many ranks of the protocol in one process, and a network that delays each message by a random time.
+"""Many ranks of the protocol in one process, and a network that delays each message at random.
 
-Deterministic by seed. The unit of interleaving is one key step: a call on n keys is n events, several
-workers of a rank take turns at that grain, each packet is an event of its own. Channels keep their
-order, as MPI's do, unless `reorder` is set.
+Deterministic by seed. The unit of interleaving is one key step: a call on n keys is n events,
+several workers of a rank take turns at that grain, each packet is an event of its own. Channels
+keep their order, as MPI's do, unless `reorder` is set.
 """
 
 import heapq
@@ -31,7 +31,9 @@ def requests_in(packet, value_bytes):
 
 
 class Network:
-    def __init__(self, size, num_keys, lengths, seed, dtype="float64", reorder=False, max_delay=10.0):
+    def __init__(
+        self, size, num_keys, lengths, seed, dtype="float64", reorder=False, max_delay=10.0
+    ):
         self.random = np.random.default_rng(seed)
         self.ranks = [VirtualRank(rank, size, num_keys, lengths, dtype) for rank in range(size)]
         self.size, self.num_keys, self.max_delay, self.reorder = size, num_keys, max_delay, reorder
@@ -50,7 +52,11 @@ class Network:
 
     def delay(self):
         """Mostly short, now and then long: long ones let whole chains of relocations pass by."""
-        return self.random.exponential(1.0) if self.random.random() < 0.8 else self.random.uniform(0, self.max_delay)
+        return (
+            self.random.exponential(1.0)
+            if self.random.random() < 0.8
+            else self.random.uniform(0, self.max_delay)
+        )
 
     def collect(self, source):
         """Put what a rank has queued on its channels."""
@@ -111,10 +117,16 @@ class Network:
         """One owner per key, known to its home; nothing arriving, queued or in flight."""
         for key in range(self.num_keys):
             owner = self.owner(key)
-            home = [rank for rank in range(self.size) if self.ranks[(rank + 1) % self.size].route(key) == rank]
+            home = [
+                rank
+                for rank in range(self.size)
+                if self.ranks[(rank + 1) % self.size].route(key) == rank
+            ]
             states = [rank.state(key) for rank in self.ranks]
             assert states.count("absent") == self.size - 1, f"key {key}: {states}"
             assert self.size == 1 or home, f"key {key} has no home"
-            assert owner in {rank.route(key) for rank in self.ranks}, f"the home of key {key} names another owner"
+            assert owner in {rank.route(key) for rank in self.ranks}, (
+                f"the home of key {key} names another owner"
+            )
         for rank in self.ranks:
             assert rank.at_rest, f"rank {rank.rank} is not at rest"

@@ -18,14 +18,35 @@ def kv(server):
         yield kv
 
 
-BAD_KEYS = [10, -1, [0, 10], [3, -1, 2], np.array([[0, 1], [2, 10]]), np.array([10], "u1"), np.array(-1)]
+BAD_KEYS = [
+    10,
+    -1,
+    [0, 10],
+    [3, -1, 2],
+    np.array([[0, 1], [2, 10]]),
+    np.array([10], "u1"),
+    np.array(-1),
+]
 HUGE_KEYS = [2**63, -(2**70), [2**63], [0, 2**64], np.array([2**63], np.uint64)]
-NOT_KEYS = [True, [True, False], np.array([True]), 1.0, [0.0], np.array([]), np.array([1.0], "f4"), "1", None, {1, 2},
-            np.array([1, 2], dtype=object), np.float64(1)]
+NOT_KEYS = [
+    True,
+    [True, False],
+    np.array([True]),
+    1.0,
+    [0.0],
+    np.array([]),
+    np.array([1.0], "f4"),
+    "1",
+    None,
+    {1, 2},
+    np.array([1, 2], dtype=object),
+    np.float64(1),
+]
 
 
 def calls(kv):
     """Every call that takes keys, as functions of the keys alone."""
+
     def values(keys):
         return np.zeros((*np.shape(keys), 2), "f4")
 
@@ -89,8 +110,19 @@ def test_an_empty_list_needs_no_dtype(server, kv):
     assert len(server.owner([])) == 0 and len(server.value_length([])) == 0
 
 
-@pytest.mark.parametrize("values", [np.ones(2), np.ones(2, "i4"), np.ones(2, "f2"), np.ones(2, ">f4"), np.ones(2, bool),
-                                    np.ones(2, complex), np.float64(1)], ids=lambda v: str(v.dtype))
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.ones(2),
+        np.ones(2, "i4"),
+        np.ones(2, "f2"),
+        np.ones(2, ">f4"),
+        np.ones(2, bool),
+        np.ones(2, complex),
+        np.float64(1),
+    ],
+    ids=lambda v: str(v.dtype),
+)
 @pytest.mark.parametrize("name", ["push", "set"])
 def test_values_of_another_dtype_name_both(kv, name, values):
     with pytest.raises(TypeError) as caught:
@@ -98,15 +130,28 @@ def test_values_of_another_dtype_name_both(kv, name, values):
     assert str(np.asarray(values).dtype) in str(caught.value) and "float32" in str(caught.value)
 
 
-@pytest.mark.parametrize("values", ["ab", b"abcdefgh", None, {1.0}, object(), [1j, 1], ["a", "b"]], ids=repr)
+@pytest.mark.parametrize(
+    "values", ["ab", b"abcdefgh", None, {1.0}, object(), [1j, 1], ["a", "b"]], ids=repr
+)
 @pytest.mark.parametrize("name", ["push", "set"])
 def test_values_that_are_no_numbers_are_refused(kv, name, values):
     with pytest.raises((TypeError, ValueError), match="updates|values"):
         getattr(kv, name)(0, values)
 
 
-@pytest.mark.parametrize("values", [np.ones(3, "f4"), np.ones((2, 1), "f4"), np.ones((1, 2), "f4"), [1.0], 1.0,
-                                    [[1.0, 2.0]], np.empty(0, "f4")], ids=repr)
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.ones(3, "f4"),
+        np.ones((2, 1), "f4"),
+        np.ones((1, 2), "f4"),
+        [1.0],
+        1.0,
+        [[1.0, 2.0]],
+        np.empty(0, "f4"),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("name", ["push", "set"])
 def test_a_wrong_number_of_values_names_both_counts(kv, name, values):
     with pytest.raises(ValueError) as caught:
@@ -158,39 +203,41 @@ def test_a_refused_call_changes_nothing(kv):
 
 
 BAD_SERVERS = [
-    (dict(num_keys=0), ValueError, "num_keys is 0"),
-    (dict(num_keys=-3), ValueError, "num_keys is -3"),
-    (dict(num_keys=2**32), ValueError, "num_keys is 4294967296"),
-    (dict(num_keys=4.0), TypeError, "num_keys.*4.0"),
-    (dict(num_keys=True), TypeError, "num_keys.*True"),
-    (dict(num_keys="4"), TypeError, "num_keys"),
-    (dict(value_lengths=0), ValueError, "value_lengths is 0"),
-    (dict(value_lengths=-1), ValueError, "value_lengths is -1"),
-    (dict(value_lengths=1.5), TypeError, "value_lengths.*1.5"),
-    (dict(value_lengths=None), TypeError, "value_lengths.*None"),
-    (dict(value_lengths=[1, 2]), ValueError, r"value_lengths.*\(2,\).*4"),
-    (dict(value_lengths=[[1, 1], [1, 1]]), ValueError, r"value_lengths.*\(2, 2\)"),
-    (dict(value_lengths=[1, 1, 0, 1]), ValueError, "value_lengths has 0 at key 2"),
-    (dict(value_lengths=[1, 1, 1, -5]), ValueError, "value_lengths has -5 at key 3"),
-    (dict(value_lengths=[1.0] * 4), TypeError, "value_lengths.*float64"),
-    (dict(value_lengths=[True] * 4), TypeError, "value_lengths.*bool"),
-    (dict(value_lengths=[]), (ValueError, TypeError), "value_lengths"),
-    (dict(dtype="int32"), ValueError, "dtype is 'int32'.*float32.*float64"),
-    (dict(dtype="no such type"), ValueError, "dtype is 'no such type'"),
-    (dict(dtype=">f4"), ValueError, "dtype is '>f4'"),
-    (dict(workers=0), ValueError, "workers is 0"),
-    (dict(workers=1.0), TypeError, "workers.*1.0"),
-    (dict(max_in_flight=0), ValueError, "max_in_flight is 0"),
-    (dict(max_in_flight=1e6), TypeError, "max_in_flight"),
-    (dict(seed=-1), ValueError, "seed is -1"),
-    (dict(seed=2**64), ValueError, "seed is"),
-    (dict(seed=None), TypeError, "seed.*None"),
-    (dict(shared_memory=1), TypeError, "shared_memory.*1"),
-    (dict(comm="world"), TypeError, "comm.*str"),
+    ({"num_keys": 0}, ValueError, "num_keys is 0"),
+    ({"num_keys": -3}, ValueError, "num_keys is -3"),
+    ({"num_keys": 2**32}, ValueError, "num_keys is 4294967296"),
+    ({"num_keys": 4.0}, TypeError, "num_keys.*4.0"),
+    ({"num_keys": True}, TypeError, "num_keys.*True"),
+    ({"num_keys": "4"}, TypeError, "num_keys"),
+    ({"value_lengths": 0}, ValueError, "value_lengths is 0"),
+    ({"value_lengths": -1}, ValueError, "value_lengths is -1"),
+    ({"value_lengths": 1.5}, TypeError, "value_lengths.*1.5"),
+    ({"value_lengths": None}, TypeError, "value_lengths.*None"),
+    ({"value_lengths": [1, 2]}, ValueError, r"value_lengths.*\(2,\).*4"),
+    ({"value_lengths": [[1, 1], [1, 1]]}, ValueError, r"value_lengths.*\(2, 2\)"),
+    ({"value_lengths": [1, 1, 0, 1]}, ValueError, "value_lengths has 0 at key 2"),
+    ({"value_lengths": [1, 1, 1, -5]}, ValueError, "value_lengths has -5 at key 3"),
+    ({"value_lengths": [1.0] * 4}, TypeError, "value_lengths.*float64"),
+    ({"value_lengths": [True] * 4}, TypeError, "value_lengths.*bool"),
+    ({"value_lengths": []}, (ValueError, TypeError), "value_lengths"),
+    ({"dtype": "int32"}, ValueError, "dtype is 'int32'.*float32.*float64"),
+    ({"dtype": "no such type"}, ValueError, "dtype is 'no such type'"),
+    ({"dtype": ">f4"}, ValueError, "dtype is '>f4'"),
+    ({"workers": 0}, ValueError, "workers is 0"),
+    ({"workers": 1.0}, TypeError, "workers.*1.0"),
+    ({"max_in_flight": 0}, ValueError, "max_in_flight is 0"),
+    ({"max_in_flight": 1e6}, TypeError, "max_in_flight"),
+    ({"seed": -1}, ValueError, "seed is -1"),
+    ({"seed": 2**64}, ValueError, "seed is"),
+    ({"seed": None}, TypeError, "seed.*None"),
+    ({"shared_memory": 1}, TypeError, "shared_memory.*1"),
+    ({"comm": "world"}, TypeError, "comm.*str"),
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "text"), BAD_SERVERS, ids=lambda x: repr(x) if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("change", "error", "text"), BAD_SERVERS, ids=lambda x: repr(x) if isinstance(x, dict) else ""
+)
 def test_a_bad_constructor_argument_is_named_and_leaves_nothing_behind(change, error, text):
     with pytest.raises(error, match=text):
         lapse.Server(**{"num_keys": 4, "value_lengths": 1, **change})
@@ -256,18 +303,34 @@ def test_every_call_of_a_closed_server_is_a_closed_error():
     server = lapse.Server(4, 1)
     server.close()
     server.close()
-    for call in [lambda: server.run(print), lambda: server.worker().__enter__(), lambda: server.owner(0),
-                 lambda: server.initialize([0], lapse.Constant(1)), server.local_keys, server.stats,
-                 server.reset_stats, server.__enter__]:
+    for call in [
+        lambda: server.run(print),
+        lambda: server.worker().__enter__(),
+        lambda: server.owner(0),
+        lambda: server.initialize([0], lapse.Constant(1)),
+        server.local_keys,
+        server.stats,
+        server.reset_stats,
+        server.__enter__,
+    ]:
         with pytest.raises(lapse.ClosedError, match="closed"):
             call()
     assert "closed" in repr(server)
 
 
 def every_call_of(kv):
-    return [lambda: kv.pull(0), lambda: kv.push(0, [1.0, 1.0]), lambda: kv.set(0, [1.0, 1.0]), lambda: kv.localize(0),
-            lambda: kv.pull_if_local(0, out=np.zeros(2, "f4")), lambda: kv.is_local(0), kv.wait_all, kv.barrier,
-            lambda: kv.allreduce(1), lambda: kv.setup().__enter__()]
+    return [
+        lambda: kv.pull(0),
+        lambda: kv.push(0, [1.0, 1.0]),
+        lambda: kv.set(0, [1.0, 1.0]),
+        lambda: kv.localize(0),
+        lambda: kv.pull_if_local(0, out=np.zeros(2, "f4")),
+        lambda: kv.is_local(0),
+        kv.wait_all,
+        kv.barrier,
+        lambda: kv.allreduce(1),
+        lambda: kv.setup().__enter__(),
+    ]
 
 
 def test_a_worker_after_its_run_is_closed(server):

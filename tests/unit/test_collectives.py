@@ -26,11 +26,14 @@ def test_a_worker_that_returns_while_others_are_in_setup(server):
         server.run(work)
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    (lambda kv: kv.barrier(), lambda kv: kv.allreduce(1)),
-    (lambda kv: kv.allreduce(1), lambda kv: kv.allreduce(1, op="max")),
-    (lambda kv: kv.setup().__enter__(), lambda kv: kv.barrier()),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda kv: kv.barrier(), lambda kv: kv.allreduce(1)),
+        (lambda kv: kv.allreduce(1), lambda kv: kv.allreduce(1, op="max")),
+        (lambda kv: kv.setup().__enter__(), lambda kv: kv.barrier()),
+    ],
+)
 def test_different_calls_name_both(server, one, other):
     with pytest.raises(lapse.LapseError) as caught:
         server.run(lambda kv: one(kv) if kv.id == 2 else other(kv))

@@ -46,7 +46,11 @@ def test_neighbouring_keys_elements_and_seeds_are_not_correlated():
     init = lapse.Normal()
     values = init.values(KEYS, 25, seed=0)
     n = values.size
-    for a, b in [(values[1:], values[:-1]), (values[:, 1:], values[:, :-1]), (values, init.values(KEYS, 25, seed=1))]:
+    for a, b in [
+        (values[1:], values[:-1]),
+        (values[:, 1:], values[:, :-1]),
+        (values, init.values(KEYS, 25, seed=1)),
+    ]:
         assert abs((a * b).mean()) < 5 / np.sqrt(n)
     assert len(np.unique(values)) > 0.999 * n
 
@@ -70,7 +74,10 @@ def test_a_function_gets_one_key_and_a_generator_of_its_own():
 
 
 def test_a_function_may_return_the_shape_of_a_batch():
-    assert as_initializer(lambda keys, rng: np.ones((1, 3))).values(np.array([1]), 3, 0).shape == (1, 3)
+    assert as_initializer(lambda keys, rng: np.ones((1, 3))).values(np.array([1]), 3, 0).shape == (
+        1,
+        3,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -80,7 +87,9 @@ def test_initialize_fills_variable_lengths(dtype):
         server.initialize(range(30), lapse.Normal())
         with server.worker() as kv:
             for key in range(30):
-                expected = lapse.Normal().values(np.array([key]), int(lengths[key]), 2)[0].astype(dtype)
+                expected = (
+                    lapse.Normal().values(np.array([key]), int(lengths[key]), 2)[0].astype(dtype)
+                )
                 np.testing.assert_array_equal(kv.pull(key).wait(), expected)
 
 

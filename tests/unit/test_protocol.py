@@ -12,6 +12,7 @@ from simulated_network import Network, requests_in
 
 SEEDS_PER_SIZE = int(400 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
 SIZES = [1, 2, 3, 4, 5, 8]
+LARGE = np.array([2, 3000, 9000])
 
 
 class Tracked(Network):
@@ -23,7 +24,8 @@ class Tracked(Network):
         self.lengths = lengths
         self.finished = []
         self.sums = np.zeros(num_keys)
-        self.forwards = {}  # (origin, operation, position): how often somebody else than the origin sent it
+        # (origin, operation, position): how often another rank than the origin sent it
+        self.forwards = {}
 
     def deliver(self, source, target, packet):
         for origin, operation, key, position in requests_in(packet, 8 * self.lengths):
@@ -48,7 +50,9 @@ class Tracked(Network):
         assert all(call.done for call in self.finished), "some calls never finished"
         self.check_at_rest()
         for key in range(self.num_keys):
-            np.testing.assert_array_equal(self.value(key), np.full(self.lengths[key], self.sums[key]))
+            np.testing.assert_array_equal(
+                self.value(key), np.full(self.lengths[key], self.sums[key])
+            )
 
 
 def random_program(network, rank, worker, calls, hot):
@@ -58,8 +62,11 @@ def random_program(network, rank, worker, calls, hot):
     for _ in range(calls):
         kind = str(random.choice(["pull", "push", "push", "localize", "where"]))
         count = int(random.integers(0, 5))
-        keys = np.where(random.random(count) < 0.5, random.integers(0, hot, count),
-                        random.integers(0, network.num_keys, count))
+        keys = np.where(
+            random.random(count) < 0.5,
+            random.integers(0, hot, count),
+            random.integers(0, network.num_keys, count),
+        )
         if kind == "push":
             open_calls.append(network.push(rank, keys, int(random.integers(1, 1000))))
         else:
@@ -97,13 +104,13 @@ def test_exact_sums_whatever_moves_meanwhile(size):
     assert size == 1 or arrived > 1000
     # Between two ranks the order of messages lets no request meet a key that is still arriving.
     assert size <= 2 or passed_on > 20
-    # Where messages keep their order, what the home sends on finds the key there, or on its way there.
+    # Where messages keep their order, what the home sends on finds the key there, or arriving.
     assert most_forwards <= 1 and (size <= 2 or most_forwards == 1)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_exact_sums_when_messages_overtake_each_other(size):
-    """Safety does not rest on the order of messages: an operation that finds no key goes back to the home."""
+    """Safety does not rest on order: an operation that finds no key goes back to the home."""
     most_forwards = 0
     for seed in range(SEEDS_PER_SIZE // size):
         network = run_random(size, seed, reorder=True)
@@ -115,23 +122,25 @@ def test_exact_sums_when_messages_overtake_each_other(size):
 @pytest.mark.parametrize("size", [2, 3])
 def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
     """Above 16 KB; above 64 KB a value has a block of its own."""
+
+    def program(network, rank, random, sums, calls):
+        for _ in range(8):
+            keys = random.integers(0, 3, 2)
+            sums[keys[0]] += 1
+            calls.append(network.start(rank, "localize", keys))
+            calls.append(network.start(rank, "push", keys[:1], np.ones(LARGE[keys[0]])))
+            calls.append(network.start(rank, "pull", keys))
+            yield calls[-1 - int(random.integers(3))]
+
     for seed in range(SEEDS_PER_SIZE // 40):
-        network = Tracked(size, seed, num_keys=3)
-        network = Network(size, 3, np.array([2, 3000, 9000]), seed)
+        network = Network(size, 3, LARGE, seed)
         sums = np.zeros(3)
         calls = []
 
-        def program(rank, random):
-            for _ in range(8):
-                keys = random.integers(0, 3, 2)
-                sums[keys[0]] += 1
-                calls.append(network.start(rank, "localize", keys))
-                calls.append(network.start(rank, "push", keys[:1], np.ones(network.ranks[0].begin("pull", keys[:1]).values.size)))
-                calls.append(network.start(rank, "pull", keys))
-                yield calls[-1 - int(random.integers(3))]
-
         for rank in range(size):
-            network.worker(rank, program(rank, np.random.default_rng([seed, rank])))
+            network.worker(
+                rank, program(network, rank, np.random.default_rng([seed, rank]), sums, calls)
+            )
         network.run()
         assert all(call.done for call in calls)
         network.check_at_rest()
@@ -142,11 +151,12 @@ def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
 @pytest.mark.parametrize("reorder", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_a_worker_that_waits_reads_what_it_wrote(size, reorder):
-    """One key per worker that only it sets and pushes, one call at a time, while all localize it."""
+    """One key per worker, which only it sets and pushes, one call at a time, while it moves."""
+
     def program(network, rank, random):
         own, value = rank, 0.0
         for _ in range(10):
-            network.start(int(rank), "localize", random.integers(0, network.size, 2))
+            network.start(rank, "localize", random.integers(0, network.size, 2))
             number = float(random.integers(1, 100))
             kind = str(random.choice(["set", "push"]))
             call = network.start(rank, kind, [own], np.full(network.lengths[own], number))
@@ -167,6 +177,7 @@ def test_a_worker_that_waits_reads_what_it_wrote(size, reorder):
 @pytest.mark.parametrize("reorder", [False, True])
 def test_all_workers_see_the_sets_of_one_key_in_one_order(reorder):
     """One sets 1, 2, 3, ... and waits for each; nobody's waited pulls ever go back."""
+
     def writer(network):
         for number in range(1, 12):
             yield network.start(0, "set", [3], np.full(network.lengths[3], float(number)))
@@ -263,7 +274,9 @@ def test_a_message_that_the_protocol_excludes_is_an_error():
     network.ranks[1].step(call)
     packet = network.ranks[1].take(0)
     network.ranks[0].deliver(1, packet)
-    with pytest.raises(AssertionError, match=f"protocol error at rank 0, message from rank 1.*key {key}"):
+    with pytest.raises(
+        AssertionError, match=f"protocol error at rank 0, message from rank 1.*key {key}"
+    ):
         network.ranks[0].deliver(1, packet)
 
 

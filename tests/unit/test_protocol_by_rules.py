@@ -37,15 +37,20 @@ class Ranks(RuleBasedStateMachine):
         self.calls.append((rank, call))
         self.unfinished.append((rank, call))
 
-    @rule(rank=st.integers(0, 3), kind=st.sampled_from(["pull", "localize", "where"]),
-          keys=st.lists(KEYS, max_size=3))
+    @rule(
+        rank=st.integers(0, 3),
+        kind=st.sampled_from(["pull", "localize", "where"]),
+        keys=st.lists(KEYS, max_size=3),
+    )
     def ask(self, rank, kind, keys):
         self.begin(rank, kind, keys)
 
     @rule(rank=st.integers(0, 3), keys=st.lists(KEYS, max_size=3), number=st.integers(1, 9))
     def push(self, rank, keys, number):
         np.add.at(self.sums, keys, number)
-        self.begin(rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number)))
+        self.begin(
+            rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number))
+        )
 
     @precondition(lambda self: self.unfinished)
     @rule(which=st.integers(0, 10))
@@ -72,7 +77,9 @@ class Ranks(RuleBasedStateMachine):
         for key in range(NUM_KEYS):
             states = [rank.state(key) for rank in getattr(self, "ranks", [])]
             assert states.count("owned") <= 1
-            assert not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
+            assert (
+                not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
+            )
 
     def teardown(self):
         if not hasattr(self, "ranks"):

@@ -12,7 +12,31 @@ import lapse
 from lapse._store import Store
 from lapse._virtual_rank import VirtualRank
 
-LENGTHS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 127, 255, 256, 257, 500, 1000, 1025, 5000]
+LENGTHS = [
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    33,
+    64,
+    100,
+    127,
+    255,
+    256,
+    257,
+    500,
+    1000,
+    1025,
+    5000,
+]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -121,6 +145,7 @@ def test_a_place_that_is_used_again_begins_at_zero(lengths):
 @pytest.mark.parametrize("length", [1, 7, 300])
 def test_threads_that_add_to_the_same_values_lose_nothing(length):
     """Real threads, without the GIL; a value is never seen half written."""
+
     def work(kv):
         for number in range(300):
             keys = kv.rng.integers(0, 4, 6)
@@ -135,6 +160,7 @@ def test_threads_that_add_to_the_same_values_lose_nothing(length):
 
 
 # Homes -------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("num_keys", [1, 2, 3, 5, 8, 17, 64, 100, 1000, 4097, 10_000])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8, 16])
@@ -210,8 +236,13 @@ server.close()
 @pytest.mark.parametrize(("lengths", "most"), [("uniform", 10), ("variable", 14)])
 def test_bytes_per_key(lengths, most):
     """8 for the directory and what is small; 4 more with lengths of their own; the values once."""
-    run = subprocess.run([sys.executable, "-c", MEASURE, lengths], capture_output=True, text=True, timeout=50,
-                         cwd=os.path.dirname(os.path.dirname(lapse.__file__)))
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, lengths],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=os.path.dirname(os.path.dirname(lapse.__file__)),
+    )
     assert run.returncode == 0, run.stderr
     empty, filled, again = map(float, run.stdout.split())
     assert 8 <= empty <= most

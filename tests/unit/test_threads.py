@@ -1,4 +1,4 @@
-"""Store and protocol with real threads: several workers a rank step without the GIL beside the deliveries."""
+"""Store and protocol with real threads: workers step without the GIL beside the deliveries."""
 
 import collections
 import os
@@ -66,9 +66,15 @@ class ThreadedRanks:
                 time.sleep(0)
 
     def run(self, workers, program):
-        servers = [threading.Thread(target=self.serve, args=(rank,), daemon=True) for rank in range(self.size)]
-        threads = [threading.Thread(target=self.worker, args=(rank, number, program), daemon=True)
-                   for rank in range(self.size) for number in range(workers)]
+        servers = [
+            threading.Thread(target=self.serve, args=(rank,), daemon=True)
+            for rank in range(self.size)
+        ]
+        threads = [
+            threading.Thread(target=self.worker, args=(rank, number, program), daemon=True)
+            for rank in range(self.size)
+            for number in range(workers)
+        ]
         for thread in servers + threads:
             thread.start()
         for thread in threads:
