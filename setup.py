@@ -13,6 +13,7 @@ MODULES = [
     "lapse._store",
     "lapse._outbox",
     "lapse._outbox",
+    "lapse._arrays",
     "lapse._protocol",
     "lapse._comm",
     "lapse._worker",

@@ -12,10 +12,12 @@ import sys
 
 import numpy as np
 
+from lapse._arrays import as_out, as_values, last_occurrences, outside
 from lapse.errors import ClosedError
 
 cimport numpy as cnp
 
+from lapse._arrays cimport as_keys
 from lapse._protocol cimport ask, ask_where, complete, localize
 from lapse._store cimport OWNED, change_batch, pull_batch, value_bytes
 from lapse._sync cimport fetch_add, load, load32, now
@@ -73,105 +75,6 @@ cdef struct mail_wait_t:
 cdef bint has_mail(void* what) noexcept nogil:
     cdef mail_wait_t* wanted = <mail_wait_t*>what
     return (<Comm>wanted.comm).has_mail(wanted.source)
-
-
-# Arguments ------------------------------------------------------------------------------------------------
-
-cdef cnp.ndarray as_keys(keys, int64_t num_keys):
-    """A C-contiguous int64 array of the shape that the caller gave."""
-    cdef cnp.ndarray array
-    if cnp.PyArray_CheckExact(keys):
-        array = <cnp.ndarray>keys
-        if cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(array):
-            return array
-    return convert_keys(keys, num_keys)
-
-
-def convert_keys(keys, num_keys):
-    """The keys as a C-contiguous int64 array of the shape that the caller gave; not checked for their range.
-
-    Raises
-    ------
-    TypeError
-        Where they are not integers.
-    IndexError
-        Where one does not fit into 64 bits.
-    """
-    array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
-    if array.dtype.kind in "iu":
-        if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
-            raise IndexError(outside(array.max(), num_keys))
-        return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
-    if isinstance(keys, (int, list, tuple)) and not isinstance(keys, bool):
-        if array.size == 0:
-            return np.empty(array.shape, dtype=np.int64)
-        if array.dtype == object and all(type(key) is int for key in array.flat):
-            raise IndexError(outside(max(array.flat, key=abs), num_keys))
-    raise TypeError(f"keys must be integers, not {describe(keys, array)}")
-
-
-def outside(key, num_keys):
-    return f"key {key} is outside the range 0 .. {num_keys - 1} of this server"
-
-
-def describe(given, array):
-    if isinstance(given, (list, tuple)):
-        return f"a {type(given).__name__} of {array.dtype}"
-    return f"{type(given).__name__}" if array.ndim == 0 and array.dtype == object else f"{array.dtype}"
-
-
-def as_array(given):
-    """The array that shares memory with what the caller gave."""
-    if isinstance(given, np.ndarray):
-        return given
-    if hasattr(given, "detach"):  # a PyTorch tensor; one on a GPU says itself that it has no NumPy view
-        return given.detach().numpy()
-    return np.asarray(memoryview(given))
-
-
-def check_dtype(array, dtype, name):
-    if array.dtype != dtype:
-        raise TypeError(f"{name} are {array.dtype}, but the server holds {dtype}: convert with .astype({dtype.name!r})")
-
-
-def check_shape(given, shape, elements, name):
-    if given.size != elements or (given.shape != shape and given.ndim > 1):
-        raise ValueError(f"{name} have shape {given.shape} ({given.size} elements), but these keys take "
-                         f"shape {shape} ({elements} elements)")
-
-
-def as_values(given, dtype, shape, elements, name):
-    """A C-contiguous array of the server's dtype; a copy only where the memory does not serve."""
-    if isinstance(given, (list, tuple, int, float, np.number)):
-        if isinstance(given, np.number) and given.dtype != dtype:
-            raise TypeError(f"{name} are {given.dtype}, but the server holds {dtype}")
-        try:
-            array = np.asarray(given, dtype=dtype)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name} cannot be read as {dtype}: {error}") from None
-    else:
-        try:
-            array = as_array(given)
-        except TypeError:
-            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, not {type(given).__name__}") from None
-    check_dtype(array, dtype, name)
-    check_shape(array, shape, elements, name)
-    return np.ascontiguousarray(array)
-
-
-def as_out(out, dtype, shape, elements):
-    """The array behind `out`, into which a pull writes."""
-    try:
-        array = as_array(out)
-    except TypeError:
-        raise TypeError(f"out must be an array, tensor or writable buffer, not {type(out).__name__}") from None
-    check_dtype(array, dtype, "the elements of out")
-    if not array.flags.writeable:
-        raise ValueError("out is read-only: give a writable array")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"out of shape {array.shape} is not C-contiguous: give a contiguous array, or copy afterwards")
-    check_shape(array, shape, elements, "the elements of out")
-    return array
 
 
 # Operations ------------------------------------------------------------------------------------------------
@@ -998,14 +901,6 @@ cdef inline Py_ssize_t chunk_end(const int64_t* offsets, Py_ssize_t first, Py_ss
     while end < count and offsets[end + 1] - offsets[first] <= CHUNK_BYTES:
         end += 1
     return end
-
-
-def last_occurrences(keys):
-    """Positions of the last occurrence of each key, ascending."""
-    _, from_the_end = np.unique(keys[::-1], return_index=True)
-    return np.sort(len(keys) - 1 - from_the_end)
-
-
 
 
 def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread):

@@ -78,8 +78,11 @@ class Collectives:
         meeting = self._meeting
         if meeting.what != what:
             others = ", ".join(map(str, sorted(meeting.values)))
-            raise self._mismatch(worker, f"worker {worker.id} is at {what}, but on the same rank "
-                                 f"worker {others} waits in {meeting.what}")
+            raise self._mismatch(
+                worker,
+                f"worker {worker.id} is at {what}, but on the same rank "
+                f"worker {others} waits in {meeting.what}",
+            )
         meeting.values[worker.id] = value
         return meeting
 

@@ -49,7 +49,10 @@ def _share(host):
         if descriptor is not None:
             os.close(descriptor)
         if not works and host.size > 1:
-            print("lapse: the ranks of this host cannot share memory; waking each other takes longer", file=sys.stderr)
+            print(
+                "lapse: the ranks of this host cannot share memory; waking each other takes longer",
+                file=sys.stderr,
+            )
     return page if works else None
 
 

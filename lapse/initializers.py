@@ -106,7 +106,9 @@ class FromFunction:
         for row, key in zip(rows, keys):
             value = np.asarray(self.fn(np.array([key]), np.random.default_rng([seed, key])))
             if value.size != length:
-                raise ValueError(f"init returned {value.size} elements for key {key}, whose value has {length}")
+                raise ValueError(
+                    f"init returned {value.size} elements for key {key}, whose value has {length}"
+                )
             row[:] = value.reshape(-1)
         return rows
 
@@ -117,4 +119,6 @@ def as_initializer(init):
         return init
     if callable(init):
         return FromFunction(init)
-    raise TypeError(f"init must be lapse.Normal, lapse.UniformValues, lapse.Constant or a function, not {init!r}")
+    raise TypeError(
+        f"init must be lapse.Normal, lapse.UniformValues, lapse.Constant or a function, not {init!r}"
+    )

@@ -6,7 +6,6 @@ error of MPI) is told to all ranks, and every later call raises it.
 
 import atexit
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -16,19 +15,18 @@ import traceback
 import numpy as np
 from mpi4py import MPI
 
-import lapse
 from lapse import _mpi_choice, doorbells
+from lapse._arrays import convert_keys
 from lapse._comm import Comm
 from lapse._protocol import Protocol
 from lapse._store import Store
-from lapse._worker import clear_counters, convert_keys, new_worker, sum_counters
+from lapse._worker import clear_counters, new_worker, sum_counters
+from lapse.advice import warn_of_binding, warn_of_network_module
+from lapse.arguments import agree, raise_first
 from lapse.collectives import Collectives, ignore
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
 from lapse.initializers import as_initializer
 
-MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
-MOST_RANKS = 2**16 - 1
-MOST_VALUE_BYTES = 2**31
 LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
 
 #: Counters that belong to parts of the system that are not in use; they exist from the first day.
@@ -83,8 +81,18 @@ class Server:
     ...         values = kv.pull([1, 5]).wait()
     """
 
-    def __init__(self, num_keys, value_lengths, dtype="float32", workers=1, *, shared_memory=None,
-                 max_in_flight=64 << 20, comm=None, seed=0):
+    def __init__(
+        self,
+        num_keys,
+        value_lengths,
+        dtype="float32",
+        workers=1,
+        *,
+        shared_memory=None,
+        max_in_flight=64 << 20,
+        comm=None,
+        seed=0,
+    ):
         if comm is None:
             comm = MPI.COMM_WORLD
             _mpi_choice.check_launcher(comm.size)
@@ -93,9 +101,16 @@ class Server:
         self._closed = True  # until everything exists
         self._own_error = None
         self._process = os.getpid()
-        given = dict(num_keys=num_keys, value_lengths=value_lengths, dtype=dtype, workers=workers,
-                           shared_memory=shared_memory, max_in_flight=max_in_flight, seed=seed)
-        arguments, workers_by_rank = _agree(comm, given)
+        given = dict(
+            num_keys=num_keys,
+            value_lengths=value_lengths,
+            dtype=dtype,
+            workers=workers,
+            shared_memory=shared_memory,
+            max_in_flight=max_in_flight,
+            seed=seed,
+        )
+        arguments, workers_by_rank = agree(comm, given)
         self._arguments = arguments
         self._workers = arguments["workers"]
         self._worker_counts = workers_by_rank
@@ -111,11 +126,17 @@ class Server:
     def _create(self, comm, arguments):
         communicator, error = None, None
         try:
-            self._store = Store(arguments["num_keys"], arguments["value_lengths"], arguments["dtype"], comm.rank, comm.size)
+            self._store = Store(
+                arguments["num_keys"],
+                arguments["value_lengths"],
+                arguments["dtype"],
+                comm.rank,
+                comm.size,
+            )
             self._protocol = Protocol(self._store, arguments["max_in_flight"])
         except MemoryError as caught:
             error = caught
-        _raise_first(comm, error)
+        raise_first(comm, error)
         page, places, local_size = None, (), 1
         if comm.size > 1:
             communicator = comm.Dup()
@@ -123,13 +144,15 @@ class Server:
             page, places, local_size = doorbells.open_page(communicator)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         crowded = local_size * (self._workers + 1) > cores
-        _warn_of_binding(comm, self._workers, cores)
+        warn_of_binding(comm, self._workers, cores)
         if -1 in places and comm.rank == 0:
-            _warn_of_network_module()
+            warn_of_network_module()
         self._communicator = communicator
         self._comm = Comm(self._protocol, communicator, self._workers, page, places, crowded)
         self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers, self._fail)
-        self._control = new_worker(self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True)
+        self._control = new_worker(
+            self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
+        )
         self._comm.start()
         self._zero = (0,) * (len(_TRAFFIC) + len(_RELOCATIONS))
         if communicator is not None:
@@ -231,8 +254,12 @@ class Server:
         self._check_open()
         with self._taking_seats("run"):
             results = [None] * self._workers
-            threads = [threading.Thread(target=self._work, args=(seat, results, fn, args), name=f"lapse-worker-{seat}")
-                       for seat in range(self._workers)]
+            threads = [
+                threading.Thread(
+                    target=self._work, args=(seat, results, fn, args), name=f"lapse-worker-{seat}"
+                )
+                for seat in range(self._workers)
+            ]
             for thread in threads:
                 thread.start()
             try:
@@ -270,7 +297,9 @@ class Server:
         """
         self._check_open()
         if self._workers != 1:
-            raise ValueError(f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)")
+            raise ValueError(
+                f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)"
+            )
         with self._taking_seats("worker"):
             worker = self._new_worker(0)
             try:
@@ -287,7 +316,9 @@ class Server:
 
     def _new_worker(self, seat):
         first_id = sum(self._worker_counts[: self.rank])
-        return new_worker(self, self._comm, self._store, seat, first_id, self.num_workers, any_thread=False)
+        return new_worker(
+            self, self._comm, self._store, seat, first_id, self.num_workers, any_thread=False
+        )
 
     def _retire(self, worker):
         worker._retire()
@@ -297,7 +328,9 @@ class Server:
     @contextlib.contextmanager
     def _taking_seats(self, what):
         if not self._seats_taken.acquire(blocking=False):
-            raise RuntimeError(f"{what}() while this rank's workers are at work: they are in another run() or worker()")
+            raise RuntimeError(
+                f"{what}() while this rank's workers are at work: they are in another run() or worker()"
+            )
         try:
             yield
         finally:
@@ -451,7 +484,12 @@ class Server:
         return self  # one that has failed meanwhile is closed at the end of the block
 
     def __exit__(self, kind, error, trace):
-        if error is not None and _is_an_end(error) and not self._closed and os.getpid() == self._process:
+        if (
+            error is not None
+            and _is_an_end(error)
+            and not self._closed
+            and os.getpid() == self._process
+        ):
             self._fail(error, None)
         self.close()
 
@@ -466,16 +504,21 @@ class Server:
     def _leave(self):
         self._wait_for_leavers()
         if not self._comm.has_failed and self.rank == 0:
-            print("lapse: a server was still open at the end of the program: call close(), or use it in a with block",
-                  file=sys.stderr)
+            print(
+                "lapse: a server was still open at the end of the program: call close(), or use it in a with block",
+                file=sys.stderr,
+            )
         self._comm.say_bye()
 
     def _wait_for_leavers(self):
         deadline = time.monotonic() + LEAVING_SECONDS
         while not self._comm.all_are_leaving and not self._comm.has_failed:
             if time.monotonic() > deadline:
-                print(f"lapse: rank {self.rank} ended with an open server, and other ranks work on: the job is ended",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"lapse: rank {self.rank} ended with an open server, and other ranks work on: the job is ended",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 self._comm.abort()
             time.sleep(0.002)
 
@@ -501,7 +544,9 @@ class Server:
             return self._own_error
         leaver = self._comm.first_leaver
         if not self._comm.has_failed and leaver is not None:
-            self._comm.report_failure(f"rank {leaver} ended its program with the server open, without close()")
+            self._comm.report_failure(
+                f"rank {leaver} ended its program with the server open, without close()"
+            )
             return RemoteError(self._comm.failure[1])
         rank, text = self._comm.failure
         if rank == self.rank and not text.startswith("rank "):
@@ -519,7 +564,9 @@ class Server:
         keys = convert_keys(keys, self.num_keys)
         for key in (keys.min(), keys.max()) if keys.size else ():
             if not 0 <= key < self.num_keys:
-                raise IndexError(f"key {key} is outside the range 0 .. {self.num_keys - 1} of this server")
+                raise IndexError(
+                    f"key {key} is outside the range 0 .. {self.num_keys - 1} of this server"
+                )
         return keys
 
     def _exchange(self, what, value=None, combine=ignore):
@@ -544,140 +591,6 @@ class _Setup:
         if self._worker.id == sum(self._server._worker_counts[: self._server.rank]):
             self._server.reset_stats()
         self._server._collectives.barrier(self._worker, "the reset of statistics")
-
-
-# Arguments -----------------------------------------------------------------------------------------------------
-
-
-def _check_arguments(given):
-    """The arguments in the form in which they are used; raises for what is out of range."""
-    number = _whole(given["num_keys"], "num_keys", 1, MOST_KEYS)
-    dtype = _check_dtype(given["dtype"])
-    return dict(
-        num_keys=number,
-        dtype=dtype,
-        value_lengths=_check_lengths(given["value_lengths"], number, dtype),
-        workers=_whole(given["workers"], "workers", 1, 4096),
-        shared_memory=_check_shared_memory(given["shared_memory"]),
-        max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
-        seed=_whole(given["seed"], "seed", 0, 2**60),
-    )
-
-
-def _whole(value, name, low, high):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
-    return int(value)
-
-
-def _check_dtype(given):
-    try:
-        dtype = None if given is None else np.dtype(given)
-    except TypeError:
-        dtype = None
-    if dtype is None or dtype.str[1:] not in ("f4", "f8") or not dtype.isnative:
-        raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
-    return dtype
-
-
-def _check_lengths(given, num_keys, dtype):
-    most = MOST_VALUE_BYTES // dtype.itemsize
-    if np.ndim(given) == 0:
-        return _whole(given, "value_lengths", 1, most)
-    lengths = np.asarray(given)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"value_lengths must be integers, not {lengths.dtype}")
-    if lengths.shape != (num_keys,):
-        raise ValueError(f"value_lengths has shape {lengths.shape}, but must have one number for each of the "
-                         f"{num_keys} keys, shape ({num_keys},)")
-    for bad in (lengths.min(), lengths.max()):
-        if not 1 <= bad <= most:
-            raise ValueError(f"value_lengths has {bad} at key {int(np.argmax(lengths == bad))}, "
-                             f"but lengths must be from 1 to {most}")
-    return lengths
-
-
-def _check_shared_memory(given):
-    variable = os.environ.get("LAPSE_SHARED_MEMORY")
-    if variable not in (None, "", "0", "1"):
-        raise ValueError(f"the environment variable LAPSE_SHARED_MEMORY is {variable!r}, but must be 0 or 1")
-    if given is not None and not isinstance(given, (bool, np.bool_)):
-        raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
-    return variable != "0" and given is not False
-
-
-def _digest(arguments):
-    """What all ranks must have in common, small enough to send around."""
-    lengths = arguments["value_lengths"]
-    if not isinstance(lengths, int):
-        lengths = "array " + _hash(lengths)
-    common = {name: arguments[name] for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")}
-    common["dtype"] = str(common["dtype"])
-    return {**common, "value_lengths": lengths, "lapse version": lapse.__version__, "byte order": sys.byteorder}
-
-
-def _hash(lengths, block=1 << 16):
-    """A digest of integers, whatever their dtype."""
-    digest = hashlib.sha256()
-    for first in range(0, len(lengths), block):
-        digest.update(lengths[first : first + block].astype(np.int64))
-    return digest.hexdigest()
-
-
-def _agree(comm, given):
-    """Check this rank's arguments, then compare all ranks'. Nothing is created before."""
-    error, digest, workers, arguments = None, None, 0, None
-    try:
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise CommError("MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
-                            "leave mpi4py.rc.thread_level at its default, 'multiple'")
-        if comm.size > MOST_RANKS:
-            raise ValueError(f"comm has {comm.size} ranks, but at most {MOST_RANKS} are possible")
-        arguments = _check_arguments(given)
-        digest, workers = _digest(arguments), arguments["workers"]
-    except Exception as caught:
-        error = caught
-    reports = comm.allgather((None if error is None else str(error), digest, workers))
-    if error is not None:
-        raise error
-    for rank, (text, theirs, _) in enumerate(reports):
-        if text is not None:
-            raise ValueError(f"rank {rank} has a bad argument: {text}")
-        for name in digest:
-            first = reports[0][1]
-            if theirs[name] != first[name]:
-                raise ValueError(f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}")
-    return arguments, [workers for _, _, workers in reports]
-
-
-def _raise_first(comm, error):
-    """Raise on every rank where one has an error: its own, else one that names the rank."""
-    texts = comm.allgather(None if error is None else str(error))
-    if error is not None:
-        raise error
-    for rank, text in enumerate(texts):
-        if text is not None:
-            raise MemoryError(f"rank {rank}: {text}")
-
-
-def _warn_of_binding(comm, workers, cores):
-    """Open MPI gives each rank one core unless told otherwise; said once, by rank 0."""
-    most = comm.allreduce(workers, op=MPI.MAX)
-    fewest = comm.allreduce(cores, op=MPI.MIN)
-    if comm.rank == 0 and comm.size > 1 and fewest < min(most, os.cpu_count() or 1):
-        print(f"lapse: a rank may use {fewest} of {os.cpu_count()} cores, but has {most} worker threads: "
-              "start with 'mpirun --bind-to none' (Open MPI) or '-bind-to none' (MPICH)", file=sys.stderr)
-
-
-def _warn_of_network_module():
-    """MPICH 5.0.2 with UCX hangs when several ranks keep sends under way, also in plain mpi4py programs."""
-    module = os.environ.get("MPIR_CVAR_CH4_NETMOD", "")
-    version = MPI.Get_library_version()
-    if "MPICH" in version and "ch4:ucx" in version and module in ("", "ucx"):
-        print("lapse: between hosts this MPICH uses its UCX network module, which is known to lose messages: "
-              "set MPIR_CVAR_CH4_NETMOD=ofi on all ranks (hostfiles/env.mpich does)", file=sys.stderr)
 
 
 def _sum_by_name(dictionaries):

@@ -169,6 +169,29 @@ def test_one_server_failing_leaves_the_other_alone():
         assert (good.run(lambda kv: kv.pull(range(20)).wait())[0] == comm.size).all()
 
 
+def test_operations_that_a_failed_run_left_unfinished_raise_its_error():
+    """Or give their values, where they were done."""
+    left = []
+
+    def work(kv):
+        left.extend(kv.pull(range(500)) for _ in range(20))
+        if kv.id == 0:
+            raise ValueError("of worker 0")
+        kv.barrier()
+
+    own = ValueError if comm.rank == 0 else lapse.RemoteError
+    server = lapse.Server(500, 1000, "float64")
+    with pytest.raises(own, match="of worker 0"):
+        server.run(work)
+    for operation in left:
+        try:
+            assert operation.wait().shape == (500, 1000)
+        except own as error:
+            assert "of worker 0" in str(error)
+        assert operation.test()
+    server.close()
+
+
 def test_many_servers_one_after_another():
     """More than an MPI has communicators, were they not freed."""
     for _ in range(30):

@@ -1,0 +1,30 @@
+"""Floor 4. Settings of MPI that a user should know of: said once, on stderr, never changed."""
+
+import os
+import sys
+
+from mpi4py import MPI
+
+
+def warn_of_binding(comm, workers, cores):
+    """Open MPI gives each rank one core unless told otherwise; said once, by rank 0."""
+    most = comm.allreduce(workers, op=MPI.MAX)
+    fewest = comm.allreduce(cores, op=MPI.MIN)
+    if comm.rank == 0 and comm.size > 1 and fewest < min(most, os.cpu_count() or 1):
+        print(
+            f"lapse: a rank may use {fewest} of {os.cpu_count()} cores, but has {most} worker threads: "
+            "start with 'mpirun --bind-to none' (Open MPI) or '-bind-to none' (MPICH)",
+            file=sys.stderr,
+        )
+
+
+def warn_of_network_module():
+    """MPICH 5.0.2 with UCX hangs when several ranks keep sends under way, also in plain mpi4py programs."""
+    module = os.environ.get("MPIR_CVAR_CH4_NETMOD", "")
+    version = MPI.Get_library_version()
+    if "MPICH" in version and "ch4:ucx" in version and module in ("", "ucx"):
+        print(
+            "lapse: between hosts this MPICH uses its UCX network module, which is known to lose messages: "
+            "set MPIR_CVAR_CH4_NETMOD=ofi on all ranks (hostfiles/env.mpich does)",
+            file=sys.stderr,
+        )

@@ -1,0 +1,150 @@
+"""Floor 4. The arguments of a server: each rank checks its own, then all compare.
+
+Before anything is created, so that a bad argument on one rank is an error on all and never a hang.
+"""
+
+import hashlib
+import os
+import sys
+
+import numpy as np
+from mpi4py import MPI
+
+import lapse
+from lapse.errors import CommError
+
+MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
+MOST_RANKS = 2**16 - 1
+MOST_VALUE_BYTES = 2**31
+MOST_WORKERS = 4096
+
+
+def agree(comm, given):
+    """Check this rank's arguments, then compare all ranks'. Nothing is created before."""
+    error, digest, workers, arguments = None, None, 0, None
+    try:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise CommError(
+                "MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
+                "leave mpi4py.rc.thread_level at its default, 'multiple'"
+            )
+        if comm.size > MOST_RANKS:
+            raise ValueError(f"comm has {comm.size} ranks, but at most {MOST_RANKS} are possible")
+        arguments = _check_arguments(given)
+        digest, workers = _digest(arguments), arguments["workers"]
+    except Exception as caught:  # whatever it is, the other ranks must hear of it
+        error = caught
+    reports = comm.allgather((None if error is None else str(error), digest, workers))
+    if error is not None:
+        raise error
+    for rank, (text, theirs, _) in enumerate(reports):
+        if text is not None:
+            raise ValueError(f"rank {rank} has a bad argument: {text}")
+        for name in digest:
+            first = reports[0][1]
+            if theirs[name] != first[name]:
+                raise ValueError(
+                    f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}"
+                )
+    return arguments, [workers for _, _, workers in reports]
+
+
+def raise_first(comm, error):
+    """Raise on every rank where one has an error: its own, else one that names the rank."""
+    texts = comm.allgather(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for rank, text in enumerate(texts):
+        if text is not None:
+            raise MemoryError(f"rank {rank}: {text}")
+
+
+def _check_arguments(given):
+    """The arguments in the form in which they are used; raises for what is out of range."""
+    number = _whole(given["num_keys"], "num_keys", 1, MOST_KEYS)
+    dtype = _check_dtype(given["dtype"])
+    return dict(
+        num_keys=number,
+        dtype=dtype,
+        value_lengths=_check_lengths(given["value_lengths"], number, dtype),
+        workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
+        shared_memory=_check_shared_memory(given["shared_memory"]),
+        max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
+        seed=_whole(given["seed"], "seed", 0, 2**60),
+    )
+
+
+def _whole(value, name, low, high):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
+    return int(value)
+
+
+def _check_dtype(given):
+    try:
+        dtype = None if given is None else np.dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.str[1:] not in ("f4", "f8") or not dtype.isnative:
+        raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
+    return dtype
+
+
+def _check_lengths(given, num_keys, dtype):
+    most = MOST_VALUE_BYTES // dtype.itemsize
+    if np.ndim(given) == 0:
+        return _whole(given, "value_lengths", 1, most)
+    lengths = np.asarray(given)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"value_lengths must be integers, not {lengths.dtype}")
+    if lengths.shape != (num_keys,):
+        raise ValueError(
+            f"value_lengths has shape {lengths.shape}, but must have one number for each of the "
+            f"{num_keys} keys, shape ({num_keys},)"
+        )
+    for bad in (lengths.min(), lengths.max()):
+        if not 1 <= bad <= most:
+            raise ValueError(
+                f"value_lengths has {bad} at key {int(np.argmax(lengths == bad))}, "
+                f"but lengths must be from 1 to {most}"
+            )
+    return lengths
+
+
+def _check_shared_memory(given):
+    variable = os.environ.get("LAPSE_SHARED_MEMORY")
+    if variable not in (None, "", "0", "1"):
+        raise ValueError(
+            f"the environment variable LAPSE_SHARED_MEMORY is {variable!r}, but must be 0 or 1"
+        )
+    if given is not None and not isinstance(given, (bool, np.bool_)):
+        raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
+    return variable != "0" and given is not False
+
+
+def _digest(arguments):
+    """What all ranks must have in common, small enough to send around."""
+    lengths = arguments["value_lengths"]
+    if not isinstance(lengths, int):
+        lengths = "array " + _hash(lengths)
+    common = {
+        name: arguments[name]
+        for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")
+    }
+    common["dtype"] = str(common["dtype"])
+    return {
+        **common,
+        "value_lengths": lengths,
+        "lapse version": lapse.__version__,
+        "byte order": sys.byteorder,
+    }
+
+
+def _hash(lengths, block=1 << 16):
+    """A digest of integers, whatever their dtype."""
+    digest = hashlib.sha256()
+    for first in range(0, len(lengths), block):
+        digest.update(lengths[first : first + block].astype(np.int64))
+    return digest.hexdigest()
