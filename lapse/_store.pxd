@@ -123,12 +123,10 @@ cdef void give_row_back(slab_t* slab, uint32_t slot) noexcept nogil
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil
 
-# Batches. Each notes the positions of keys that are not owned here in `missed`. ---------------------
+# Batches ------------------------------------------------------------------------------------------------
 
-cdef int64_t pull_batch(store_t* store, const key_t* keys, int64_t count, const int64_t* offsets,
-                        char* out, uint32_t* missed) noexcept nogil
-cdef int64_t change_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          const char* given, uint32_t* missed) noexcept nogil
+cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
+                          char* values, uint32_t* missed) noexcept nogil
 
 
 cdef class Store:

@@ -7,7 +7,7 @@ import collections
 
 import numpy as np
 
-from lapse._types cimport PULL, PUSH, SET
+from lapse._types cimport PULL, PUSH
 
 cdef extern from *:
     r"""
@@ -119,43 +119,27 @@ cdef inline void start_looking_ahead(const store_t* store, const key_t* keys, in
         prefetch_row(store, keys[i])
 
 
-cdef int64_t pull_batch(store_t* store, const key_t* keys, int64_t count, const int64_t* offsets,
-                        char* out, uint32_t* missed) noexcept nogil:
+cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
+                          char* values, uint32_t* missed) noexcept nogil:
+    """Pull into, or push or set from, `values`; how many keys are not owned here, their positions in `missed`."""
     cdef int64_t i, misses = 0
     cdef int64_t row_bytes = store.slabs[0].row_bytes
     cdef entry_t* entry
+    cdef char* value
     if count > 1:
         start_looking_ahead(store, keys, count)
     for i in range(count):
         look_ahead(store, keys, i, count)
         entry = &store.entries[keys[i]]
+        value = values + (i * row_bytes if offsets == NULL else offsets[i])
         take_latch(&entry.latch)
-        if entry.state == OWNED:
-            read_value(store, keys[i], entry.slot, out + (i * row_bytes if offsets == NULL else offsets[i]))
-        else:
+        if entry.state != OWNED:
             missed[misses] = <uint32_t>i
             misses += 1
-        drop_latch(&entry.latch)
-    return misses
-
-
-cdef int64_t change_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          const char* given, uint32_t* missed) noexcept nogil:
-    cdef int64_t i, misses = 0
-    cdef int64_t row_bytes = store.slabs[0].row_bytes
-    cdef entry_t* entry
-    if count > 1:
-        start_looking_ahead(store, keys, count)
-    for i in range(count):
-        look_ahead(store, keys, i, count)
-        entry = &store.entries[keys[i]]
-        take_latch(&entry.latch)
-        if entry.state == OWNED:
-            change_value(store, keys[i], &entry.slot, kind,
-                         given + (i * row_bytes if offsets == NULL else offsets[i]))
+        elif kind == PULL:
+            read_value(store, keys[i], entry.slot, value)
         else:
-            missed[misses] = <uint32_t>i
-            misses += 1
+            change_value(store, keys[i], &entry.slot, kind, value)
         drop_latch(&entry.latch)
     return misses
 

@@ -57,6 +57,7 @@ cdef class Worker:
     cdef void cancel(self, operation_t* operation) noexcept nogil
 
     cdef int enter(self) except -1
+    cdef object begin(self, keys)
     cdef int sweep(self) except -1
     cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
                    operation_t** operation) noexcept nogil

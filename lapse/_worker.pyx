@@ -19,7 +19,7 @@ cimport numpy as cnp
 
 from lapse._arrays cimport as_keys
 from lapse._protocol cimport ask, ask_where, complete, localize
-from lapse._store cimport OWNED, change_batch, pull_batch, value_bytes
+from lapse._store cimport OWNED, access_batch, value_bytes
 from lapse._sync cimport fetch_add, load, load32, now
 from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT, WHERE,
                            counters_t)
@@ -218,6 +218,14 @@ cdef class Worker:
         self.sweep()
         return 0
 
+    cdef object begin(self, keys):
+        """What every call with keys begins with: may it be made, and are they keys?"""
+        cdef cnp.ndarray key_array
+        self.enter()
+        key_array = as_keys(keys, self.store.num_keys)
+        self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
+        return key_array
+
     cdef int sweep(self) except -1:
         """Let go of the operations that are done, oldest first."""
         while self.open_operations and (<Operation>self.open_operations[0]).is_done():
@@ -254,11 +262,9 @@ cdef class Worker:
         cdef const key_t* pointer
         cdef Py_ssize_t count
         cdef char* target
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
-        self.first_bad_key(pointer, count)
         if out is None:
             array = out = np.empty(self.shape_for(key_array), dtype=self.dtype)
         else:
@@ -296,13 +302,11 @@ cdef class Worker:
         Parameters and errors as in `push`.
         """
         cdef cnp.ndarray key_array
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         if cnp.PyArray_SIZE(key_array) > 1:
             flat = np.asarray(key_array).reshape(-1)
             last = last_occurrences(flat)
             if len(last) < len(flat):
-                self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
                 values = as_values(values, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "values")
                 keys, values = flat[last], self._rows(flat, values, last)
         return self._change(SET, keys, values, "values")
@@ -321,11 +325,9 @@ cdef class Worker:
         cdef const key_t* pointer
         cdef Py_ssize_t count
         cdef const char* source
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
-        self.first_bad_key(pointer, count)
         array = as_values(given, self.dtype, self.shape_for(key_array), self.elements_for(key_array), name)
         source = <const char*>cnp.PyArray_DATA(array)
         with nogil:
@@ -357,11 +359,9 @@ cdef class Worker:
         cdef operation_t* c = NULL
         cdef const key_t* pointer
         cdef Py_ssize_t count
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
-        self.first_bad_key(pointer, count)
         with nogil:
             self.check(self.start_localize(pointer, count, &c))
         return self.nothing if c == NULL else new_handle(self, c, None, None)
@@ -385,11 +385,9 @@ cdef class Worker:
         cdef int64_t misses
         cdef char* target
         cdef int64_t* offsets = NULL
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
-        self.first_bad_key(pointer, count)
         array = as_out(out, self.dtype, self.shape_for(key_array), self.elements_for(key_array))
         for i in range(count):
             if self.store.entries[pointer[i]].state != OWNED:
@@ -403,7 +401,7 @@ cdef class Worker:
                 offsets = self.new_offsets(pointer, count)
                 if offsets == NULL:
                     self.check(NO_MEMORY)
-            misses = pull_batch(self.store, pointer, count, offsets, target, self.seat.missed)
+            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed)
             free(offsets)
         if misses == 0:
             array.reshape(-1)[:] = row
@@ -412,9 +410,7 @@ cdef class Worker:
     def is_local(self, keys):
         """Whether each key is owned here at this moment: a bool array of the keys' shape."""
         cdef cnp.ndarray key_array
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
-        self.first_bad_key(<const key_t*>cnp.PyArray_DATA(key_array), cnp.PyArray_SIZE(key_array))
+        key_array = <cnp.ndarray>self.begin(keys)
         return self.store_object.is_owned(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
 
     # Waiting ---------------------------------------------------------------------------------------------------
@@ -508,11 +504,9 @@ cdef class Worker:
         cdef const key_t* pointer
         cdef Py_ssize_t count
         cdef char* target
-        self.enter()
-        key_array = as_keys(keys, self.store.num_keys)
+        key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
-        self.first_bad_key(pointer, count)
         owners = np.empty(count, dtype=np.int32)
         target = <char*>cnp.PyArray_DATA(<cnp.ndarray>owners)
         with nogil:
@@ -647,12 +641,12 @@ cdef class Worker:
                 return status
         if make_scratch(self.seat, size) != OK:
             return NO_MEMORY
+        misses = access_batch(self.store, kind, keys + first, size, chunk_offsets,
+                              (out if kind == PULL else <char*>given) + shift, self.seat.missed)
         if kind == PULL:
-            misses = pull_batch(self.store, keys + first, size, chunk_offsets, out + shift, self.seat.missed)
             counters.pulled_keys += size
             counters.pulled_local += size - misses
         else:
-            misses = change_batch(self.store, kind, keys + first, size, chunk_offsets, given + shift, self.seat.missed)
             counters.pushed_keys += size
             counters.pushed_local += size - misses
         if misses == 0:
