@@ -27,7 +27,7 @@ cdef enum:
     RECEIVES = 16               # posted at a time
     SENDS_PER_RANK = 8          # under way at a time
     PACKETS_PER_TURN = 32       # served before what was queued meanwhile is sent
-    THREAD_PATIENCE = 200       # empty polls of the communication thread before it sleeps
+    TURNS_PER_LOOK = 256        # of a waiter's loop, between looks at the clock
 
 cdef int64_t MICROSECOND = 1000
 cdef int64_t MILLISECOND = 1000000
@@ -391,7 +391,7 @@ cdef class Comm:
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil:
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         cdef int64_t time
-        cdef int64_t idle = 0
+        cdef int64_t idle = 0, turns = 0
         cdef uint32_t heard, heard_at_door
         cdef bint drove
         while True:
@@ -409,12 +409,16 @@ cdef class Comm:
                     idle = 0
                 drop_latch(&self.engine)
             idle += 1
-            if idle <= self.patience:
+            turns += 1
+            # Who serves others without a pause must still look at the time now and then.
+            if idle <= self.patience and turns % TURNS_PER_LOOK:
                 pause()
                 continue
             time = now()
             if time > deadline:
                 return TIMED_OUT
+            if idle <= self.patience:
+                continue
             if load32(&self.unrung):
                 self.ring_peers()
             if drove and time > self.quiet_until:
@@ -481,9 +485,10 @@ cdef class Comm:
         ring_doorbell(self.doorbells[self.rank.rank])
 
     cdef void ring_peers(self) noexcept nogil:
-        """Wake the communication threads of ranks that were sent something and where nobody polls.
+        """Wake ranks that were sent something and where nobody polls.
 
-        Late: a rank that polls has seen it by now, and a wake-up is dear.
+        Late: a rank that polls has seen it by now, and a wake-up is dear. But it may have polled for the last time
+        just before: it is looked at again until it sleeps or sends something itself.
         """
         cdef int32_t i
         cdef peer_t* peer
@@ -491,11 +496,15 @@ cdef class Comm:
         store32(&self.unrung, 0)
         for i in range(self.rank.size):
             peer = &self.transport.peers[i]
-            if peer.unrung:
-                peer.unrung = False
-                doorbell = self.doorbells[i]
-                if doorbell != NULL and load32(&doorbell.awake) == 0:
-                    ring_doorbell(doorbell)
+            if not peer.unrung:
+                continue
+            doorbell = self.doorbells[i]
+            if doorbell != NULL and load32(&doorbell.awake):
+                store32(&self.unrung, 1)
+                continue
+            peer.unrung = False
+            if doorbell != NULL:
+                ring_doorbell(doorbell)
 
     cdef void nudge(self, seat_t* seat) noexcept nogil:
         """After a call that queued something: send it soon, though nobody waits."""
@@ -537,7 +546,7 @@ cdef class Comm:
                 idle = 0
                 continue
             idle += 1
-            if idle < THREAD_PATIENCE and load32(&self.doorbells[self.rank.rank].awake) == 0:
+            if idle < 2 * self.patience and load32(&self.doorbells[self.rank.rank].awake) == 0:
                 pause()
                 continue
             idle = 0
@@ -561,7 +570,7 @@ cdef class Comm:
         cdef int64_t length = LONG_SLEEP
         if load32(&self.unrung):
             self.ring_peers()
-        if self.transport.sends or load32(&self.ending) or load32(&self.failed):
+        if self.transport.sends or load32(&self.unrung) or load32(&self.ending) or load32(&self.failed):
             length = SHORT_SLEEP
         elif self.has_far_ranks and now() - self.traffic_at < 10 * MILLISECOND:
             length = SHORT_SLEEP

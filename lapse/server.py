@@ -557,7 +557,7 @@ class Server:
         if self._closed:
             raise ClosedError("the server is closed")
         self._control.check_thread()
-        if self._comm.has_failed:
+        if self._comm.has_failed or self._comm.first_leaver is not None:
             raise self._failure_error()
 
     def _as_keys(self, keys):
