@@ -469,6 +469,13 @@ cdef class Worker:
         self.enter()
         return self.server._collectives.allreduce(self, x, op)
 
+    def wait_replica_sync(self):
+        """Return when every update that has reached this rank's replicas is in every rank's replica.
+
+        No key is replicated yet: there is nothing to wait for.
+        """
+        self.enter()
+
     def setup(self):
         """The initialisation phase: a context manager, collective over all workers.
 
