@@ -77,9 +77,12 @@ def as_values(given, dtype, shape, elements, name):
         if isinstance(given, np.number) and given.dtype != dtype:
             raise TypeError(f"{name} are {given.dtype}, but the server holds {dtype}")
         try:
-            array = np.asarray(given, dtype=dtype)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name} cannot be read as {dtype}: {error}") from None
+            array = np.asarray(given)
+        except ValueError as error:  # a ragged list
+            raise ValueError(f"{name} cannot be read as {dtype}: {error}") from None
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be numbers that fit {dtype}, not {describe(given, array)}")
+        array = array.astype(dtype)
     else:
         try:
             array = as_array(given)

@@ -92,6 +92,7 @@ cdef class Comm:
     cdef void on_mail(self, int32_t source, frame_t* frame) noexcept nogil
     cdef int check(self, int code) noexcept nogil
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil
+    cdef int64_t longest_sleep(self) noexcept nogil
     cdef void give_way(self, int64_t time) noexcept nogil
     cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil
     cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil

@@ -40,6 +40,7 @@ cdef int64_t FLUSH_AFTER = 50 * MICROSECOND
 # A yield beside a thread that computes costs its whole time slice; after one the waiter sleeps on its bell for a while.
 cdef int64_t SLOW_YIELD = 300 * MICROSECOND
 cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
+cdef int64_t YIELDS_FOR = 2 * MILLISECOND     # without news; who waits longer need not be quick, and sleeps
 cdef int64_t MOST_YIELD_PENALTY = 640 * MILLISECOND
 cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that does not notice it
 
@@ -390,7 +391,7 @@ cdef class Comm:
 
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil:
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
-        cdef int64_t time
+        cdef int64_t time, idle_since = 0
         cdef int64_t idle = 0, turns = 0
         cdef uint32_t heard, heard_at_door
         cdef bint drove
@@ -406,7 +407,7 @@ cdef class Comm:
             drove = try_latch(&self.engine)
             if drove:
                 if self.drive():
-                    idle = 0
+                    idle = idle_since = 0
                 drop_latch(&self.engine)
             idle += 1
             turns += 1
@@ -421,12 +422,18 @@ cdef class Comm:
                 continue
             if load32(&self.unrung):
                 self.ring_peers()
-            if drove and time > self.quiet_until:
+            if idle_since == 0:
+                idle_since = time
+            if drove and time > self.quiet_until and time - idle_since < YIELDS_FOR:
                 self.give_way(time)
                 continue
             fetch_add32(&doorbell.awake, <uint32_t>-1)
-            self.sleep_as_waiter(seat, heard, heard_at_door, min(WAITER_SLEEP, max(deadline - time, <int64_t>1)))
+            self.sleep_as_waiter(seat, heard, heard_at_door, min(self.longest_sleep(), max(deadline - time, <int64_t>1)))
             fetch_add32(&doorbell.awake, 1)
+
+    cdef inline int64_t longest_sleep(self) noexcept nogil:
+        # Where every rank can ring, a sleep need not end by itself.
+        return WAITER_SLEEP if self.has_far_ranks else LONG_SLEEP
 
     cdef void give_way(self, int64_t time) noexcept nogil:
         """Yield. Where that took long some other thread computes: waiters of this rank sleep for a while instead."""
