@@ -71,6 +71,7 @@ cdef class Worker:
     cdef operation_t* new_operation(self, int kind, int64_t count, char* out) noexcept nogil
     cdef void give_back(self, operation_t* operation) noexcept nogil
     cdef void detach(self, operation_t* operation) noexcept nogil
+    cdef void let_go(self, operation_t* operation, operation_t** handle) noexcept nogil
     cdef void settle(self, operation_t* operation, operation_t** handle) noexcept nogil
     cdef void reuse_detached(self) noexcept nogil
     cdef int64_t* new_offsets(self, const key_t* keys, Py_ssize_t count) noexcept nogil

@@ -596,7 +596,7 @@ cdef class Worker:
         # Nobody waits for it any more, and nothing is written to its buffer from now on.
         if operation != NULL:
             self.comm.cancel(operation)
-            self.settle(operation, NULL)
+            self.let_go(operation, NULL)
 
     # How a call starts --------------------------------------------------------------------------------------------
 
@@ -773,8 +773,12 @@ cdef class Worker:
         self.seat.spare = operation
 
     cdef void settle(self, operation_t* operation, operation_t** handle) noexcept nogil:
-        """Take the guard away, and hand the operation to the caller, or keep it where nobody waits."""
+        """Take the guard away, and let go of the operation."""
         complete(operation, 1)
+        self.let_go(operation, handle)
+
+    cdef void let_go(self, operation_t* operation, operation_t** handle) noexcept nogil:
+        """Hand a started operation to the caller, or keep it until it is finished where nobody waits."""
         if is_finished(operation):
             self.give_back(operation)
         elif handle != NULL:

@@ -225,7 +225,7 @@ class Server:
         state = "closed" if self._closed else "failed" if self._comm.has_failed else "open"
         return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self._workers} workers, {state}>"
 
-    # Workers ------------------------------------------------------------------------------------------------
+    # Workers ------------------------------------------------------------------------------------
 
     def run(self, fn, *args):
         """Call `fn(worker, *args)` in every worker thread of every rank. Collective.

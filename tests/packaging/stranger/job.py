@@ -17,6 +17,9 @@ def work(kv):
     stranger.push_twice_and_pull(kv, keys, np.ones((NUM_KEYS, LENGTH), np.float32), values)
     assert (values >= 7).all()  # at least what was set and pushed here
     kv.barrier()
+    stranger.pull_and_cancel(kv, keys, values, 200)
+    assert (values[:, 0] == -1).all()  # a cancelled pull writes no more
+    kv.barrier()
     return kv.pull(keys).wait()
 
 

@@ -27,3 +27,17 @@ def put(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] values):
     with nogil:
         kv.set_keys(&keys[0], keys.shape[0], &values[0, 0], &op)
         kv.wait_for(op)
+
+
+def pull_and_cancel(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out, int times):
+    """Pull and change one's mind: what `out` holds after the last cancel must stay."""
+    cdef lapse.operation_t* op = NULL
+    cdef int i
+    cdef Py_ssize_t row
+    with nogil:
+        for i in range(times):
+            kv.pull_keys(&keys[0], keys.shape[0], &out[0, 0], &op)
+            kv.cancel(op)
+            for row in range(out.shape[0]):
+                out[row, 0] = -1
+        kv.wait_everything()
