@@ -70,7 +70,6 @@ def test_exact_results_over_tcp():
 
 
 @pytest.mark.deadline(160)
-@pytest.mark.skipif(not os.environ.get("LAPSE_TEST_ALL"), reason="long: set LAPSE_TEST_ALL=1")
 @pytest.mark.parametrize("env", [WITHOUT_CMA, OVER_TCP], ids=["without CMA", "tcp"])
 def test_everything_under_mpi_in_other_settings(env):
     run_tests(4, env, "")
