@@ -4,7 +4,6 @@ MPI orders which message meets which receive, not which of them completes first.
 of one host it usually copies in one go, and everything completes in order; here it must not.
 """
 
-import os
 from pathlib import Path
 
 import pytest
