@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lapse import _mpi_choice, doorbells
-from lapse._arrays import convert_keys
+from lapse._arrays import convert_keys, outside
 from lapse._comm import Comm
 from lapse._protocol import Protocol
 from lapse._store import Store
@@ -459,10 +459,7 @@ class Server:
                 with self._lock:
                     self._control._wait_for_rank()
                     self._exchange("close")
-        except LapseError as error:
-            self._fail(error, None)
-            raise
-        except BaseException as error:  # KeyboardInterrupt while waiting for the others
+        except BaseException as error:  # also a KeyboardInterrupt while waiting for the others
             self._fail(error, None)
             raise
         finally:
@@ -564,9 +561,7 @@ class Server:
         keys = convert_keys(keys, self.num_keys)
         for key in (keys.min(), keys.max()) if keys.size else ():
             if not 0 <= key < self.num_keys:
-                raise IndexError(
-                    f"key {key} is outside the range 0 .. {self.num_keys - 1} of this server"
-                )
+                raise IndexError(outside(key, self.num_keys))
         return keys
 
     def _exchange(self, what, value=None, combine=ignore):
