@@ -40,9 +40,11 @@ cdef extern from *:
 
 
 cdef enum key_state:
+    # Odd: the value can be read here.
     ABSENT = 0      # the value is elsewhere; `route` says whom to ask
     OWNED = 1       # the value is here; without a slot it was never written and reads as zeros
     ARRIVING = 2    # a localize is under way; `slot` is the number of its arrival record
+    REPLICATED = 3  # every rank has the value, for good; `slot` is the number of its replica
 
 
 cdef enum:
@@ -95,6 +97,11 @@ cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
         x = (x * <uint64_t>0x94D049BB133111EB) & store.mix_mask
         if x < <uint64_t>store.num_keys:
             return <int32_t>(x % <uint64_t>store.size)
+
+
+cdef inline bint is_here(const entry_t* entry) noexcept nogil:
+    # A look: without the key's latch the answer may be old when it is used.
+    return entry.state & 1
 
 
 cdef inline slab_t* slab_for(const store_t* store, key_t key) noexcept nogil:
