@@ -10,10 +10,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import find_mpi  # noqa: E402  (a neighbour of this file, which build backends do not look for)
 
 MODULES = [
+    "lapse._replicas",
     "lapse._store",
     "lapse._outbox",
-    "lapse._outbox",
     "lapse._arrays",
+    "lapse._replication",
     "lapse._protocol",
     "lapse._comm",
     "lapse._worker",

@@ -19,6 +19,7 @@ __all__ = [
     "Normal",
     "Operation",
     "RemoteError",
+    "Replication",
     "Server",
     "UniformValues",
     "Worker",
@@ -32,6 +33,7 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "Normal": "lapse.initializers",
     "UniformValues": "lapse.initializers",
     "Constant": "lapse.initializers",
+    "Replication": "lapse.replication",
 }
 
 _mpi_choice.prepare(__path__)

@@ -79,6 +79,7 @@ cdef class Comm:
     cdef bint has_mail(self, int32_t source) noexcept nogil
 
     cdef int drive(self) noexcept nogil
+    cdef void look_after_replicas(self) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef bint has_parts(self, transport_t* t) noexcept nogil
     cdef bint send_packet(self, int32_t destination) noexcept nogil

@@ -16,7 +16,9 @@ import threading
 from lapse._messages cimport BYE, FAILURE, LEAVING, MAIL, frame_t, record_t
 from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             take_block)
-from lapse._protocol cimport handle_frame, ring_seat
+from lapse._operations cimport ring_seat
+from lapse._protocol cimport handle_frame
+from lapse._replication cimport tick
 from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
@@ -172,6 +174,8 @@ cdef class Comm:
             self.seats[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
+        self.rank.replication.seats = self.seats
+        self.rank.replication.num_seats = self.num_seats
         if communicator is not None:
             self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
             if self.transport == NULL:
@@ -196,6 +200,8 @@ cdef class Comm:
         cdef int moved, served
         if load32(&self.stopped):
             return 0
+        if self.rank.store.replicas.changed.count or self.rank.store.replicas.collected.count:
+            self.look_after_replicas()
         moved = self.flush()
         if self.transport.sends:
             self.see_what_was_sent()
@@ -204,6 +210,10 @@ cdef class Comm:
             self.traffic_at = now()
             moved += self.flush()
         return moved + served
+
+    cdef void look_after_replicas(self) noexcept nogil:
+        if not load32(&self.failed) and tick(&self.rank.replication, now()) != OK:
+            self.fail_with("out of memory while synchronising replicas")
 
     cdef int flush(self) noexcept nogil:
         cdef transport_t* t = self.transport

@@ -20,6 +20,12 @@ TRANSFER        last owner -> requester    you own the key now; here is the valu
 TRANSFER_ZERO   last owner -> requester    the same for a key that was never written
 WHERE           any -> home                who owns these keys?
 WHERE_REPLY     home -> origin             the ranks, as int32
+DELTA           any -> home                this rank's contribution to a replicated value
+SUM             home -> all                the sum of contributions; `position`: yours is in it
+REPLACE         home -> all                a replicated value was set; answer with APPLIED
+MARK            any -> home                send the sums you have, tell me when all ranks have them
+FENCE           home -> all                answer with APPLIED: all that I sent before is in place
+APPLIED         any -> home                `count` times REPLACE or FENCE was carried out
 MAIL            any -> any                 bytes for collective calls; not of the key protocol
 LEAVING         any -> all                 this rank's interpreter ends and the server is open
 FAILURE         any -> any                 an error ends the server; the last frame on its channel
@@ -42,6 +48,12 @@ cdef enum message_kind:
     FAILURE = 17
     BYE = 18
     LEAVING = 19
+    DELTA = 20          # this and what follows: _replication
+    SUM = 21
+    REPLACE = 22
+    MARK = 23
+    FENCE = 24
+    APPLIED = 25
 
 
 cdef extern from *:
@@ -64,11 +76,11 @@ cdef extern from *:
     ctypedef uint64_t loose_u64 "lapse_u64"
     ctypedef struct frame_t "lapse_frame":
         uint32_t bytes      # with this header
-        uint32_t count      # records; for ACK: key positions
+        uint32_t count      # records; for ACK and APPLIED: key positions
         uint16_t origin     # the rank that asked first
         uint16_t charged    # whose share of the origin's bytes in flight this counts to
         uint32_t kind
-        uint64_t operation  # the origin's; 0 in relocations
+        uint64_t operation  # the origin's, or a home's gathering; 0 in relocations
     ctypedef struct record_t "lapse_record":
         uint32_t key
-        uint32_t position   # in the operation
+        uint32_t position   # in the operation; of a replica its epoch, or whether the sum contains your contribution

@@ -37,7 +37,7 @@ cdef struct outbox_t:
 
 cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
                        uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil
-cdef int append_ack(outbox_t* outbox, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
                     uint32_t count, uint64_t amount) noexcept nogil
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from lapse._messages cimport ACK, frame_t, loose_u64, record_t
+from lapse._messages cimport frame_t, loose_u64, record_t
 from lapse._sync cimport drop_latch, fetch_add32, take_latch
 from lapse._types cimport NO_MEMORY, OK
 
@@ -144,7 +144,7 @@ cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_
     return status
 
 
-cdef int append_ack(outbox_t* outbox, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
                     uint32_t count, uint64_t amount) noexcept nogil:
     cdef block_t* block
     cdef frame_t* frame
@@ -152,13 +152,13 @@ cdef int append_ack(outbox_t* outbox, uint16_t origin, uint16_t charged, uint64_
     cdef int status = OK
     take_latch(&outbox.latch)
     if not outbox.closed:
-        frame = frame_to_join(outbox, ACK, origin, charged, operation, 0)
+        frame = frame_to_join(outbox, kind, origin, charged, operation, 0)
         if frame == NULL:
             block = block_with_room(outbox, sizeof(frame_t) + sizeof(uint64_t))
             if block == NULL:
                 status = NO_MEMORY
             else:
-                frame = start_frame(block, ACK, origin, charged, operation)
+                frame = start_frame(block, kind, origin, charged, operation)
                 frame.bytes += sizeof(uint64_t)
                 block.used += sizeof(uint64_t)
                 total = <loose_u64*>(frame + 1)

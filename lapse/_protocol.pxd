@@ -14,8 +14,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from lapse._messages cimport frame_t
 from lapse._outbox cimport outbox_t
 from lapse._store cimport Store, store_t
-from lapse._sync cimport fetch_add, load32, ring, ring_doorbell
-from lapse._types cimport key_t, operation_t, seat_t
+from lapse._replication cimport replication_t
+from lapse._types cimport key_t, operation_t
 
 
 cdef struct parked_t:
@@ -65,21 +65,8 @@ cdef struct rank_t:
     int64_t open_arrivals
     uint8_t arrivals_latch
     relocations_t relocations
+    replication_t replication
     char error[256]             # what `handle_frame` found wrong, where it did
-
-
-cdef inline void ring_seat(seat_t* seat) noexcept nogil:
-    ring(&seat.bell)
-    if load32(&seat.on_doorbell):
-        ring_doorbell(seat.doorbell)
-
-
-cdef inline void complete(operation_t* operation, int64_t positions) noexcept nogil:
-    # The decrement to zero is the last access: the worker may use the memory again at once.
-    cdef seat_t* seat = operation.seat
-    if positions and fetch_add(&operation.pending, -positions) == positions:
-        fetch_add(&seat.unfinished, -1)
-        ring_seat(seat)
 
 
 cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,

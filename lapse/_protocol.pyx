@@ -5,13 +5,18 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from lapse._messages cimport (ACK, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, WHERE_REPLY, frame_t, loose_u64,
+from lapse._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, WHERE_REPLY, frame_t, loose_u64,
                               record_t)
+from lapse._operations cimport complete
 from lapse._outbox cimport append_ack, append_record, free_blocks
-from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, change_value, entry_t, give_row_back, home_of, prefetch,
-                           read_value, row_at, slab_for, slab_t, take_row, value_bytes)
-from lapse._sync cimport drop_latch, take_latch
+from lapse._replicas cimport push_replica, read_replica
+from lapse._replication cimport (close_gathering, free_gatherings, gathering_t, handle_replication, open_gathering,
+                                 replace)
+from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
+                           is_here, read_value, row_at, slab_for, slab_t, take_row, value_bytes)
+from lapse._sync cimport drop_latch, fetch_add, store32, take_latch
 from lapse._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE
+from lapse._values cimport prefetch
 
 cdef enum:
     ARRIVALS_PER_CHUNK = 1024
@@ -187,6 +192,8 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
         else:
             discharge(rank, rank.rank, amount_of(rank, key))
             status = NO_MEMORY
+    elif entry.state == REPLICATED and (operation.kind != SET or entry.route == rank.rank):
+        status = ask_replica(rank, operation, entry, position, given, done)
     else:
         destination = entry.route
         if size > COPIED_UNDER_LATCH:
@@ -201,6 +208,25 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
     if latched:
         drop_latch(&entry.latch)
     return status
+
+
+cdef int ask_replica(rank_t* rank, operation_t* operation, entry_t* entry, uint32_t position,
+                     const char* given, int64_t* done) noexcept nogil:
+    # Under the key's latch. A set is its home's to order; all ranks have to apply it before it is done.
+    cdef gathering_t* gathering
+    cdef int status
+    if operation.kind == PULL:
+        read_replica(&rank.store.replicas.all[entry.slot], place_in(rank, operation, position))
+    elif operation.kind == PUSH:
+        push_replica(&rank.store.replicas, entry.slot, given)
+    else:
+        gathering = open_gathering(&rank.replication, <uint16_t>rank.rank, 0, <uint64_t>operation)
+        if gathering == NULL:
+            return NO_MEMORY
+        status = replace(&rank.replication, gathering, entry, given, 0)
+        return status if status != OK else close_gathering(&rank.replication, gathering)
+    done[0] += 1
+    return OK
 
 
 cdef int ask_for_key(rank_t* rank, key_t key, entry_t* entry) noexcept nogil:
@@ -245,7 +271,7 @@ cdef int localize(rank_t* rank, operation_t* operation, key_t key, int64_t* done
     cdef entry_t* entry = &rank.store.entries[key]
     cdef int status = OK
     take_latch(&entry.latch)
-    if entry.state == OWNED:
+    if is_here(entry):
         done[0] += 1
     elif entry.state == ARRIVING:
         if not add_waiter(arrival_at(rank, entry.slot), operation):
@@ -327,30 +353,52 @@ cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, int64_t
     return status
 
 
-cdef int on_change(rank_t* rank, frame_t* frame) noexcept nogil:
+cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
     cdef char* at = <char*>(frame + 1)
     cdef record_t* record
     cdef size_t size
     cdef int64_t done = 0, amount = 0
+    cdef gathering_t* gathering = NULL
     cdef uint32_t i
-    cdef int status
+    cdef int status = OK
     for i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = value_bytes(rank.store, record.key)
         if rank.store.slab_of == NULL:
             prefetch_record(rank, at, sizeof(record_t) + size, frame.count - i)
-        status = change_one(rank, frame, record, size, &done, &amount)
+        if rank.store.entries[record.key].state == REPLICATED:
+            status = set_replica(rank, source, frame, record, &gathering)
+        else:
+            status = change_one(rank, frame, record, size, &done, &amount)
         if status != OK:
             return status
         at += sizeof(record_t) + size
-    if not done:
-        return OK
+    if gathering != NULL:
+        status = close_gathering(&rank.replication, gathering)
+    if not done or status != OK:
+        return status
     if frame.origin == rank.rank:
         discharge(rank, frame.charged, amount)
         complete(<operation_t*>frame.operation, done)
         return OK
-    return append_ack(&rank.outboxes[frame.origin], frame.origin, frame.charged, frame.operation,
+    return append_ack(&rank.outboxes[frame.origin], ACK, frame.origin, frame.charged, frame.operation,
                       <uint32_t>done, <uint64_t>amount)
+
+
+cdef int set_replica(rank_t* rank, int32_t source, frame_t* frame, record_t* record, gathering_t** gathering) noexcept nogil:
+    """The home's step of a set of a replicated key; one gathering for all such keys of a frame."""
+    cdef entry_t* entry = &rank.store.entries[record.key]
+    cdef int status
+    if frame.kind != SET or entry.route != rank.rank:
+        return wrong(rank, source, "a push of, or a wrong rank asked to set, a replicated key", record.key)
+    if gathering[0] == NULL:
+        gathering[0] = open_gathering(&rank.replication, frame.origin, frame.charged, frame.operation)
+        if gathering[0] == NULL:
+            return NO_MEMORY
+    take_latch(&entry.latch)
+    status = replace(&rank.replication, gathering[0], entry, <char*>(record + 1), amount_of(rank, record.key))
+    drop_latch(&entry.latch)
+    return status
 
 
 cdef inline int change_one(rank_t* rank, frame_t* frame, record_t* record, size_t size,
@@ -596,7 +644,7 @@ cdef int serve(rank_t* rank, key_t key, arrival_t* arrival, parked_t* parked) no
     if parked.origin == rank.rank:
         discharge(rank, parked.charged, amount_of(rank, key))
         return OK
-    return append_ack(&rank.outboxes[parked.origin], parked.origin, parked.charged, parked.operation,
+    return append_ack(&rank.outboxes[parked.origin], ACK, parked.origin, parked.charged, parked.operation,
                       1, <uint64_t>amount_of(rank, key))
 
 
@@ -610,7 +658,7 @@ cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
     if frame.kind == PULL_REPLY or frame.kind == WHERE_REPLY:
         return on_reply(rank, frame)
     if frame.kind == PUSH or frame.kind == SET:
-        return on_change(rank, frame)
+        return on_change(rank, source, frame)
     if frame.kind == ACK:
         return on_ack(rank, frame)
     if frame.kind == LOCALIZE:
@@ -621,6 +669,8 @@ cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
         return on_transfer(rank, source, frame)
     if frame.kind == WHERE:
         return on_where(rank, frame)
+    if frame.kind >= DELTA:
+        return handle_replication(&rank.replication, source, frame)
     return wrong(rank, source, "a message of unknown kind", frame.kind)
 
 
@@ -668,6 +718,11 @@ cdef class Protocol:
             raise MemoryError(f"no memory for the queues to {self.c.size} ranks")
         for i in range(self.c.size):
             self.c.outboxes[i].waiting = &self.c.outboxes_waiting
+        self.c.replication.store = &store.c
+        self.c.replication.outboxes = self.c.outboxes
+        self.c.replication.rank = self.c.rank
+        self.c.replication.size = self.c.size
+        self.c.replication.error = self.c.error
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -677,6 +732,7 @@ cdef class Protocol:
             for key in range(self.store.c.num_keys):
                 if self.store.c.entries[key].state == ARRIVING:
                     forget_arrival(arrival_at(&self.c, self.store.c.entries[key].slot))
+        free_gatherings(&self.c.replication)
         if self.c.outboxes != NULL:
             for j in range(self.c.size):
                 free_blocks(&self.c.outboxes[j])
@@ -691,8 +747,27 @@ cdef class Protocol:
         """Keys that arrived here, were given away, and of these passed on at once."""
         return self.c.relocations.arrived, self.c.relocations.given_away, self.c.relocations.passed_on
 
+    def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
+                        double clip=0.0):
+        """Choose how replicas are synchronised; see `lapse.Replication`. `interval` is in seconds, 0 means never."""
+        self.c.replication.interval = <int64_t>(interval * 1e9)
+        self.c.replication.max_pending = max_pending
+        self.c.replication.threshold = threshold
+        self.c.replication.average = average
+        self.c.replication.clip = clip
+
+    @property
+    def replica_counters(self):
+        """Rounds in which this rank sent changes of replicas, and how many values it sent about them."""
+        return self.c.replication.rounds, self.c.replication.keys_sent
+
+    def enter_setup(self, bint inside):
+        """Whether deltas go unscaled and whatever their size."""
+        store32(&self.c.replication.in_setup, inside)
+
     @property
     def at_rest(self):
         """Whether nothing is arriving, nothing is to be sent and no byte is in flight."""
         return (self.c.open_arrivals == 0 and self.c.outboxes_waiting == 0 and self.c.over_limit == 0
+                and self.c.replication.awaited == 0 and self.c.replication.gatherings == NULL
                 and all(self.c.in_flight[i] == 0 for i in range(self.c.size)))

@@ -9,35 +9,9 @@ Entered by worker threads and by whoever drives the communication; nothing here 
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from lapse._replicas cimport replicas_t
 from lapse._sync cimport drop_latch, take_latch
 from lapse._types cimport key_t, status_t
-
-cdef extern from *:
-    r"""
-    #ifndef LAPSE_VALUES
-    #define LAPSE_VALUES
-    #include <stddef.h>
-    #include <stdint.h>
-    #define lapse_prefetch(p) __builtin_prefetch(p, 1)
-    /* Values lie at multiples of 4 bytes in messages, also those of 8 bytes each. */
-    typedef float lapse_float __attribute__((may_alias));
-    typedef double lapse_double __attribute__((aligned(4), may_alias));
-    static inline void lapse_add_float(void *value, const void *update, size_t bytes) {
-        lapse_float *restrict v = value;
-        const lapse_float *restrict u = update;
-        for (size_t i = 0; i < bytes / sizeof(float); i++) v[i] += u[i];
-    }
-    static inline void lapse_add_double(void *value, const void *update, size_t bytes) {
-        lapse_double *restrict v = value;
-        const lapse_double *restrict u = update;
-        for (size_t i = 0; i < bytes / sizeof(double); i++) v[i] += u[i];
-    }
-    #endif
-    """
-    void prefetch "lapse_prefetch"(const void* address) noexcept nogil
-    void add_float "lapse_add_float"(void* value, const void* update, size_t size) noexcept nogil
-    void add_double "lapse_add_double"(void* value, const void* update, size_t size) noexcept nogil
-
 
 cdef enum key_state:
     # Odd: the value can be read here.
@@ -81,6 +55,7 @@ cdef struct store_t:
     int32_t mix_shift
     int32_t rank
     int32_t size
+    replicas_t replicas
 
 
 cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
@@ -116,24 +91,18 @@ cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
     return slab.rows + slot * slab.row_bytes
 
 
-cdef inline void add_in(const store_t* store, char* value, const char* update, size_t size) noexcept nogil:
-    if store.itemsize == 4:
-        add_float(value, update, size)
-    else:
-        add_double(value, update, size)
-
-
 # One key; the caller holds its latch where a slot is concerned. ------------------------------------
 
 cdef uint32_t take_row(slab_t* slab, bint zeroed) noexcept nogil
 cdef void give_row_back(slab_t* slab, uint32_t slot) noexcept nogil
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
+cdef bint read_here(const store_t* store, key_t key, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil
 
 # Batches ------------------------------------------------------------------------------------------------
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed) noexcept nogil
+                          char* values, uint32_t* missed, int64_t* replicated) noexcept nogil
 
 
 cdef class Store:

@@ -7,27 +7,10 @@ import collections
 
 import numpy as np
 
-from lapse._types cimport PULL, PUSH
-
-cdef extern from *:
-    r"""
-    #include <stddef.h>
-    #include <sys/mman.h>
-    #ifndef MAP_NORESERVE
-    #define MAP_NORESERVE 0
-    #endif
-    static void *lapse_reserve(size_t bytes) {
-        void *p = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) return 0;
-    #ifdef MADV_HUGEPAGE
-        if (bytes >= ((size_t)16 << 20)) madvise(p, bytes, MADV_HUGEPAGE);
-    #endif
-        return p;
-    }
-    static void lapse_release(void *p, size_t bytes) { munmap(p, bytes); }
-    """
-    void* reserve "lapse_reserve"(size_t size) noexcept nogil
-    void release "lapse_release"(void* address, size_t size) noexcept nogil
+from lapse._memory cimport release, reserve
+from lapse._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
+from lapse._types cimport OK, PULL, PUSH, SET
+from lapse._values cimport add_values, prefetch
 
 
 cdef enum:
@@ -75,13 +58,28 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
         memcpy(out, row_at(slab, slot), slab.row_bytes)
 
 
+cdef bint read_here(const store_t* store, key_t key, char* out) noexcept nogil:
+    """Copy a value if it is owned or replicated here, in one step; whether it was."""
+    cdef entry_t* entry = &store.entries[key]
+    cdef bint found = True
+    take_latch(&entry.latch)
+    if entry.state == OWNED:
+        read_value(store, key, entry.slot, out)
+    elif entry.state == REPLICATED:
+        read_replica(&store.replicas.all[entry.slot], out)
+    else:
+        found = False
+    drop_latch(&entry.latch)
+    return found
+
+
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
     cdef slab_t* slab = slab_for(store, key)
     cdef bint fresh = slot[0] == NO_SLOT
     if fresh:
         slot[0] = take_row(slab, kind == PUSH)
     if kind == PUSH:
-        add_in(store, row_at(slab, slot[0]), given, slab.row_bytes)
+        add_values(store.itemsize, row_at(slab, slot[0]), given, slab.row_bytes)
     else:
         memcpy(row_at(slab, slot[0]), given, slab.row_bytes)
 
@@ -91,12 +89,13 @@ cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, cons
 cdef inline void prefetch_row(const store_t* store, key_t key) noexcept nogil:
     # Reads the slot without the latch: a stale one costs a useless prefetch, nothing more.
     cdef slab_t* slab = slab_for(store, key)
-    cdef uint32_t slot = store.entries[key].slot
+    cdef entry_t* entry = &store.entries[key]
+    cdef uint32_t slot = entry.slot
     cdef char* row
     cdef size_t at, end
     if slot == NO_SLOT:
         return
-    row = row_at(slab, slot)
+    row = store.replicas.all[slot].value if entry.state == REPLICATED else row_at(slab, slot)
     end = slab.row_bytes if slab.row_bytes < MOST_PREFETCHED else MOST_PREFETCHED
     at = 0
     while at < end:
@@ -120,8 +119,11 @@ cdef inline void start_looking_ahead(const store_t* store, const key_t* keys, in
 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed) noexcept nogil:
-    """Pull into, or push or set from, `values`; how many keys are not owned here, their positions in `missed`."""
+                          char* values, uint32_t* missed, int64_t* replicated) noexcept nogil:
+    """Pull into, or push or set from, `values`; how many keys could not be served here, their positions in `missed`.
+
+    `replicated` grows by the pushes to replicas. A set of a replicated key is its home's to do, hence missed.
+    """
     cdef int64_t i, misses = 0
     cdef int64_t row_bytes = store.slabs[0].row_bytes
     cdef entry_t* entry
@@ -133,13 +135,19 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         entry = &store.entries[keys[i]]
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
         take_latch(&entry.latch)
-        if entry.state != OWNED:
+        if entry.state == OWNED:
+            if kind == PULL:
+                read_value(store, keys[i], entry.slot, value)
+            else:
+                change_value(store, keys[i], &entry.slot, kind, value)
+        elif entry.state == REPLICATED and kind == PULL:
+            read_replica(&store.replicas.all[entry.slot], value)
+        elif entry.state == REPLICATED and kind == PUSH:
+            push_replica(&store.replicas, entry.slot, value)
+            replicated[0] += 1
+        else:
             missed[misses] = <uint32_t>i
             misses += 1
-        elif kind == PULL:
-            read_value(store, keys[i], entry.slot, value)
-        else:
-            change_value(store, keys[i], &entry.slot, kind, value)
         drop_latch(&entry.latch)
     return misses
 
@@ -168,6 +176,11 @@ def count_lengths(lengths):
     return distinct, np.array([total[length] for length in distinct.tolist()])
 
 
+cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
+    cdef const entry_t* entry = &store.entries[key]
+    return entry.state == OWNED or (entry.state == REPLICATED and entry.route == store.rank)
+
+
 cdef class Store:
     """Values of the keys that this rank owns, and an entry for every key.
 
@@ -181,6 +194,8 @@ cdef class Store:
         float32 or float64.
     rank, size : int
         This rank, and how many there are.
+    replicated : sorted int64 array without repeats, optional
+        Keys of which every rank has a replica. A rank alone has no use for them: it owns all keys.
 
     Raises
     ------
@@ -188,7 +203,7 @@ cdef class Store:
         Where the directory or the address range for the values cannot be had.
     """
 
-    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1):
+    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, replicated=()):
         self.length = lengths if isinstance(lengths, int) else -1
         self.dtype = np.dtype(dtype)
         self.c.num_keys = num_keys
@@ -200,6 +215,8 @@ cdef class Store:
         self.c.mix_shift = (bits + 1) // 2
         self._reserve_slabs(lengths)
         self._fill_directory()
+        if size > 1 and len(replicated):
+            self._make_replicas(np.ascontiguousarray(replicated, dtype=np.int64))
 
     def _reserve_slabs(self, lengths):
         cdef int i
@@ -243,8 +260,27 @@ cdef class Store:
                 entry.state = OWNED if home == self.c.rank else ABSENT
                 entry.route = <uint16_t>home
 
+    def _make_replicas(self, const key_t[::1] keys):
+        cdef uint32_t i
+        cdef entry_t* entry
+        sizes = np.empty(len(keys), dtype=np.uintp)
+        is_home = np.empty(len(keys), dtype=np.uint8)
+        cdef size_t[::1] size_view = sizes
+        cdef uint8_t[::1] home_view = is_home
+        for i in range(<uint32_t>keys.shape[0]):
+            size_view[i] = value_bytes(&self.c, keys[i])
+            home_view[i] = home_of(&self.c, keys[i]) == self.c.rank
+        if make_replicas(&self.c.replicas, &keys[0], &size_view[0], &home_view[0], <uint32_t>keys.shape[0],
+                         self.c.size, self.c.itemsize) != OK:
+            raise MemoryError(f"no memory for the replicas of {len(keys)} keys, {3 * int(sizes.sum())} bytes and more")
+        for i in range(<uint32_t>keys.shape[0]):
+            entry = &self.c.entries[keys[i]]
+            entry.state = REPLICATED
+            entry.slot = i
+
     def __dealloc__(self):
         cdef int i
+        free_replicas(&self.c.replicas)
         for i in range(self.c.num_slabs):
             if self.c.slabs[i].rows != NULL:
                 release(self.c.slabs[i].rows, self.c.slabs[i].reserved)
@@ -274,23 +310,46 @@ cdef class Store:
         return np.array([home_of(&self.c, key) for key in keys.ravel()], dtype=np.int64).reshape(keys.shape)
 
     def local_keys(self):
-        """The keys that are owned here at this moment, sorted: an int64 array."""
+        """The keys that are owned here at this moment, sorted: an int64 array. A replicated key counts to its home."""
         cdef key_t key
         cdef int64_t count = 0
         keys = np.empty(self.c.num_keys, dtype=np.int64)
         cdef key_t[::1] view = keys
         with nogil:
             for key in range(self.c.num_keys):
-                if self.c.entries[key].state == OWNED:
+                if belongs_here(&self.c, key):
                     view[count] = key
                     count += 1
         return keys[:count].copy()
 
-    def is_owned(self, const key_t[::1] keys):
-        """Whether each key is owned here at this moment: a bool array."""
+    def is_here(self, const key_t[::1] keys):
+        """Whether each key is owned or replicated here at this moment: a bool array."""
         cdef int64_t i
-        owned = np.empty(keys.shape[0], dtype=np.uint8)
-        cdef uint8_t[::1] view = owned
+        here = np.empty(keys.shape[0], dtype=np.uint8)
+        cdef uint8_t[::1] view = here
         for i in range(keys.shape[0]):
-            view[i] = self.c.entries[keys[i]].state == OWNED
-        return owned.view(np.bool_)
+            view[i] = is_here(&self.c.entries[keys[i]])
+        return here.view(np.bool_)
+
+    def fill(self, const key_t[::1] keys, values):
+        """Put start values into keys that are here, replicas included, without a message.
+
+        Parameters
+        ----------
+        keys : int64 array
+        values : array
+            1-D, one value after another. The same on all ranks; nobody may use the keys meanwhile.
+        """
+        cdef int64_t i
+        cdef entry_t* entry
+        cdef const unsigned char[::1] data = np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8)
+        cdef size_t at = 0
+        for i in range(keys.shape[0]):
+            entry = &self.c.entries[keys[i]]
+            take_latch(&entry.latch)
+            if entry.state == REPLICATED:
+                fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
+            elif entry.state == OWNED:
+                change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
+            drop_latch(&entry.latch)
+            at += value_bytes(&self.c, keys[i])

@@ -12,15 +12,19 @@ import numpy as np
 
 from lapse._messages cimport frame_t
 from lapse._outbox cimport block_data, block_t, give_block_back, take_block
-from lapse._protocol cimport Protocol, ask, ask_where, complete, handle_frame, localize
-from lapse._store cimport ABSENT, ARRIVING, OWNED, Store, read_value
+from lapse._operations cimport complete
+from lapse._protocol cimport Protocol, ask, ask_where, handle_frame, localize
+from lapse._replicas cimport base_of, replica_t
+from lapse._replication cimport mark, note_pushes, runs_ahead, tick
+from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, read_here
 from lapse._sync cimport fetch_add, load
-from lapse._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE, operation_t, seat_t
+from lapse._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, WHERE, operation_t, seat_t
 
-KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": WHERE}
-STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving"}
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": WHERE, "sync": SYNC}
+STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
 MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "WHERE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
-            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY"}
+            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
+            24: "FENCE", 25: "APPLIED"}
 
 
 cdef class Call:
@@ -32,8 +36,13 @@ cdef class Call:
     keys : int64 array
     issued : int
         Keys that were asked for so far.
+    covered : bool
+        Of a "sync" that is done: whether it brought all updates of the rank to all replicas. If not, it brought
+        back what was under way before, and is to be issued again.
     """
 
+    cdef readonly bint covered
+    cdef int64_t full_rounds_before
     cdef operation_t c
     cdef seat_t seat
     cdef readonly str kind
@@ -59,6 +68,9 @@ cdef class VirtualRank:
     rank, size, num_keys : int
     lengths : int or int64 array
     dtype : numpy.dtype
+    replicated : sorted sequence of int
+    **management
+        As `Protocol.manage_replicas` takes it.
     """
 
     cdef Store store
@@ -66,9 +78,10 @@ cdef class VirtualRank:
     cdef readonly int rank
     cdef readonly int size
 
-    def __init__(self, rank, size, num_keys, lengths, dtype="float64"):
-        self.store = Store(num_keys, lengths, dtype, rank, size)
+    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), **management):
+        self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
         self.protocol = Protocol(self.store)
+        self.protocol.manage_replicas(**management)
         self.rank = rank
         self.size = size
 
@@ -77,7 +90,8 @@ cdef class VirtualRank:
 
         Parameters
         ----------
-        kind : {"pull", "push", "set", "localize", "where"}
+        kind : {"pull", "push", "set", "localize", "where", "sync"}
+            A sync takes no keys.
         keys : sequence of int
         values : array, optional
             For pushes and sets: 1-D, one value after another.
@@ -89,7 +103,8 @@ cdef class VirtualRank:
         cdef Call call = Call.__new__(Call)
         cdef int64_t[::1] ends
         call.kind = kind = str(kind)
-        call.keys = np.array(keys, dtype=np.int64)
+        call.keys = np.array(keys if kind != "sync" else [0], dtype=np.int64)
+        call.full_rounds_before = self.protocol.c.replication.full_rounds
         lengths = self.store.value_length(call.keys)
         if kind == "where":
             call.values = np.full(len(call.keys), -1, dtype=np.int32)
@@ -123,19 +138,44 @@ cdef class VirtualRank:
             if call.kind in ("push", "set"):
                 given = <char*><size_t>(call.values.ctypes.data
                                         + int(call.lengths_before[position]) * self.store.dtype.itemsize)
-            fetch_add(&call.c.pending, 1)
+            fetch_add(&call.c.pending, 1 if call.c.kind != SYNC else self.size)
             with nogil:
-                if call.c.kind == LOCALIZE:
+                if call.c.kind == SYNC:
+                    status = self.sync(call)
+                elif call.c.kind == LOCALIZE:
                     status = localize(&self.protocol.c, &call.c, key, &done)
                 elif call.c.kind == WHERE:
                     status = ask_where(&self.protocol.c, &call.c, key, position, &done)
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
+                    if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
+                        status = note_pushes(&self.protocol.c.replication, 1)
                 complete(&call.c, done)
             if status != OK:
                 raise MemoryError("no memory for a step of the protocol")
             call.issued += 1
         return call.issued == len(call.keys)
+
+    cdef int sync(self, Call call) noexcept nogil:
+        if self.store.c.replicas.count == 0:
+            call.covered = True
+            complete(&call.c, self.size)
+            return OK
+        return mark(&self.protocol.c.replication, &call.c, call.full_rounds_before, &call.covered)
+
+    @property
+    def runs_ahead(self):
+        """Whether workers would have to wait before the next push."""
+        return runs_ahead(&self.protocol.c.replication)
+
+    def tick(self, double time):
+        """Tell the time, in seconds: rounds that are due begin."""
+        if tick(&self.protocol.c.replication, <int64_t>(time * 1e9)) != OK:
+            raise MemoryError("no memory for a round of replicas")
+
+    def enter_setup(self, inside):
+        """Begin or end the initialisation phase."""
+        self.protocol.enter_setup(inside)
 
     def take(self, int destination):
         """The next packet for a rank, as bytes; None where nothing is queued."""
@@ -191,12 +231,22 @@ cdef class VirtualRank:
         return self.store.c.entries[key].route
 
     def value(self, int64_t key):
-        """A copy of the value of a key that is owned here."""
-        assert self.state(key) == "owned", f"key {key} is {self.state(key)} at rank {self.rank}"
+        """A copy of the value of a key that is owned or replicated here."""
         value = np.empty(int(self.store.value_length(key)), dtype=self.store.dtype)
         cdef char* out = <char*><size_t>value.ctypes.data
-        read_value(&self.store.c, key, self.store.c.entries[key].slot, out)
+        assert read_here(&self.store.c, key, out), f"key {key} is {self.state(key)} at rank {self.rank}"
         return value
+
+    def base(self, int64_t key):
+        """A copy of what all ranks have agreed on about a replicated key."""
+        assert self.state(key) == "replicated"
+        cdef replica_t* replica = &self.store.c.replicas.all[self.store.c.entries[key].slot]
+        return np.frombuffer((<char*>base_of(replica))[:replica.bytes], dtype=self.store.dtype)
+
+    @property
+    def replica_counters(self):
+        """Rounds with changes, and values sent about replicas."""
+        return self.protocol.replica_counters
 
     @property
     def at_rest(self):

@@ -53,6 +53,7 @@ cdef class Worker:
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil
     cdef int wait_for(self, operation_t* operation) except -1 nogil
     cdef bint test_for(self, operation_t* operation) noexcept nogil
+    cdef int sync_replicas(self) except -1 nogil
     cdef int wait_everything(self) except -1 nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
 
@@ -76,6 +77,7 @@ cdef class Worker:
     cdef void reuse_detached(self) noexcept nogil
     cdef int64_t* new_offsets(self, const key_t* keys, Py_ssize_t count) noexcept nogil
     cdef int make_room(self) noexcept nogil
+    cdef int wait_for_round(self) noexcept nogil
     cdef bint is_interrupted(self) noexcept with gil
     cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil

@@ -18,11 +18,13 @@ from lapse.errors import ClosedError
 cimport numpy as cnp
 
 from lapse._arrays cimport as_keys
-from lapse._protocol cimport ask, ask_where, complete, localize
-from lapse._store cimport OWNED, access_batch, value_bytes
-from lapse._sync cimport fetch_add, load, load32, now
-from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT, WHERE,
-                           counters_t)
+from lapse._operations cimport complete
+from lapse._protocol cimport ask, ask_where, localize
+from lapse._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
+from lapse._store cimport access_batch, is_here, value_bytes
+from lapse._sync cimport fetch_add, fetch_add32, load, load32, now
+from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
+                           WHERE, counters_t)
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -34,7 +36,8 @@ cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for sign
 cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
 cdef bint forked = False
 
-_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", WHERE: "owner", MEET: "collective call"}
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", WHERE: "owner", MEET: "collective call",
+               SYNC: "synchronisation of replicas"}
 
 
 def _after_fork():
@@ -65,6 +68,10 @@ cdef bint is_rank_at_rest(void* comm) noexcept nogil:
 
 cdef bint has_room(void* rank) noexcept nogil:
     return load(&(<rank_t*>rank).over_limit) <= 0
+
+
+cdef bint keeps_pace(void* replication) noexcept nogil:
+    return not runs_ahead(<replication_t*>replication)
 
 
 cdef struct mail_wait_t:
@@ -382,7 +389,7 @@ cdef class Worker:
         cdef cnp.ndarray key_array, row
         cdef const key_t* pointer
         cdef Py_ssize_t count, i
-        cdef int64_t misses
+        cdef int64_t misses, replicated = 0
         cdef char* target
         cdef int64_t* offsets = NULL
         key_array = <cnp.ndarray>self.begin(keys)
@@ -390,7 +397,7 @@ cdef class Worker:
         count = cnp.PyArray_SIZE(key_array)
         array = as_out(out, self.dtype, self.shape_for(key_array), self.elements_for(key_array))
         for i in range(count):
-            if self.store.entries[pointer[i]].state != OWNED:
+            if not is_here(&self.store.entries[pointer[i]]):
                 return False
         # A key may leave between the look and the copy: what is copied becomes visible only as a whole.
         row = np.empty(array.size, dtype=self.dtype)
@@ -401,17 +408,18 @@ cdef class Worker:
                 offsets = self.new_offsets(pointer, count)
                 if offsets == NULL:
                     self.check(NO_MEMORY)
-            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed)
+            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed,
+                                  &replicated)
             free(offsets)
         if misses == 0:
             array.reshape(-1)[:] = row
         return misses == 0
 
     def is_local(self, keys):
-        """Whether each key is owned here at this moment: a bool array of the keys' shape."""
+        """Whether each key is owned or replicated here at this moment: a bool array of the keys' shape."""
         cdef cnp.ndarray key_array
         key_array = <cnp.ndarray>self.begin(keys)
-        return self.store_object.is_owned(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
+        return self.store_object.is_here(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
 
     # Waiting ---------------------------------------------------------------------------------------------------
 
@@ -472,15 +480,23 @@ cdef class Worker:
     def wait_replica_sync(self):
         """Return when every update that has reached this rank's replicas is in every rank's replica.
 
-        No key is replicated yet: there is nothing to wait for.
+        Whatever pace and threshold `Replication` asks for. Where nothing is replicated, and on one rank, that is
+        at once.
+
+        Raises
+        ------
+        RemoteError, ClosedError
+            Where the server has failed or ended meanwhile.
         """
         self.enter()
+        with nogil:
+            self.sync_replicas()
 
     def setup(self):
         """The initialisation phase: a context manager, collective over all workers.
 
-        Inside, workers bring values to where they begin. At its end all operations are done, and
-        statistics start at zero.
+        Inside, workers bring values to where they begin; updates reach replicas unscaled and whatever their size.
+        At its end all operations are done, all replicas agree, and statistics start at zero.
 
         Examples
         --------
@@ -588,6 +604,24 @@ cdef class Worker:
         # The handle stays the caller's: wait_for gives it back.
         return operation == NULL or self.comm.wait(self.seat, is_finished, operation, 0) != TIMED_OUT
 
+    cdef int sync_replicas(self) except -1 nogil:
+        cdef replication_t* replication = &self.protocol.replication
+        cdef operation_t* operation
+        cdef int64_t full_rounds_before = replication.full_rounds
+        cdef bint covered = False
+        if self.store.replicas.count == 0:
+            return 0
+        while not covered:
+            operation = self.new_operation(SYNC, 1, NULL)
+            if operation == NULL:
+                return self.check(NO_MEMORY)
+            fetch_add(&operation.pending, self.store.size)
+            self.check(mark(replication, operation, full_rounds_before, &covered))
+            complete(operation, 1)
+            self.comm.nudge(self.seat)
+            self.wait_for(operation)
+        return 0
+
     cdef int wait_everything(self) except -1 nogil:
         self.block(nothing_unfinished, self.seat, INT64_MAX)
         return 0
@@ -629,6 +663,7 @@ cdef class Worker:
                 if status != OK:
                     self.comm.cancel(begun)  # the caller raises, and lets go of `out`
             self.settle(begun, operation if status == OK else NULL)
+        if begun != NULL or (kind == PUSH and self.store.replicas.count):
             self.comm.nudge(self.seat)
         free(offsets)
         return status
@@ -636,7 +671,7 @@ cdef class Worker:
     cdef int start_chunk(self, operation_t** operation, int kind, const key_t* keys, Py_ssize_t first,
                          Py_ssize_t end, int64_t* offsets, char* out, const char* given,
                          Py_ssize_t count) noexcept nogil:
-        cdef int64_t misses
+        cdef int64_t misses, replicated = 0
         cdef Py_ssize_t size = end - first
         cdef const int64_t* chunk_offsets = NULL if offsets == NULL else offsets + first
         cdef size_t shift = 0 if offsets != NULL else first * self.store.slabs[0].row_bytes
@@ -646,10 +681,18 @@ cdef class Worker:
             status = self.make_room()
             if status != OK:
                 return status
+        if kind == PUSH and runs_ahead(&self.protocol.replication):
+            status = self.wait_for_round()
+            if status != OK:
+                return status
         if make_scratch(self.seat, size) != OK:
             return NO_MEMORY
         misses = access_batch(self.store, kind, keys + first, size, chunk_offsets,
-                              (out if kind == PULL else <char*>given) + shift, self.seat.missed)
+                              (out if kind == PULL else <char*>given) + shift, self.seat.missed, &replicated)
+        if replicated:
+            status = note_pushes(&self.protocol.replication, replicated)
+            if status != OK:
+                return status
         if kind == PULL:
             counters.pulled_keys += size
             counters.pulled_local += size - misses
@@ -705,7 +748,7 @@ cdef class Worker:
         self.reuse_detached()
         self.seat.counters.localize_keys += count
         for i in range(count):
-            if self.store.entries[keys[i]].state == OWNED:  # a look without the latch: it may leave at any moment anyway
+            if is_here(&self.store.entries[keys[i]]):  # a look without the latch: it may leave at any moment anyway
                 here += 1
                 continue
             if begun == NULL:
@@ -818,6 +861,21 @@ cdef class Worker:
             status = self.comm.wait(self.seat, has_room, self.protocol, SIGNAL_EVERY)
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
+        return status
+
+    cdef int wait_for_round(self) noexcept nogil:
+        """This rank runs ahead of what the others know of it: drive until its next round has begun."""
+        cdef replication_t* replication = &self.protocol.replication
+        cdef int status
+        fetch_add32(&replication.waiting, 1)
+        status = begin_round_if_due(replication)
+        if status == OK:
+            status = TIMED_OUT
+        while status == TIMED_OUT:
+            status = self.comm.wait(self.seat, keeps_pace, replication, SIGNAL_EVERY)
+            if status == TIMED_OUT and self.is_interrupted():
+                status = INTERRUPTED
+        fetch_add32(&replication.waiting, <uint32_t>-1)
         return status
 
     cdef bint is_interrupted(self) noexcept with gil:

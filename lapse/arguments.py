@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 import lapse
 from lapse.errors import CommError
+from lapse.replication import Replication
 
 MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
 MOST_RANKS = 2**16 - 1
@@ -67,6 +68,8 @@ def _check_arguments(given):
         num_keys=number,
         dtype=dtype,
         value_lengths=_check_lengths(given["value_lengths"], number, dtype),
+        replicated_keys=_check_replicated(given["replicated_keys"], number),
+        replication=_check_replication(given["replication"]),
         workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
@@ -113,6 +116,32 @@ def _check_lengths(given, num_keys, dtype):
     return lengths
 
 
+def _check_replicated(given, num_keys):
+    keys = np.array(() if given is None else given)
+    if keys.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if keys.dtype.kind not in "iu":
+        raise TypeError(f"replicated_keys must be integers, not {keys.dtype}")
+    if keys.ndim != 1:
+        raise ValueError(f"replicated_keys has shape {keys.shape}, but must be one-dimensional")
+    keys.sort()
+    for key in (keys[0], keys[-1]):
+        if not 0 <= key < num_keys:
+            raise ValueError(f"replicated_keys has {key}, but keys are from 0 to {num_keys - 1}")
+    repeated = keys[1:][keys[1:] == keys[:-1]]
+    if repeated.size:
+        raise ValueError(f"replicated_keys has {repeated[0]} more than once: name each key once")
+    return keys.astype(np.int64)
+
+
+def _check_replication(given):
+    if given is None:
+        return Replication()
+    if not isinstance(given, Replication):
+        raise TypeError(f"replication must be a lapse.Replication or None, not {given!r}")
+    return given
+
+
 def _check_shared_memory(given):
     variable = os.environ.get("LAPSE_SHARED_MEMORY")
     if variable not in (None, "", "0", "1"):
@@ -137,9 +166,15 @@ def _digest(arguments):
     return {
         **common,
         "value_lengths": lengths,
+        "replicated_keys": _describe(arguments["replicated_keys"]),
+        "replication": repr(arguments["replication"]),
         "lapse version": lapse.__version__,
         "byte order": sys.byteorder,
     }
+
+
+def _describe(keys):
+    return f"{len(keys)} keys {_hash(keys)[:12]}"
 
 
 def _hash(lengths, block=1 << 16):

@@ -30,9 +30,10 @@ from lapse.initializers import as_initializer
 LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
 
 #: Counters that belong to parts of the system that are not in use; they exist from the first day.
-_UNUSED_COUNTERS = ("replica_syncs", "replica_keys_sent", "sampled_keys", "sampled_local")
+_UNUSED_COUNTERS = ("sampled_keys", "sampled_local")
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
+_REPLICAS = ("replica_syncs", "replica_keys_sent")
 
 _open_servers = {}  # as an ordered set: in the order of creation
 
@@ -49,6 +50,12 @@ class Server:
     dtype : {"float32", "float64"}
     workers : int
         Worker threads of this rank; may differ from rank to rank.
+    replicated_keys : array_like of int, optional
+        Keys of which every rank holds a replica: pulls and pushes of them are local, and replicas are synchronised
+        in the background. For the few that all ranks use all the time; `choose_hot_spots` finds them. All other keys
+        are relocated on request.
+    replication : Replication, optional
+        How replicas are synchronised; by default 5 times a second.
     shared_memory : bool, optional
         Whether ranks of one host reach each other's values directly. Accepted, without effect yet.
         By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True.
@@ -71,7 +78,8 @@ class Server:
     Notes
     -----
     Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
-    Allocation in Parameter Servers*, PVLDB 13(12), 2020.
+    Allocation in Parameter Servers*, PVLDB 13(12), 2020. What a worker reads of a replicated key are all updates of
+    its own rank, and those of other ranks up to the last synchronisation.
 
     Examples
     --------
@@ -87,6 +95,8 @@ class Server:
         value_lengths,
         dtype="float32",
         workers=1,
+        replicated_keys=None,
+        replication=None,
         *,
         shared_memory=None,
         max_in_flight=64 << 20,
@@ -106,6 +116,8 @@ class Server:
             value_lengths=value_lengths,
             dtype=dtype,
             workers=workers,
+            replicated_keys=replicated_keys,
+            replication=replication,
             shared_memory=shared_memory,
             max_in_flight=max_in_flight,
             seed=seed,
@@ -132,8 +144,10 @@ class Server:
                 arguments["dtype"],
                 comm.rank,
                 comm.size,
+                arguments["replicated_keys"],
             )
             self._protocol = Protocol(self._store, arguments["max_in_flight"])
+            self._protocol.manage_replicas(**_management(arguments["replication"]))
         except MemoryError as caught:
             error = caught
         raise_first(comm, error)
@@ -154,7 +168,7 @@ class Server:
             self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
         )
         self._comm.start()
-        self._zero = (0,) * (len(_TRAFFIC) + len(_RELOCATIONS))
+        self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
         if communicator is not None:
             communicator.Barrier()  # every rank receives before any sends
 
@@ -363,8 +377,9 @@ class Server:
         keys = np.unique(self._as_keys(keys))
         with self._lock:
             self._control._wait_for_rank()  # a key that is on its way would be filled by nobody
+            self._control.wait_replica_sync()
             self._exchange("the start of initialize")
-            self._fill(keys[self._store.is_owned(keys)], init)
+            self._fill(keys[self._store.is_here(keys)], init)
             self._exchange("the end of initialize")
 
     def _fill(self, keys, init, block=4096):
@@ -374,7 +389,7 @@ class Server:
             for first in range(0, len(group), block):
                 part = group[first : first + block]
                 values = init.values(part, int(length), self.seed).astype(self.dtype)
-                self._control.set(part, values.reshape(-1)).wait()
+                self._store.fill(part, values.reshape(-1))
 
     def owner(self, keys):
         """The rank that owns each key now, as its home knows it. Not collective.
@@ -417,7 +432,9 @@ class Server:
         -------
         dict of str to int
             Key positions pulled, pushed and localized, how many of them locally, relocations, messages
-            and bytes. What was not `_local` and not `_in_transit` was remote.
+            and bytes. What was not `_local` and not `_in_transit` was remote. `replica_syncs`: rounds in which this
+            rank sent changes of replicas; `replica_keys_sent`: values that it sent for that, as contributions to
+            homes and as sums to the other ranks.
         """
         self._check_open()
         counters = self._counters()
@@ -435,12 +452,16 @@ class Server:
     def _counters(self):
         counters = dict(sum_counters(self._comm))
         running = np.subtract(self._running_counters(), self._zero).tolist()
-        counters.update(zip(_TRAFFIC + _RELOCATIONS, running))
+        counters.update(zip(_TRAFFIC + _RELOCATIONS + _REPLICAS, running))
         counters.update(dict.fromkeys(_UNUSED_COUNTERS, 0))
         return counters
 
     def _running_counters(self):
-        return self._comm.traffic_counters() + self._protocol.relocations
+        return (
+            self._comm.traffic_counters()
+            + self._protocol.relocations
+            + self._protocol.replica_counters
+        )
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -458,6 +479,7 @@ class Server:
             if not self._comm.has_failed:
                 with self._lock:
                     self._control._wait_for_rank()
+                    self._control.wait_replica_sync()
                     self._exchange("close")
         except BaseException as error:  # also a KeyboardInterrupt while waiting for the others
             self._fail(error, None)
@@ -576,16 +598,35 @@ class _Setup:
         self._worker = worker
 
     def __enter__(self):
-        self._server._collectives.barrier(self._worker, "the start of setup")
+        self._switch(True, "the start of setup", "the beginning of the setup phase")
 
     def __exit__(self, kind, error, trace):
-        if error is not None:
-            return
-        self._worker.wait_all()
-        self._server._collectives.barrier(self._worker, "the end of setup")
-        if self._worker.id == sum(self._server._worker_counts[: self._server.rank]):
-            self._server.reset_stats()
-        self._server._collectives.barrier(self._worker, "the reset of statistics")
+        if error is None:
+            self._switch(False, "the end of setup", "the reset of statistics")
+
+    def _switch(self, inside, what, then):
+        """Deliver what was pushed before, meet, let one worker of the rank switch, meet again."""
+        server, worker = self._server, self._worker
+        worker.wait_all()
+        worker.wait_replica_sync()
+        server._collectives.barrier(worker, what)
+        if worker.id == sum(server._worker_counts[: server.rank]):
+            server._protocol.enter_setup(inside)
+            if not inside:
+                server.reset_stats()
+        server._collectives.barrier(worker, then)
+
+
+def _management(replication):
+    """The choice of a user in the words of the protocol."""
+    rate = replication.syncs_per_second
+    return dict(
+        interval=1 / rate if rate else 0.0,
+        max_pending=replication.max_pending or 0,
+        threshold=replication.threshold,
+        average=replication.average,
+        clip=replication.clip,
+    )
 
 
 def _sum_by_name(dictionaries):

@@ -32,16 +32,30 @@ def requests_in(packet, value_bytes):
 
 class Network:
     def __init__(
-        self, size, num_keys, lengths, seed, dtype="float64", reorder=False, max_delay=10.0
+        self,
+        size,
+        num_keys,
+        lengths,
+        seed,
+        dtype="float64",
+        reorder=False,
+        max_delay=10.0,
+        replicated=(),
+        **management,
     ):
         self.random = np.random.default_rng(seed)
-        self.ranks = [VirtualRank(rank, size, num_keys, lengths, dtype) for rank in range(size)]
+        self.ranks = [
+            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
+            for rank in range(size)
+        ]
+        self.replicated = set(replicated) if size > 1 else set()
         self.size, self.num_keys, self.max_delay, self.reorder = size, num_keys, max_delay, reorder
         self.time = 0.0
         self.events = []  # (time, number, action)
         self.number = 0
         self.last_arrival = {}
         self.trace = []
+        self.calls = []
 
     def after(self, delay, action):
         self.at(self.time + delay, action)
@@ -78,8 +92,15 @@ class Network:
         while self.events:
             self.time, _, action = heapq.heappop(self.events)
             action()
+            if self.replicated and self.random.random() < 0.2:
+                self.tick(int(self.random.integers(self.size)))
             most_events -= 1
             assert most_events > 0, "the network does not come to rest"
+
+    def tick(self, rank):
+        """Tell a rank the time; a unit of ours is a millisecond."""
+        self.ranks[rank].tick(1 + self.time / 1000)
+        self.collect(rank)
 
     def worker(self, rank, program):
         """Run a generator of calls: it yields a call to wait for, or a number to sleep."""
@@ -102,10 +123,13 @@ class Network:
 
     def start(self, rank, kind, keys, values=None):
         call = self.ranks[rank].begin(kind, keys, values)
+        self.calls.append(call)  # messages name it by its address
         self.issue(rank, call)
         return call
 
     def owner(self, key):
+        if key in self.replicated:
+            return 0  # any rank has it
         owners = [rank.rank for rank in self.ranks if rank.state(key) == "owned"]
         assert len(owners) == 1, f"key {key} is owned by {owners}"
         return owners[0]
@@ -113,9 +137,18 @@ class Network:
     def value(self, key):
         return self.ranks[self.owner(key)].value(key)
 
+    def sync(self, rank):
+        """Part of a program: bring a rank's updates to all replicas."""
+        call = None
+        while call is None or not call.covered:
+            call = self.start(rank, "sync", [])
+            yield call
+
     def check_at_rest(self):
         """One owner per key, known to its home; nothing arriving, queued or in flight."""
-        for key in range(self.num_keys):
+        for key in self.replicated:
+            self.check_replicas(key)
+        for key in set(range(self.num_keys)) - self.replicated:
             owner = self.owner(key)
             home = [
                 rank
@@ -130,3 +163,11 @@ class Network:
             )
         for rank in self.ranks:
             assert rank.at_rest, f"rank {rank.rank} is not at rest"
+
+    def check_replicas(self, key):
+        """Equal on all ranks, to the last bit."""
+        first = self.ranks[0].value(key).tobytes()
+        for rank in self.ranks:
+            assert rank.state(key) == "replicated"
+            assert rank.base(key).tobytes() == rank.value(key).tobytes(), f"rank {rank.rank}"
+            assert rank.value(key).tobytes() == first, f"key {key} differs at rank {rank.rank}"

@@ -194,7 +194,7 @@ def test_all_ranks_agree_on_homes_and_own_what_is_theirs():
     for rank, store in enumerate(stores):
         assert (store.home(np.arange(100)) == homes).all()
         assert store.local_keys().tolist() == np.flatnonzero(homes == rank).tolist()
-        assert (store.is_owned(np.arange(100)) == (homes == rank)).all()
+        assert (store.is_here(np.arange(100)) == (homes == rank)).all()
 
 
 # Memory ------------------------------------------------------------------------------------------

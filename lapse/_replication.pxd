@@ -1,0 +1,78 @@
+"""Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message.
+
+No MPI, no threads of its own; the time is told by whoever drives (`tick`). The rules, and why all
+replicas end equal to the last bit, are in `docs/replication.md`.
+
+Who enters: worker threads `replace`, `mark`, and rounds after a push; whoever drives the
+communication calls `handle_replication` and `tick`. Lock order: engine, then the latch of rounds,
+then one key's latch, then that of a list or of an outbox.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from lapse._messages cimport frame_t
+from lapse._outbox cimport outbox_t
+from lapse._store cimport entry_t, store_t
+from lapse._sync cimport load
+from lapse._types cimport key_t, operation_t, seat_t
+
+
+cdef struct gathering_t:
+    # What a home has sent to all ranks, for one asker, and which of them have applied it.
+    gathering_t* next
+    gathering_t* previous
+    int64_t remaining       # acknowledgements that are missing, plus 1 while it is being sent
+    uint64_t operation      # the asker's
+    uint64_t amount         # bytes that its operation is charged with
+    uint32_t count          # key positions
+    uint16_t origin
+    uint16_t charged
+
+
+cdef struct replication_t:
+    store_t* store
+    outbox_t* outboxes
+    char* error             # room for 256 characters
+    int32_t rank
+    int32_t size
+    # The user's choice.
+    int64_t max_pending     # key positions pushed here between two rounds; 0: no limit
+    int64_t interval        # nanoseconds between two rounds; 0: the time starts none
+    double threshold
+    double clip
+    bint average
+    uint32_t in_setup       # deltas go unscaled, whatever their size
+    # Rounds of this rank.
+    uint8_t latch           # one thread at a time sends deltas and sums
+    uint8_t list_latch      # of the gatherings
+    int64_t pending         # key positions pushed here since the last round began
+    int64_t awaited         # contributions that have not come back in a sum, plus 1 while a round begins
+    int64_t full_rounds     # rounds that left no delta behind
+    int64_t next_round      # when the time starts the next one
+    int64_t collected_since # when the first contribution was seen that is not sent out yet; 0: none
+    uint32_t waiting        # workers that wait because this rank runs ahead
+    seat_t* seats           # of this rank's workers
+    int32_t num_seats
+    gathering_t* gatherings
+    # The norms of this rank's deltas, for clipping.
+    int64_t norms
+    double norm_total
+    # Counters.
+    int64_t rounds
+    int64_t keys_sent
+
+
+cdef inline bint runs_ahead(replication_t* r) noexcept nogil:
+    """Whether this rank has pushed so much since its last round that its workers have to wait."""
+    return r.max_pending and load(&r.pending) > 2 * r.max_pending
+
+
+cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil
+cdef int begin_round_if_due(replication_t* r) noexcept nogil
+cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil
+cdef gathering_t* open_gathering(replication_t* r, uint16_t origin, uint16_t charged, uint64_t operation) noexcept nogil
+cdef int replace(replication_t* r, gathering_t* gathering, entry_t* entry, const char* value, int64_t amount) noexcept nogil
+cdef int close_gathering(replication_t* r, gathering_t* gathering) noexcept nogil
+cdef int tick(replication_t* r, int64_t time) noexcept nogil
+cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil
+cdef void free_gatherings(replication_t* r) noexcept

@@ -1,0 +1,92 @@
+"""Floor 0. Arithmetic on values: runs of float32 or float64."""
+
+from libc.stdint cimport int32_t
+
+cdef extern from *:
+    r"""
+    #ifndef LAPSE_VALUES
+    #define LAPSE_VALUES
+    #include <math.h>
+    #include <stddef.h>
+    #include <stdint.h>
+    #define lapse_prefetch(p) __builtin_prefetch(p, 1)
+    /* Values lie at multiples of 4 bytes in messages, also those of 8 bytes each. */
+    typedef float lapse_float __attribute__((may_alias));
+    typedef double lapse_double __attribute__((aligned(4), may_alias));
+    #define LAPSE_FOR_EACH_TYPE(DO) DO(float, lapse_float) DO(double, lapse_double)
+    #define LAPSE_ARITHMETIC(NAME, TYPE) \
+    static inline void lapse_add_##NAME(void *value, const void *update, size_t bytes) { \
+        TYPE *restrict v = value; \
+        const TYPE *restrict u = update; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] += u[i]; \
+    } \
+    /* first and second += update */ \
+    static inline void lapse_add_twice_##NAME(void *first, void *second, const void *update, size_t bytes) { \
+        TYPE *restrict a = first, *restrict b = second; \
+        const TYPE *restrict u = update; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) { a[i] += u[i]; b[i] += u[i]; } \
+    } \
+    /* sum = first + second */ \
+    static inline void lapse_sum_##NAME(void *sum, const void *first, const void *second, size_t bytes) { \
+        TYPE *restrict s = sum; \
+        const TYPE *restrict a = first, *restrict b = second; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) s[i] = a[i] + b[i]; \
+    } \
+    static inline void lapse_scale_##NAME(void *value, double factor, size_t bytes) { \
+        TYPE *restrict v = value; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] = (TYPE)(v[i] * factor); \
+    } \
+    static inline double lapse_norm_##NAME(const void *value, size_t bytes) { \
+        const TYPE *restrict v = value; \
+        double squares = 0; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) squares += (double)v[i] * v[i]; \
+        return sqrt(squares); \
+    }
+    LAPSE_FOR_EACH_TYPE(LAPSE_ARITHMETIC)
+    #endif
+    """
+    void prefetch "lapse_prefetch"(const void* address) noexcept nogil
+    void add_float "lapse_add_float"(void* value, const void* update, size_t size) noexcept nogil
+    void add_double "lapse_add_double"(void* value, const void* update, size_t size) noexcept nogil
+    void add_twice_float "lapse_add_twice_float"(void* a, void* b, const void* update, size_t size) noexcept nogil
+    void add_twice_double "lapse_add_twice_double"(void* a, void* b, const void* update, size_t size) noexcept nogil
+    void sum_float "lapse_sum_float"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
+    void sum_double "lapse_sum_double"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
+    void scale_float "lapse_scale_float"(void* value, double factor, size_t size) noexcept nogil
+    void scale_double "lapse_scale_double"(void* value, double factor, size_t size) noexcept nogil
+    double norm_float "lapse_norm_float"(const void* value, size_t size) noexcept nogil
+    double norm_double "lapse_norm_double"(const void* value, size_t size) noexcept nogil
+
+
+# Sizes are in bytes; `itemsize` 4 means float32, 8 float64.
+
+cdef inline void add_values(int32_t itemsize, char* value, const char* update, size_t size) noexcept nogil:
+    if itemsize == 4:
+        add_float(value, update, size)
+    else:
+        add_double(value, update, size)
+
+
+cdef inline void add_twice(int32_t itemsize, char* first, char* second, const char* update, size_t size) noexcept nogil:
+    if itemsize == 4:
+        add_twice_float(first, second, update, size)
+    else:
+        add_twice_double(first, second, update, size)
+
+
+cdef inline void sum_values(int32_t itemsize, char* total, const char* first, const char* second, size_t size) noexcept nogil:
+    if itemsize == 4:
+        sum_float(total, first, second, size)
+    else:
+        sum_double(total, first, second, size)
+
+
+cdef inline void scale_value(int32_t itemsize, char* value, double factor, size_t size) noexcept nogil:
+    if itemsize == 4:
+        scale_float(value, factor, size)
+    else:
+        scale_double(value, factor, size)
+
+
+cdef inline double norm_of(int32_t itemsize, const char* value, size_t size) noexcept nogil:
+    return norm_float(value, size) if itemsize == 4 else norm_double(value, size)
