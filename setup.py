@@ -12,6 +12,8 @@ import find_mpi  # noqa: E402  (a neighbour of this file, which build backends d
 MODULES = [
     "lapse._replicas",
     "lapse._store",
+    "lapse._draws",
+    "lapse._sampling",
     "lapse._outbox",
     "lapse._arrays",
     "lapse._replication",

@@ -20,10 +20,14 @@ __all__ = [
     "Operation",
     "RemoteError",
     "Replication",
+    "Sampling",
     "Server",
+    "Uniform",
     "UniformValues",
+    "Weighted",
     "Worker",
     "__version__",
+    "choose_hot_spots",
 ]
 
 _LAZY = {  # name: the module that is loaded when somebody asks for the name
@@ -34,6 +38,10 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "UniformValues": "lapse.initializers",
     "Constant": "lapse.initializers",
     "Replication": "lapse.replication",
+    "Sampling": "lapse.sampling",
+    "Uniform": "lapse.sampling",
+    "Weighted": "lapse.sampling",
+    "choose_hot_spots": "lapse.hot_spots",
 }
 
 _mpi_choice.prepare(__path__)

@@ -95,16 +95,48 @@ def as_values(given, dtype, shape, elements, name):
 
 def as_out(out, dtype, shape, elements):
     """The array behind `out`, into which a pull writes."""
+    array = as_target(out, dtype)
+    check_shape(array, shape, elements, "the elements of out")
+    return array
+
+
+def as_room(out, dtype, elements):
+    """The array behind an `out` that may be larger than what is written."""
+    array = as_target(out, dtype)
+    if array.size < elements:
+        raise ValueError(f"out has {array.size} elements, but needs room for {elements}: where lengths vary, as many "
+                         "of the longest value as keys are asked for")
+    return array
+
+
+def as_target(out, dtype):
     try:
         array = as_array(out)
     except TypeError:
         raise TypeError(f"out must be an array, tensor or writable buffer, not {type(out).__name__}") from None
     check_dtype(array, dtype, "the elements of out")
+    check_writable(array, "out")
+    return array
+
+
+def check_writable(array, name):
     if not array.flags.writeable:
-        raise ValueError("out is read-only: give a writable array")
+        raise ValueError(f"{name} is read-only: give a writable array")
     if not array.flags.c_contiguous:
-        raise ValueError(f"out of shape {array.shape} is not C-contiguous: give a contiguous array, or copy afterwards")
-    check_shape(array, shape, elements, "the elements of out")
+        raise ValueError(f"{name} of shape {array.shape} is not C-contiguous: give a contiguous array, or copy afterwards")
+
+
+def as_key_buffer(keys, count):
+    """The array behind `keys`, into which a call writes so many of them."""
+    try:
+        array = as_array(keys)
+    except TypeError:
+        raise TypeError(f"keys must be an array, tensor or writable buffer, not {type(keys).__name__}") from None
+    if array.dtype != np.int64:
+        raise TypeError(f"keys are {array.dtype}, but a buffer for them must be int64")
+    check_writable(array, "keys")
+    if array.size != count:
+        raise ValueError(f"keys have shape {array.shape} ({array.size} elements), but {count} keys are asked for")
     return array
 
 

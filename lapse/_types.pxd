@@ -42,6 +42,8 @@ cdef struct counters_t:
     int64_t pushed_in_transit
     int64_t localize_keys
     int64_t localize_local
+    int64_t sampled_keys
+    int64_t sampled_local
 
 
 cdef struct operation_t:

@@ -4,8 +4,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse._comm cimport Comm, ready_t
 from lapse._protocol cimport Protocol, rank_t
+from lapse._sampling cimport Sampler, sample_t
 from lapse._store cimport Store, store_t
-from lapse._types cimport key_t, operation_t, seat_t
+from lapse._types cimport counters_t, key_t, operation_t, seat_t
 
 
 cdef class Operation:
@@ -25,6 +26,8 @@ cdef class Worker:
     cdef store_t* store
     cdef rank_t* protocol
     cdef seat_t* seat
+    cdef counters_t* counters       # where calls count: the seat's, or aside while a sample is at work
+    cdef Sampler sampler            # the seat's; None without sampling
     cdef object open_operations     # deque of operations that may not be done
     cdef Operation nothing          # a finished operation without a result
     cdef object dtype
@@ -57,6 +60,16 @@ cdef class Worker:
     cdef int wait_everything(self) except -1 nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
 
+    # Samples. `prepare_sample_of` gives a handle, never negative, and localizes what its scheme draws
+    # ahead. `pull_sample_of` takes the next `count` of them: `keys` are filled when it returns, `out`
+    # receives their values in the same order, one after another, and `operation` is as above. Where
+    # lengths vary, `out` needs room for `count` of the longest. A handle is finished by
+    # `finish_sample_of`, or with the worker.
+    cdef int64_t prepare_sample_of(self, Py_ssize_t count) except -1 nogil
+    cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
+                            operation_t** operation) except -1 nogil
+    cdef int finish_sample_of(self, int64_t sample) except -1 nogil
+
     cdef int enter(self) except -1
     cdef object begin(self, keys)
     cdef int sweep(self) except -1
@@ -68,6 +81,11 @@ cdef class Worker:
     cdef int ask_elsewhere(self, operation_t* operation, const key_t* keys, Py_ssize_t first, int64_t misses,
                            const int64_t* offsets, const char* given) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** operation) noexcept nogil
+    cdef int fill_sample(self, sample_t* sample) noexcept nogil
+    cdef int localize_ahead(self, const key_t* keys, int64_t count) noexcept nogil
+    cdef int start_local(self, key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil
+    cdef int start_local_chunk(self, operation_t** operation, key_t* keys, Py_ssize_t first, Py_ssize_t end,
+                               int64_t* offsets, char* out, Py_ssize_t count) noexcept nogil
     cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil
     cdef operation_t* new_operation(self, int kind, int64_t count, char* out) noexcept nogil
     cdef void give_back(self, operation_t* operation) noexcept nogil
@@ -82,4 +100,5 @@ cdef class Worker:
     cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil
     cdef int check(self, int status) except -1 nogil
+    cdef int check_sampling(self) except -1 nogil
     cdef int complain(self, int status) except -1

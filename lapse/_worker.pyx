@@ -12,7 +12,9 @@ import sys
 
 import numpy as np
 
-from lapse._arrays import as_out, as_values, last_occurrences, outside
+from lapse._arrays import as_key_buffer, as_out, as_room, as_values, last_occurrences, outside
+from lapse._sampling import new_sample
+from lapse.checks import whole
 from lapse.errors import ClosedError
 
 cimport numpy as cnp
@@ -21,6 +23,7 @@ from lapse._arrays cimport as_keys
 from lapse._operations cimport complete
 from lapse._protocol cimport ask, ask_where, localize
 from lapse._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
+from lapse._sampling cimport LOCAL, POOL, PRELOC, Sample
 from lapse._store cimport access_batch, is_here, value_bytes
 from lapse._sync cimport fetch_add, fetch_add32, load, load32, now
 from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
@@ -32,6 +35,7 @@ cdef extern from "pythread.h":
 cnp.import_array()
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
+cdef int64_t MOST_PREPARED = <int64_t>1 << 40
 cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
 cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
 cdef bint forked = False
@@ -204,6 +208,8 @@ cdef class Worker:
         """End the use of this worker: finished operations let go of their arrays."""
         self.sweep()
         self.retired = True
+        if self.sampler is not None:
+            self.sampler.close_all()
         self.nothing = None  # it refers to this worker
 
     def check_thread(self):
@@ -421,6 +427,126 @@ cdef class Worker:
         key_array = <cnp.ndarray>self.begin(keys)
         return self.store_object.is_here(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
 
+    # Samples ---------------------------------------------------------------------------------------------------
+
+    def prepare_sample(self, count):
+        """Announce that keys will be drawn, as the server's `Sampling` says. Nobody waits for anything.
+
+        Parameters
+        ----------
+        count : int
+            How many keys can be pulled.
+
+        Returns
+        -------
+        Sample
+            A handle for `pull_sample`, of this worker alone. It ends with `finish_sample`, with the
+            worker, or when nobody holds it any more.
+
+        Raises
+        ------
+        RuntimeError
+            Where the server was made without `sampling`.
+        TypeError, ValueError
+            For a count that is not an integer, or is negative.
+        MemoryError
+            Where there is no room for the keys.
+        """
+        cdef Py_ssize_t number_of_keys
+        cdef int64_t number
+        self.enter()
+        self.check_sampling()
+        number_of_keys = whole(count, "count", 0, MOST_PREPARED)
+        self.sampler.close_dropped()
+        with nogil:
+            number = self.prepare_sample_of(number_of_keys)
+        return new_sample(self.sampler, number)
+
+    def pull_sample(self, handle, n, keys=None, out=None):
+        """Read the values of the next keys of a sample.
+
+        Parameters
+        ----------
+        handle : Sample
+            From this worker's `prepare_sample`.
+        n : int
+            How many; at most what is left of the sample.
+        keys : int64 array or buffer of n elements, optional
+            Where to put the keys. Complete when this returns.
+        out : array, tensor or buffer, optional
+            Where to put the values, as in `pull`. Where lengths vary it must have room for n times the
+            longest value.
+
+        Returns
+        -------
+        Operation
+            Its `wait` gives (keys, values): keys of shape (n,), values of shape (n, length), or where
+            lengths vary 1-D, one value after another; `keys` and `out` themselves where they were
+            passed, but only the part of `out` that was filled where lengths vary.
+
+        Raises
+        ------
+        ValueError
+            For more keys than are left; a handle that is finished, or is not of this worker; buffers
+            of another size, read-only or not contiguous.
+        RuntimeError, TypeError
+            Where the server was made without `sampling`; for buffers of another dtype, an `n` that is
+            not an integer.
+        """
+        cdef cnp.ndarray key_array, array
+        cdef operation_t* c = NULL
+        cdef key_t* key_target
+        cdef char* target
+        cdef Py_ssize_t count
+        cdef int64_t number
+        self.enter()
+        number = self.number_of(handle)
+        count = whole(n, "n", 0, self.left_of(number))
+        if keys is None:
+            keys = np.empty(count, dtype=np.int64)
+        key_array = as_key_buffer(keys, count)
+        if self.length >= 0:
+            shape = (count, self.length)
+            out = np.empty(shape, dtype=self.dtype) if out is None else out
+            array = as_out(out, self.dtype, shape, count * self.length)
+        else:
+            room = count * (value_bytes_at_most(self.store) // self.store.itemsize)
+            array = np.empty(room, dtype=self.dtype) if out is None else as_room(out, self.dtype, room)
+        key_target = <key_t*>cnp.PyArray_DATA(key_array)
+        target = <char*>cnp.PyArray_DATA(array)
+        with nogil:
+            self.pull_sample_of(number, count, key_target, target, &c)
+        if self.length < 0:
+            out = np.asarray(array).reshape(-1)[:self.elements_for(key_array)]
+        return new_handle(self, c, (keys, out), (key_array, array))
+
+    def finish_sample(self, handle):
+        """Drop what is left of a sample.
+
+        Raises
+        ------
+        ValueError
+            For a handle that is finished already, or is not of this worker.
+        """
+        self.enter()
+        self.finish_sample_of(self.number_of(handle))
+
+    def number_of(self, handle):
+        """The number of a handle, which must be one of this worker."""
+        self.check_sampling()
+        if not isinstance(handle, Sample):
+            raise ValueError(f"{handle!r} is not a sample: prepare_sample gives one")
+        if (<Sample>handle).sampler is not self.sampler:
+            raise ValueError(f"{handle!r} is of another worker or server: a worker pulls what it has prepared itself")
+        return (<Sample>handle).number
+
+    def left_of(self, int64_t number):
+        """How many keys a sample of this worker has left."""
+        cdef sample_t* sample = self.sampler.find(number)
+        if sample == NULL:
+            self.sampler.refuse(number, 0)
+        return sample.left
+
     # Waiting ---------------------------------------------------------------------------------------------------
 
     def wait(self, *operations):
@@ -632,6 +758,54 @@ cdef class Worker:
             self.comm.cancel(operation)
             self.let_go(operation, NULL)
 
+    cdef int64_t prepare_sample_of(self, Py_ssize_t count) except -1 nogil:
+        cdef int64_t number
+        cdef int status
+        self.check_sampling()
+        if count < 0 or count > MOST_PREPARED:
+            with gil:
+                whole(count, "count", 0, MOST_PREPARED)
+        number = self.sampler.open(count)
+        if number < 0:
+            self.check(NO_MEMORY)
+        status = self.fill_sample(self.sampler.find(number))
+        if status != OK:
+            self.sampler.close(self.sampler.find(number))
+        self.check(status)
+        return number
+
+    cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
+                            operation_t** operation) except -1 nogil:
+        cdef sample_t* found
+        cdef counters_t counted
+        cdef int status
+        self.check_sampling()
+        found = self.sampler.find(sample)
+        if found == NULL or count < 0 or count > found.left:
+            with gil:
+                self.sampler.refuse(sample, count)
+        memset(&counted, 0, sizeof(counters_t))
+        self.counters = &counted
+        self.sampler.hand_out(found, self.store, keys, count)
+        if self.sampler.scheme == LOCAL:
+            status = self.start_local(keys, count, <char*>out, operation)
+        else:
+            status = self.start(PULL, keys, count, <char*>out, NULL, operation)
+        self.counters = &self.seat.counters
+        self.counters.sampled_keys += counted.pulled_keys
+        self.counters.sampled_local += counted.pulled_local
+        return self.check(status)
+
+    cdef int finish_sample_of(self, int64_t sample) except -1 nogil:
+        cdef sample_t* found
+        self.check_sampling()
+        found = self.sampler.find(sample)
+        if found == NULL:
+            with gil:
+                self.sampler.refuse(sample, 0)
+        self.sampler.close(found)
+        return 0
+
     # How a call starts --------------------------------------------------------------------------------------------
 
     cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
@@ -675,7 +849,7 @@ cdef class Worker:
         cdef Py_ssize_t size = end - first
         cdef const int64_t* chunk_offsets = NULL if offsets == NULL else offsets + first
         cdef size_t shift = 0 if offsets != NULL else first * self.store.slabs[0].row_bytes
-        cdef counters_t* counters = &self.seat.counters
+        cdef counters_t* counters = self.counters
         cdef int status
         if not has_room(self.protocol):
             status = self.make_room()
@@ -714,7 +888,7 @@ cdef class Worker:
         cdef int64_t i, position, done = 0, parked = 0
         cdef const char* value = NULL
         cdef size_t row_bytes = self.store.slabs[0].row_bytes
-        cdef counters_t* counters = &self.seat.counters
+        cdef counters_t* counters = self.counters
         cdef int status = OK
         fetch_add(&operation.pending, misses)
         for i in range(misses):
@@ -746,7 +920,7 @@ cdef class Worker:
         if load32(&self.comm.ending):
             return CLOSED
         self.reuse_detached()
-        self.seat.counters.localize_keys += count
+        self.counters.localize_keys += count
         for i in range(count):
             if is_here(&self.store.entries[keys[i]]):  # a look without the latch: it may leave at any moment anyway
                 here += 1
@@ -764,7 +938,7 @@ cdef class Worker:
             if status != OK:
                 complete(begun, 1)
                 break
-        self.seat.counters.localize_local += here + done
+        self.counters.localize_local += here + done
         if begun != NULL:
             complete(begun, done)
             self.settle(begun, operation if status == OK else NULL)
@@ -788,6 +962,94 @@ cdef class Worker:
         complete(begun, done)
         self.settle(begun, operation if status == OK else NULL)
         return status
+
+    # How samples start ---------------------------------------------------------------------------------------------
+
+    cdef int fill_sample(self, sample_t* sample) noexcept nogil:
+        """Draw the keys of a sample ahead, where its scheme does so, and ask for them."""
+        cdef int64_t filled = 0
+        cdef int status = OK
+        if self.sampler.scheme == PRELOC:
+            self.sampler.draw(sample.keys, sample.prepared)
+        elif self.sampler.scheme == POOL:
+            while filled < sample.prepared and status == OK:
+                if self.sampler.is_group_used_up():
+                    self.sampler.begin_group()
+                    status = self.localize_ahead(self.sampler.drawn, self.sampler.num_drawn)
+                filled += self.sampler.take_positions(sample.keys + filled, sample.prepared - filled)
+        else:
+            return OK
+        return status if status != OK else self.localize_ahead(sample.keys, sample.prepared)
+
+    cdef int localize_ahead(self, const key_t* keys, int64_t count) noexcept nogil:
+        """Localize without counting it: a sampled key counts where it is pulled."""
+        cdef counters_t aside
+        cdef int status
+        self.counters = &aside
+        status = self.start_localize(keys, count, NULL)
+        self.counters = &self.seat.counters
+        return status
+
+    cdef int start_local(self, key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
+        """As `start` for a pull whose keys are chosen among what is here."""
+        cdef operation_t* begun = NULL
+        cdef int64_t* offsets = NULL
+        cdef Py_ssize_t first = 0, end
+        cdef Py_ssize_t step = max(1, CHUNK_BYTES // <int64_t>value_bytes_at_most(self.store))
+        cdef int status = OK
+        if operation != NULL:
+            operation[0] = NULL
+        if self.comm.is_broken():
+            return FAILED
+        if load32(&self.comm.ending):
+            return CLOSED
+        self.reuse_detached()
+        if self.length < 0:
+            offsets = <int64_t*>malloc((count + 1) * sizeof(int64_t))
+            if offsets == NULL:
+                return NO_MEMORY
+            offsets[0] = 0
+        while first < count and status == OK:
+            end = min(first + step, count)
+            status = self.start_local_chunk(&begun, keys, first, end, offsets, out, count)
+            first = end
+        if begun == NULL:
+            free(offsets)
+            return status
+        if status != OK:
+            self.comm.cancel(begun)  # the caller raises, and lets go of `out`
+        self.settle(begun, operation if status == OK else NULL)
+        self.comm.nudge(self.seat)
+        return status
+
+    cdef int start_local_chunk(self, operation_t** operation, key_t* keys, Py_ssize_t first, Py_ssize_t end,
+                               int64_t* offsets, char* out, Py_ssize_t count) noexcept nogil:
+        cdef int64_t misses = 0, at
+        cdef Py_ssize_t i
+        cdef int status
+        if not has_room(self.protocol):
+            status = self.make_room()
+            if status != OK:
+                return status
+        if make_scratch(self.seat, end - first) != OK:
+            return NO_MEMORY
+        for i in range(first, end):
+            at = i * self.store.slabs[0].row_bytes if offsets == NULL else offsets[i]
+            if not self.sampler.find_here(self.store, &keys[i], out + at):
+                self.seat.missed[misses] = <uint32_t>(i - first)
+                misses += 1
+            if offsets != NULL:
+                offsets[i + 1] = at + <int64_t>value_bytes(self.store, keys[i])
+        self.counters.pulled_keys += end - first
+        self.counters.pulled_local += end - first - misses
+        if misses == 0:
+            return OK
+        if operation[0] == NULL:
+            operation[0] = self.new_operation(PULL, count, out)
+            if operation[0] == NULL:
+                return NO_MEMORY
+            operation[0].offsets = offsets
+        return self.ask_elsewhere(operation[0], keys, first, misses, offsets, NULL)
 
     # Operations in C ---------------------------------------------------------------------------------------------
 
@@ -927,6 +1189,13 @@ cdef class Worker:
               f" ({load(&self.seat.unfinished)} operations unfinished: {', '.join(names) or 'none of Python'}); it goes on waiting",
               file=sys.stderr, flush=True)
 
+    cdef int check_sampling(self) except -1 nogil:
+        if self.sampler is None:
+            with gil:
+                raise RuntimeError("this server draws no samples: create it with "
+                                   "Server(..., sampling=lapse.Sampling(scheme, distribution))")
+        return 0
+
     cdef int check(self, int status) except -1 nogil:
         if status != OK:
             with gil:
@@ -942,6 +1211,10 @@ cdef class Worker:
         if status == CLOSED:
             raise ClosedError("the server is closed")
         raise self.server._failure_error()
+
+
+cdef inline size_t value_bytes_at_most(const store_t* store) noexcept nogil:
+    return store.slabs[store.num_slabs - 1].row_bytes  # slabs are ordered by length
 
 
 cdef int make_scratch(seat_t* seat, int64_t count) noexcept nogil:
@@ -966,7 +1239,8 @@ cdef inline Py_ssize_t chunk_end(const int64_t* offsets, Py_ssize_t first, Py_ss
     return end
 
 
-def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread):
+def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread,
+               Sampler sampler=None):
     """The worker that sits on one of the rank's seats; the last seat is the server's own."""
     cdef Worker worker = Worker.__new__(Worker)
     worker.server = server
@@ -975,6 +1249,8 @@ def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_w
     worker.store = &store.c
     worker.protocol = comm.rank
     worker.seat = &comm.seats[seat]
+    worker.counters = &worker.seat.counters
+    worker.sampler = sampler
     worker.open_operations = collections.deque()
     worker.dtype = store.dtype
     worker.length = store.length

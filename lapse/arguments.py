@@ -11,8 +11,10 @@ import numpy as np
 from mpi4py import MPI
 
 import lapse
+from lapse.checks import whole as _whole
 from lapse.errors import CommError
 from lapse.replication import Replication
+from lapse.sampling import Sampling
 
 MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
 MOST_RANKS = 2**16 - 1
@@ -71,18 +73,11 @@ def _check_arguments(given):
         replicated_keys=_check_replicated(given["replicated_keys"], number),
         replication=_check_replication(given["replication"]),
         workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
+        sampling=_check_sampling(given["sampling"], number),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=_whole(given["seed"], "seed", 0, 2**60),
     )
-
-
-def _whole(value, name, low, high):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
-    return int(value)
 
 
 def _check_dtype(given):
@@ -142,6 +137,17 @@ def _check_replication(given):
     return given
 
 
+def _check_sampling(given, num_keys):
+    if given is not None and not isinstance(given, Sampling):
+        raise TypeError(f"sampling must be a lapse.Sampling or None, not {given!r}")
+    if given is not None and given.distribution.high > num_keys:
+        raise ValueError(
+            f"sampling draws keys {given.distribution.low} .. {given.distribution.high - 1}, but the "
+            f"server has the keys 0 .. {num_keys - 1}"
+        )
+    return given
+
+
 def _check_shared_memory(given):
     variable = os.environ.get("LAPSE_SHARED_MEMORY")
     if variable not in (None, "", "0", "1"):
@@ -163,6 +169,7 @@ def _digest(arguments):
         for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")
     }
     common["dtype"] = str(common["dtype"])
+    common["sampling"] = repr(arguments["sampling"])  # with a digest of the weights
     return {
         **common,
         "value_lengths": lengths,

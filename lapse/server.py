@@ -18,7 +18,9 @@ from mpi4py import MPI
 from lapse import _mpi_choice, doorbells
 from lapse._arrays import convert_keys, outside
 from lapse._comm import Comm
+from lapse._draws import Table
 from lapse._protocol import Protocol
+from lapse._sampling import Sampler
 from lapse._store import Store
 from lapse._worker import clear_counters, new_worker, sum_counters
 from lapse.advice import warn_of_binding, warn_of_network_module
@@ -29,8 +31,6 @@ from lapse.initializers import as_initializer
 
 LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
 
-#: Counters that belong to parts of the system that are not in use; they exist from the first day.
-_UNUSED_COUNTERS = ("sampled_keys", "sampled_local")
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
 _REPLICAS = ("replica_syncs", "replica_keys_sent")
@@ -56,6 +56,8 @@ class Server:
         are relocated on request.
     replication : Replication, optional
         How replicas are synchronised; by default 5 times a second.
+    sampling : Sampling, optional
+        How `Worker.prepare_sample` and `Worker.pull_sample` draw keys; without it they raise.
     shared_memory : bool, optional
         Whether ranks of one host reach each other's values directly. Accepted, without effect yet.
         By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True.
@@ -97,6 +99,7 @@ class Server:
         workers=1,
         replicated_keys=None,
         replication=None,
+        sampling=None,
         *,
         shared_memory=None,
         max_in_flight=64 << 20,
@@ -118,6 +121,7 @@ class Server:
             workers=workers,
             replicated_keys=replicated_keys,
             replication=replication,
+            sampling=sampling,
             shared_memory=shared_memory,
             max_in_flight=max_in_flight,
             seed=seed,
@@ -148,6 +152,7 @@ class Server:
             )
             self._protocol = Protocol(self._store, arguments["max_in_flight"])
             self._protocol.manage_replicas(**_management(arguments["replication"]))
+            self._samplers = self._make_samplers(arguments["sampling"])
         except MemoryError as caught:
             error = caught
         raise_first(comm, error)
@@ -172,6 +177,15 @@ class Server:
         if communicator is not None:
             communicator.Barrier()  # every rank receives before any sends
 
+    def _make_samplers(self, sampling):
+        """One for each seat; they go on from one run to the next."""
+        if sampling is None:
+            return [None] * self._workers
+        distribution = sampling.distribution
+        table = Table(distribution.low, distribution.high, distribution.weights)
+        ids = range(self._first_id, self._first_id + self._workers)
+        return [Sampler(sampling, table, self.seed, worker) for worker in ids]
+
     # What it is ------------------------------------------------------------------------------------------
 
     @property
@@ -188,6 +202,11 @@ class Server:
     def seed(self):
         """The seed of initial values and generators."""
         return self._arguments["seed"]
+
+    @property
+    def sampling(self):
+        """The `Sampling` that was passed, or None."""
+        return self._arguments["sampling"]
 
     @property
     def rank(self):
@@ -213,6 +232,11 @@ class Server:
     def num_workers(self):
         """Worker threads of all ranks."""
         return sum(self._worker_counts)
+
+    @property
+    def _first_id(self):
+        """The number of this rank's first worker."""
+        return sum(self._worker_counts[: self.rank])
 
     def value_length(self, keys):
         """Elements per value.
@@ -329,9 +353,15 @@ class Server:
                 self._retire(worker)
 
     def _new_worker(self, seat):
-        first_id = sum(self._worker_counts[: self.rank])
         return new_worker(
-            self, self._comm, self._store, seat, first_id, self.num_workers, any_thread=False
+            self,
+            self._comm,
+            self._store,
+            seat,
+            self._first_id,
+            self.num_workers,
+            any_thread=False,
+            sampler=self._samplers[seat],
         )
 
     def _retire(self, worker):
@@ -453,7 +483,6 @@ class Server:
         counters = dict(sum_counters(self._comm))
         running = np.subtract(self._running_counters(), self._zero).tolist()
         counters.update(zip(_TRAFFIC + _RELOCATIONS + _REPLICAS, running))
-        counters.update(dict.fromkeys(_UNUSED_COUNTERS, 0))
         return counters
 
     def _running_counters(self):
