@@ -4,14 +4,15 @@ The schemes are those of Renz-Wieland et al., *NuPS: A Parameter Server for Mach
 Non-Uniform Parameter Access*, SIGMOD 2022. `lapse/sampling.py` says what each of them promises.
 """
 
-from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 import itertools
 
+import numpy as np
+
 from lapse._draws cimport draw_keys, shuffle
-from lapse._store cimport REPLICATED, entry_t, is_here, prefetch, read_value
+from lapse._store cimport OWNED, REPLICATED, Store, entry_t, is_here, prefetch, read_value, value_bytes
 from lapse._sync cimport drop_latch, take_latch
 from lapse._types cimport NO_MEMORY, OK
 
@@ -29,16 +30,12 @@ _SCHEMES = {"naive": NAIVE, "preloc": PRELOC, "pool": POOL, "local": LOCAL}
 _marks = itertools.count()
 
 
-cdef inline bint read_here(const store_t* store, key_t key, bint relocated_only, uint8_t* state, char* out) noexcept nogil:
-    """Copy a value if it is here and wanted, in one step under the key's latch; `state` is what the key was found in."""
+cdef inline bint read_here(const store_t* store, key_t key, char* out) noexcept nogil:
+    """Copy a value if it is here, in one step under the key's latch; whether it was."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint found
-    state[0] = entry.state  # a look: what is elsewhere needs no latch, and what is replicated stays so
-    if not is_here(entry) or (relocated_only and state[0] == REPLICATED):
-        return False
     take_latch(&entry.latch)
-    state[0] = entry.state
-    found = is_here(entry)
+    found = entry.state == OWNED
     if found:
         read_value(store, key, entry.slot, out)
     drop_latch(&entry.latch)
@@ -170,7 +167,7 @@ cdef class Sampler:
         """Raise what is wrong with pulling `count` keys of a sample."""
         cdef sample_t* sample = self.find(number)
         if sample == NULL:
-            raise ValueError(f"sample {number} is finished, or is not a sample of this worker")
+            raise ValueError("this sample is finished, or is not one of this worker: prepare another")
         if count < 0:
             raise ValueError(f"{count} keys were asked of a sample, but the number must be from 0 to what is left, "
                              f"{sample.left}")
@@ -235,17 +232,19 @@ cdef class Sampler:
         distribution. Once it was one of the others, and not here, replicated keys do not count any more.
         """
         cdef key_t candidate
-        cdef uint8_t state
+        cdef entry_t* entry
         cdef int64_t i
-        cdef bint relocated_only = False
+        cdef bint is_replicated, relocated_only = False
         for i in range(GROUPS_SEARCHED * self.group_size):
             candidate = self.next_candidate(store)
-            if read_here(store, candidate, relocated_only, &state, out):
-                key[0] = candidate
+            entry = &store.entries[candidate]
+            is_replicated = entry.state == REPLICATED  # for good, so that a look without the latch will do
+            if is_replicated and relocated_only:
+                continue
+            key[0] = candidate
+            if is_here(entry) and read_here(store, candidate, out):
                 return True
-            if state != REPLICATED:
-                key[0] = candidate
-                relocated_only = True
+            relocated_only = True
         return False
 
     cdef key_t next_candidate(self, const store_t* store) noexcept nogil:
@@ -258,6 +257,19 @@ cdef class Sampler:
                 prefetch(&store.entries[self.candidates[i]])
         self.num_candidates -= 1
         return self.candidates[BATCH - 1 - self.num_candidates]
+
+
+    def search(self, Store store, int64_t count):
+        """What the local scheme finds in a store: keys, and whether each was there. For tests, which have no worker."""
+        cdef int64_t i
+        cdef size_t most = max(value_bytes(&store.c, key) for key in range(store.c.num_keys))
+        cdef char[::1] row = bytearray(most)
+        keys, found = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint8)
+        cdef key_t[::1] key_view = keys
+        cdef unsigned char[::1] found_view = found
+        for i in range(count):
+            found_view[i] = self.find_here(&store.c, &key_view[i], &row[0])
+        return keys, found.view(np.bool_)
 
 
 cdef inline key_t take_first(sample_t* sample) noexcept nogil:
@@ -307,8 +319,8 @@ cdef class Sample:
     def __repr__(self):
         cdef sample_t* sample = self.sampler.find(self.number)
         if sample == NULL:
-            return f"<lapse.Sample {self.number}: finished>"
-        return f"<lapse.Sample {self.number}: {sample.left} left of {sample.prepared}>"
+            return "<lapse.Sample: finished>"
+        return f"<lapse.Sample: {sample.left} left of {sample.prepared}>"
 
 
 def new_sample(Sampler sampler, int64_t number):

@@ -501,7 +501,9 @@ cdef class Worker:
         cdef int64_t number
         self.enter()
         number = self.number_of(handle)
-        count = whole(n, "n", 0, self.left_of(number))
+        count = whole(n, "n", 0, MOST_PREPARED)
+        if count > self.left_of(number):
+            self.sampler.refuse(number, count)
         if keys is None:
             keys = np.empty(count, dtype=np.int64)
         key_array = as_key_buffer(keys, count)
