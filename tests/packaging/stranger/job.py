@@ -23,8 +23,31 @@ def work(kv):
     return kv.pull(keys).wait()
 
 
+def sample(kv):
+    keys, values = np.empty(10, np.int64), np.empty((10, LENGTH), np.float32)
+    if kv.id == 0:
+        every = np.arange(NUM_KEYS, dtype=np.int64)
+        start = np.repeat(every, LENGTH).reshape(NUM_KEYS, LENGTH)
+        stranger.put(kv, every, start.astype(np.float32))
+    kv.barrier()
+    stranger.sample(kv, keys, values, 30)
+    assert (keys >= 20).all() and (values == keys[:, None]).all(), (keys, values)
+    for refused in (lambda: stranger.pull_too_many(kv, keys, values), lambda: stranger.use_finished(kv)):
+        try:
+            refused()
+        except ValueError as error:
+            assert "9 left of 9" in str(error) or "finished" in str(error), error
+        else:
+            raise AssertionError("a sample was pulled that has no keys left")
+    kv.barrier()
+
+
 with lapse.Server(NUM_KEYS, LENGTH) as server:
     result = server.run(work)[0]
     assert (result == 5 + 2 * server.size).all(), result
+    for scheme in ("naive", "preloc", "pool", "local"):
+        sampling = lapse.Sampling(scheme, lapse.Uniform(20, NUM_KEYS), reuse=2, group_size=15)
+        with lapse.Server(NUM_KEYS, LENGTH, sampling=sampling) as other:
+            other.run(sample)
     if server.rank == 0:
         print(f"stranger: sums are right on {server.size} ranks")

@@ -41,3 +41,34 @@ def pull_and_cancel(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out, i
             for row in range(out.shape[0]):
                 out[row, 0] = -1
         kv.wait_everything()
+
+
+def sample(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out, int times):
+    """Pull a sample of twice as many keys as there is room for, in two parts; `out` gets the second."""
+    cdef lapse.operation_t* op = NULL
+    cdef Py_ssize_t n = keys.shape[0]
+    cdef long long handle
+    cdef int i
+    with nogil:
+        for i in range(times):
+            handle = kv.prepare_sample_of(2 * n)
+            kv.pull_sample_of(handle, n, &keys[0], &out[0, 0], NULL)
+            kv.wait_everything()
+            kv.pull_sample_of(handle, n, &keys[0], &out[0, 0], &op)
+            kv.wait_for(op)
+            kv.finish_sample_of(handle)
+
+
+def pull_too_many(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out):
+    """Ask a sample for more than it has, which raises."""
+    cdef long long handle = kv.prepare_sample_of(keys.shape[0] - 1)
+    with nogil:
+        kv.pull_sample_of(handle, keys.shape[0], &keys[0], &out[0, 0], NULL)
+
+
+def use_finished(lapse.Worker kv):
+    """Finish a sample twice, which raises."""
+    cdef long long handle = kv.prepare_sample_of(3)
+    with nogil:
+        kv.finish_sample_of(handle)
+        kv.finish_sample_of(handle)
