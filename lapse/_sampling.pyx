@@ -12,9 +12,9 @@ import itertools
 import numpy as np
 
 from lapse._draws cimport draw_keys, shuffle
-from lapse._store cimport OWNED, REPLICATED, Store, entry_t, is_here, prefetch, read_value, value_bytes
-from lapse._sync cimport drop_latch, take_latch
+from lapse._store cimport REPLICATED, Store, entry_t, is_here, read_here, value_bytes
 from lapse._types cimport NO_MEMORY, OK
+from lapse._values cimport prefetch
 
 DRAWS, ORDERS = 1, 2  # the purposes of a worker's generators
 
@@ -28,18 +28,6 @@ cdef enum:
 
 _SCHEMES = {"naive": NAIVE, "preloc": PRELOC, "pool": POOL, "local": LOCAL}
 _marks = itertools.count()
-
-
-cdef inline bint read_here(const store_t* store, key_t key, char* out) noexcept nogil:
-    """Copy a value if it is here, in one step under the key's latch; whether it was."""
-    cdef entry_t* entry = &store.entries[key]
-    cdef bint found
-    take_latch(&entry.latch)
-    found = entry.state == OWNED
-    if found:
-        read_value(store, key, entry.slot, out)
-    drop_latch(&entry.latch)
-    return found
 
 
 cdef class Sampler:
