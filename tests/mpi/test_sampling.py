@@ -301,6 +301,34 @@ def test_local_pulls_from_elsewhere_where_nothing_is_here():
         kv.barrier()
 
 
+@every_scheme
+def test_replicated_keys_are_sampled_like_others(scheme):
+    """Some keys, the most frequent one among them, are replicated; the frequencies are those of the whole distribution."""
+    replicated = np.array([FIRST, FIRST + 6, FIRST + 8])
+
+    def work(kv):
+        set_values(kv, server)
+        kv.wait_replica_sync()
+        kv.barrier()
+        here = kv.is_local(np.arange(FIRST, FIRST + len(WEIGHTS)))
+        kv.barrier()
+        keys = pull_all(kv, 600 * 16 if "reuse" in SCHEMES[scheme] else 1500)
+        kv.barrier()
+        return keys, here
+
+    with open_server(scheme, workers=2, replicated_keys=replicated) as server:
+        for keys, here in server.run(work):
+            counts = occurrences(keys)
+            expected = WEIGHTS.copy()
+            if scheme == "local" and comm.size > 1:
+                relocated = ~np.isin(np.arange(FIRST, FIRST + len(WEIGHTS)), replicated)
+                if not (expected * here)[relocated].any():
+                    continue  # none of the others is here: they come from elsewhere
+                share = expected[relocated].sum() / (expected * here)[relocated].sum()
+                expected *= np.where(relocated, here * share, 1)
+            assert_conform(counts // SCHEMES[scheme].get("reuse", 1), expected)
+
+
 # The same draws for the same seed ----------------------------------------------------------------------
 
 

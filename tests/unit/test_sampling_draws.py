@@ -123,12 +123,12 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once():
 # What the local scheme finds, in a store that nobody changes ------------------------------------------
 
 
-def find(weights, count, rank=0, size=3, group_size=250):
-    store = Store(len(weights), 2, "float32", rank, size)
+def find(weights, count, group_size=250, replicated=()):
+    store = Store(len(weights), 2, "float32", 0, 3, np.array(replicated, np.int64))
     distribution = lapse.Weighted(weights)
     sampling = lapse.Sampling("local", distribution, group_size=group_size)
     sampler = Sampler(sampling, Table(0, len(weights), distribution.weights), 1, 0)
-    here = np.isin(np.arange(len(weights)), store.local_keys())
+    here = store.is_here(np.arange(len(weights)))
     return *sampler.search(store, count), here
 
 
@@ -148,6 +148,28 @@ def test_a_search_without_result_ends_with_a_key_that_is_elsewhere():
     keys, found, _ = find(weights, 2000, group_size=1)
     np.testing.assert_array_equal(here[keys], found)
     assert 0 < found.sum() < 500
+
+
+def test_local_draws_give_replicated_keys_exactly_their_probability():
+    """Drawing among all that is here would give the first two more than half as much again."""
+    weights = weights_of_words(60)
+    replicated = [0, 1, 2, 3, 40]
+    keys, found, here = find(weights, 200_000, replicated=replicated)
+    assert found.all() and here[keys].all() and not here.all()
+    relocated = np.setdiff1d(np.arange(60), replicated)
+    expected = weights / weights.sum()
+    expected[relocated] *= expected[relocated].sum() / expected[relocated][here[relocated]].sum()
+    assert_conform(np.bincount(keys, minlength=60), expected * here)
+
+
+def test_a_search_without_result_never_ends_with_a_replicated_key():
+    weights = np.ones(60)
+    _, _, here = find(weights, 0)
+    weights[here] = 0
+    replicated = [key for key in np.flatnonzero(~here)[:5]]
+    keys, found, _ = find(weights, 3000, group_size=1, replicated=replicated)
+    assert np.isin(keys[found], replicated).all() and not np.isin(keys[~found], replicated).any()
+    assert_conform(np.bincount(keys, minlength=60), weights)
 
 
 # Arguments --------------------------------------------------------------------------------------------
