@@ -285,6 +285,8 @@ cdef void postpone_keys(sample_t* sample, const store_t* store) noexcept nogil:
 cdef class Sample:
     """Keys that were prepared and can be pulled; comes from `Worker.prepare_sample`.
 
+    For the worker's own thread, as its calls are.
+
     Attributes
     ----------
     number : int

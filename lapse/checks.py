@@ -20,7 +20,9 @@ def whole(value, name, low, high):
 
 def number(value, name, low, high):
     """The float that was given for the argument `name`; errors as in `whole`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, but must be from {low} to {high}")

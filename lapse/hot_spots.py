@@ -86,7 +86,9 @@ def choose_hot_spots(
     ranks = whole(ranks, "ranks", 1, 2**16 - 1)
     rounds = number(rounds, "rounds", 0, np.finfo(float).max)
     if rounds == 0:
-        raise ValueError("rounds is 0, but must be positive: without synchronisation nothing is replicated")
+        raise ValueError(
+            "rounds is 0, but must be positive: without synchronisation nothing is replicated"
+        )
     sizes = ELEMENT_BYTES * _check_lengths(value_lengths, len(counts))
     memory = number(memory, "memory", 0, 1)
     savings = saved_bytes(counts / rounds, ranks, sizes)
@@ -124,7 +126,9 @@ def _check_counts(given):
     good = np.isfinite(counts) & (counts >= 0)
     if not good.all():
         key = int(np.argmin(good))
-        raise ValueError(f"counts has {counts[key]} at key {key}, but must be finite and not negative")
+        raise ValueError(
+            f"counts has {counts[key]} at key {key}, but must be finite and not negative"
+        )
     return counts
 
 
@@ -141,5 +145,7 @@ def _check_lengths(given, num_keys):
         )
     if lengths.min() < 1:
         key = int(np.argmin(lengths))
-        raise ValueError(f"value_lengths has {lengths[key]} at key {key}, but lengths are at least 1")
+        raise ValueError(
+            f"value_lengths has {lengths[key]} at key {key}, but lengths are at least 1"
+        )
     return lengths.astype(np.float64)

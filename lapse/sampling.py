@@ -93,9 +93,7 @@ class Weighted:
         return hash((self.offset, self.digest))
 
     def __repr__(self):
-        return (
-            f"Weighted(<{len(self.weights)} weights, sha256 {self.digest[:16]}>, offset={self.offset})"
-        )
+        return f"Weighted(<{len(self.weights)} weights, sha256 {self.digest[:16]}>, offset={self.offset})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +163,9 @@ class Sampling:
 
     def __post_init__(self):
         if not isinstance(self.scheme, str):
-            raise TypeError(f"scheme must be a string, one of {', '.join(SCHEMES)}, not {self.scheme!r}")
+            raise TypeError(
+                f"scheme must be a string, one of {', '.join(SCHEMES)}, not {self.scheme!r}"
+            )
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme is {self.scheme!r}, but must be one of {', '.join(SCHEMES)}")
         if not isinstance(self.distribution, (Uniform, Weighted)):

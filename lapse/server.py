@@ -461,7 +461,7 @@ class Server:
         Returns
         -------
         dict of str to int
-            Key positions pulled, pushed and localized, how many of them locally, relocations, messages
+            Key positions pulled, pushed, localized and sampled, how many of them locally, relocations, messages
             and bytes. What was not `_local` and not `_in_transit` was remote. `replica_syncs`: rounds in which this
             rank sent changes of replicas; `replica_keys_sent`: values that it sent for that, as contributions to
             homes and as sums to the other ranks.

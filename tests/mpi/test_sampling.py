@@ -79,9 +79,12 @@ def occurrences(keys):
 
 @every_scheme
 @pytest.mark.parametrize(
-    ("lengths", "dtype"), [(3, "float32"), (3, "float64"), (LENGTHS, "float32"), (LENGTHS, "float64")]
+    ("lengths", "dtype"),
+    [(3, "float32"), (3, "float64"), (LENGTHS, "float32"), (LENGTHS, "float64")],
 )
-def test_values_are_those_of_the_keys_while_all_workers_move_and_change_them(scheme, lengths, dtype):
+def test_values_are_those_of_the_keys_while_all_workers_move_and_change_them(
+    scheme, lengths, dtype
+):
     rounds = 30
 
     def work(kv, server):
@@ -312,7 +315,7 @@ def test_replicated_keys_are_sampled_like_others(scheme):
         kv.barrier()
         here = kv.is_local(np.arange(FIRST, FIRST + len(WEIGHTS)))
         kv.barrier()
-        keys = pull_all(kv, 600 * 16 if "reuse" in SCHEMES[scheme] else 1500)
+        keys = pull_all(kv, 600 * 16 if "reuse" in SCHEMES[scheme] else 1500, piece=50)
         kv.barrier()
         return keys, here
 
@@ -395,7 +398,9 @@ def test_handles_of_others_and_what_is_none(scheme):
         handles[server, kv.id % 2] = kv.prepare_sample(5)
         kv.barrier()
         other = handles[server, 1 - kv.id % 2]
-        foreign = next((handle for (owner, _), handle in handles.items() if owner is not server), other)
+        foreign = next(
+            (handle for (owner, _), handle in handles.items() if owner is not server), other
+        )
         for bad in [other, foreign]:
             with pytest.raises(ValueError, match="another worker or server"):
                 kv.pull_sample(bad, 1)
@@ -452,8 +457,15 @@ def test_stale_handles_are_told_from_those_that_take_their_place():
 
 
 @pytest.mark.parametrize(
-    ("count", "error"), [(-1, ValueError), (2**62, ValueError), (1.0, TypeError), (True, TypeError),
-                         ("1", TypeError), (None, TypeError)]
+    ("count", "error"),
+    [
+        (-1, ValueError),
+        (2**62, ValueError),
+        (1.0, TypeError),
+        (True, TypeError),
+        ("1", TypeError),
+        (None, TypeError),
+    ],
 )
 def test_counts_that_are_none(count, error):
     with open_server("pool") as server, server.worker() as kv:
@@ -534,7 +546,13 @@ def test_counters(scheme):
         stats = server.stats(all_ranks=True)
         assert stats["sampled_keys"] == 200 * comm.size
         assert 0 < stats["sampled_local"] <= stats["sampled_keys"]
-        for name in ("pulled_keys", "pulled_local", "pulled_in_transit", "localize_keys", "localize_local"):
+        for name in (
+            "pulled_keys",
+            "pulled_local",
+            "pulled_in_transit",
+            "localize_keys",
+            "localize_local",
+        ):
             assert stats[name] == 0
         if comm.size == 1:
             assert stats["sampled_local"] == stats["sampled_keys"]

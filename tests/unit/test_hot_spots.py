@@ -76,7 +76,9 @@ def test_keys_that_nobody_accesses_and_a_rank_alone_are_left_out():
 def test_values_of_different_lengths_count_by_their_size():
     counts, lengths = [1e6, 1e6, 1e6, 0], [1000, 10, 10, 1000]
     chosen = [
-        lapse.choose_hot_spots(counts, ranks=2, rounds=1, value_lengths=lengths, memory=memory).tolist()
+        lapse.choose_hot_spots(
+            counts, ranks=2, rounds=1, value_lengths=lengths, memory=memory
+        ).tolist()
         for memory in (0.004, 0.005, 0.01, 0.51, 1)
     ]
     assert chosen == [[], [1], [1, 2], [0, 1, 2], [0, 1, 2]]

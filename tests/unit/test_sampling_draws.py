@@ -242,7 +242,9 @@ def test_descriptions_are_values():
     weighted = lapse.Weighted(weights, 3)
     weights[0] = 7
     assert weighted.weights[0] == 1 and not weighted.weights.flags.writeable
-    assert weighted == lapse.Weighted([1, 2], 3) and hash(weighted) == hash(lapse.Weighted([1, 2], 3))
+    assert weighted == lapse.Weighted([1, 2], 3) and hash(weighted) == hash(
+        lapse.Weighted([1, 2], 3)
+    )
     assert weighted != lapse.Weighted([1, 2], 4) and weighted != lapse.Weighted([1, 3], 3)
     assert (weighted.low, weighted.high) == (3, 5)
     assert lapse.Uniform(1, 3) == lapse.Uniform(1, 3) != weighted
