@@ -165,6 +165,25 @@ def test_buffers_where_lengths_vary(scheme):
         kv.barrier()
 
 
+@every_scheme
+@pytest.mark.parametrize("lengths", [3000, 1000 * LENGTHS])
+def test_pulls_of_megabytes_go_in_parts(scheme, lengths):
+    """More than a part of a call, and more than may be in flight; for all ranks but one from elsewhere."""
+    with open_server(scheme, lengths, "float64", max_in_flight=100_000) as server:
+        with server.worker() as kv:
+            set_values(kv, server)
+            handle = kv.prepare_sample(150)
+            kv.wait_all()
+            kv.barrier()
+            if kv.rank == 0:
+                kv.localize(KEYS).wait()
+            kv.barrier()
+            operations = [kv.pull_sample(handle, count) for count in (100, 1, 49)]
+            for operation in operations:
+                check_values(server, *operation.wait())
+            kv.barrier()
+
+
 # What each scheme promises ------------------------------------------------------------------------------
 
 
