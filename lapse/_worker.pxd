@@ -36,6 +36,7 @@ cdef class Worker:
     cdef int64_t length             # elements per value; -1 where it varies
     cdef unsigned long thread
     cdef bint any_thread
+    cdef bint holds_messages
     cdef bint retired
     cdef readonly int id
     cdef readonly int rank
@@ -59,6 +60,10 @@ cdef class Worker:
     cdef int sync_replicas(self) except -1 nogil
     cdef int wait_everything(self) except -1 nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
+    # Between these two calls nothing is sent on purpose (whoever waits still sends what is queued): the requests of
+    # several calls for the same rank go in one message.
+    cdef void hold_messages(self) noexcept nogil
+    cdef void release_messages(self) noexcept nogil
 
     # Samples. `prepare_sample_of` gives a handle, never negative, and localizes what its scheme draws
     # ahead. `pull_sample_of` takes the next `count` of them: `keys` are filled when it returns, `out`
@@ -70,6 +75,7 @@ cdef class Worker:
                             operation_t** operation) except -1 nogil
     cdef int finish_sample_of(self, int64_t sample) except -1 nogil
 
+    cdef void nudge(self) noexcept nogil
     cdef int enter(self) except -1
     cdef object begin(self, keys)
     cdef int sweep(self) except -1

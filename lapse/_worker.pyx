@@ -688,7 +688,7 @@ cdef class Worker:
 
     def _nudge(self):
         with nogil:
-            self.comm.nudge(self.seat)
+            self.nudge()
 
     def shape_for(self, cnp.ndarray keys):
         if self.length < 0:
@@ -746,9 +746,20 @@ cdef class Worker:
             fetch_add(&operation.pending, self.store.size)
             self.check(mark(replication, operation, full_rounds_before, &covered))
             complete(operation, 1)
-            self.comm.nudge(self.seat)
+            self.nudge()
             self.wait_for(operation)
         return 0
+
+    cdef void hold_messages(self) noexcept nogil:
+        self.holds_messages = True
+
+    cdef void release_messages(self) noexcept nogil:
+        self.holds_messages = False
+        self.nudge()
+
+    cdef inline void nudge(self) noexcept nogil:
+        if not self.holds_messages:
+            self.comm.nudge(self.seat)
 
     cdef int wait_everything(self) except -1 nogil:
         self.block(nothing_unfinished, self.seat, INT64_MAX)
@@ -840,7 +851,7 @@ cdef class Worker:
                     self.comm.cancel(begun)  # the caller raises, and lets go of `out`
             self.settle(begun, operation if status == OK else NULL)
         if begun != NULL or (kind == PUSH and self.store.replicas.count):
-            self.comm.nudge(self.seat)
+            self.nudge()
         free(offsets)
         return status
 
@@ -944,7 +955,7 @@ cdef class Worker:
         if begun != NULL:
             complete(begun, done)
             self.settle(begun, operation if status == OK else NULL)
-            self.comm.nudge(self.seat)
+            self.nudge()
         return status
 
     cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
@@ -1021,7 +1032,7 @@ cdef class Worker:
         if status != OK:
             self.comm.cancel(begun)  # the caller raises, and lets go of `out`
         self.settle(begun, operation if status == OK else NULL)
-        self.comm.nudge(self.seat)
+        self.nudge()
         return status
 
     cdef int start_local_chunk(self, operation_t** operation, key_t* keys, Py_ssize_t first, Py_ssize_t end,

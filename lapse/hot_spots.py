@@ -10,6 +10,9 @@ from lapse.checks import number, whole
 ELEMENT_BYTES = 4  # of a float32; with float64 values weigh even more against what surrounds them
 RECORD_BYTES = 8  # of a message, for each key: the key itself, or its position
 RECORDS_OF_RELOCATION = 3  # LOCALIZE, HAND_OVER and TRANSFER
+#: A relocation keeps three ranks busy, one after the other, and a worker may wait for it: in that time so many more
+#: bytes could have been sent.
+HANDLING_BYTES = 2000
 
 RULES = ("cost", "mean")
 
@@ -62,8 +65,8 @@ def choose_hot_spots(
       the sum to the n-1 others if anybody did. With Poisson numbers of accesses:
       ``(n (1 - exp(-a/n)) (n-1)/n + (n-1) (1 - exp(-a))) (V + r)``.
 
-    So a key that is accessed about once a round is relocated, and one that every rank accesses many
-    times a round is replicated.
+    So a key that is accessed much less than once a round is relocated, and one that every rank accesses
+    many times a round is replicated.
 
     Examples
     --------
@@ -101,7 +104,9 @@ def saved_bytes(accesses, ranks, sizes):
     Negative where relocating is cheaper; `choose_hot_spots` explains the estimate.
     """
     elsewhere = (ranks - 1) / ranks
-    relocating = accesses * elsewhere * (sizes + RECORDS_OF_RELOCATION * RECORD_BYTES)
+    relocating = accesses * elsewhere * (
+        sizes + RECORDS_OF_RELOCATION * RECORD_BYTES + HANDLING_BYTES
+    )
     to_home = ranks * -np.expm1(-accesses / ranks) * elsewhere
     from_home = (ranks - 1) * -np.expm1(-accesses)
     return relocating - (to_home + from_home) * (sizes + RECORD_BYTES)

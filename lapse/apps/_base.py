@@ -92,7 +92,8 @@ def add_system_options(parser: argparse.ArgumentParser):
     system.add_argument("--management", choices=("lapse2", "lapse", "classic"), default="lapse2",
                         help="how parameters are placed. classic: each stays on its home rank; "
                              "lapse: parameters move to the rank that is about to use them; "
-                             "lapse2: the same in this version (default: %(default)s)")
+                             "lapse2: as lapse, but those that all ranks use all the time are "
+                             "replicated, and samples are drawn near (default: %(default)s)")
     return system
 
 
@@ -101,14 +102,6 @@ def add_report_options(group) -> None:
     group.add_argument("--metrics", type=Path, metavar="FILE",
                        help="write one JSON object per epoch, with the server's counters of it")
     group.add_argument("--no-progress", action="store_true", help="show no progress")
-
-
-def relocates(management: str) -> bool:
-    """Whether keys are to be localized; says what a technique of the future means today."""
-    if management == "lapse2":
-        log.info("--management lapse2: replication and sampling are not there yet; "
-                 "relocating parameters, as with --management lapse")
-    return management != "classic"
 
 
 # --- leaving together ------------------------------------------------------------------------

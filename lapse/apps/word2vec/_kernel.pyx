@@ -1,24 +1,31 @@
 """Skip-gram with negative sampling over a parameter server, without the GIL.
 
-Sentences are turned into *units*: some hundred pairs (context word, centre word), with their
-negatives drawn and the keys they need collected, each key once. A unit is prepared some
-units before it is trained: its keys are localized at once, so that they have arrived when its turn
-comes. Then it pulls its keys into local rows, trains them one pair after the other, and pushes what
-changed. A row that several pairs of a unit use is the same row, so that inside a unit the result is
-that of sequential stochastic gradient descent.
+Sentences are turned into *units*: some hundred pairs (context word, centre word). A unit pulls the
+vectors it needs, each once, trains its pairs one after the other, and pushes what changed. A row
+that several pairs of a unit use is the same row, so that inside a unit the result is that of
+sequential stochastic gradient descent. Negatives come from the server's samples: prepared with the
+unit, pulled when it is trained.
+
+Units are gathered in *blocks*, prepared ahead of their turn: a block's keys that are not replicated
+are localized at once, so that they have arrived when its turn comes. They are pulled when it begins
+and pushed when it ends, and so are the samples that are not replicated: a rare word's row may well
+be held for some thousand pairs, and which rank owns the key meanwhile does not matter. Replicated
+keys, the words that everybody uses, are pulled and pushed by each unit, without leaving the rank.
+Where nothing is replicated a block is one unit.
 
 Nobody waits for pushes. They are additive, so that none is lost; the worker's own next pull of a
 remote key goes the same way behind the push and in practice finds it applied. Were it to overtake,
-that pull would be stale by one unit, which is what every other worker sees anyway.
+that pull would be stale by one block, which is what every other worker sees anyway.
 
 As in the word2vec program and in gensim, the *input* vector of the context word predicts the
 *output* vector of the centre word (for one pair the two roles are symmetric), and a negative that
 is the centre word itself is left out, not drawn again.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 from lapse cimport Worker, key_t, operation_t
 
@@ -31,19 +38,40 @@ cdef extern from "_sgns.h" nogil:
 sgns_prepare()
 
 
-cdef struct unit_t:
-    int64_t num_pairs
-    int64_t num_keys
-    float alpha
-    int32_t* inputs         # per pair: row of the context word's input vector
-    int32_t* targets        # per pair: rows of the centre word and of the negatives, -1 for none
-    key_t* keys             # per row: its key
+cdef struct table_t:
+    # Finds the row of a key: open addressing, at most half of the places are taken.
+    place_t* places
+    uint64_t mask
+    uint32_t stamp
 
 
-cdef struct slot_t:         # of the table that finds the row of a key
+cdef struct place_t:
     key_t key
     int32_t row
-    uint32_t stamp          # belongs to the present unit, or the slot is free
+    uint32_t stamp              # that of the table, or the place is free
+
+
+cdef struct keys_t:
+    # Keys, each once, and the rows they have: row `first + i` for keys[i].
+    key_t* keys
+    int64_t count
+    int32_t first
+    table_t table
+
+
+cdef struct unit_t:
+    int64_t num_pairs
+    float alpha
+    int64_t sample              # handle of its negatives
+    int32_t* inputs             # per pair: row of the context word's input vector
+    int32_t* targets            # per pair: rows of the centre word and of the negatives, -1 for none
+    keys_t replicated
+
+
+cdef struct block_t:
+    unit_t* units
+    int num_units               # closed ones; the next is being filled
+    keys_t keys                 # that are not replicated
 
 
 cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
@@ -67,151 +95,159 @@ cdef void* allocate(size_t count, size_t size) except NULL:
     return memory
 
 
-cdef class Trainer:
-    """Trains one worker's sentences of one epoch.
+# --- sets of keys ----------------------------------------------------------------------------
+
+cdef int make_keys(keys_t* keys, int64_t most, int32_t first) except -1:
+    cdef uint64_t size = 2
+    while size < 2 * <uint64_t>most:
+        size *= 2
+    keys.first = first
+    keys.keys = <key_t*>allocate(most, sizeof(key_t))
+    keys.table.places = <place_t*>allocate(size, sizeof(place_t))
+    memset(keys.table.places, 0, size * sizeof(place_t))
+    keys.table.mask = size - 1
+    keys.table.stamp = 1
+    return 0
+
+
+cdef void free_keys(keys_t* keys) noexcept:
+    free(keys.keys)
+    free(keys.table.places)
+
+
+cdef void forget_keys(keys_t* keys) noexcept nogil:
+    keys.count = 0
+    keys.table.stamp += 1
+    if keys.table.stamp == 0:  # all stamps are used up: forget the old ones
+        memset(keys.table.places, 0, (keys.table.mask + 1) * sizeof(place_t))
+        keys.table.stamp = 1
+
+
+cdef int32_t row_of(keys_t* keys, key_t key) noexcept nogil:
+    """The row of a key, which may be new: the last one then."""
+    cdef table_t* table = &keys.table
+    cdef uint64_t at = (<uint64_t>key * <uint64_t>0x9E3779B97F4A7C15 >> 32) & table.mask
+    cdef place_t* place = table.places + at
+    while place.stamp == table.stamp:
+        if place.key == key:
+            return place.row
+        at = (at + 1) & table.mask
+        place = table.places + at
+    place.key = key
+    place.stamp = table.stamp
+    place.row = keys.first + <int32_t>keys.count
+    keys.keys[keys.count] = key
+    keys.count += 1
+    return place.row
+
+
+# --- units -------------------------------------------------------------------------------------
+
+cdef class Pairs:
+    """Turns sentences into units of pairs, and units into blocks.
 
     Parameters
     ----------
-    kv
-        The worker; its thread calls all methods.
-    dim, window, negative
-        Length of the vectors, largest distance of a pair, negatives per pair.
+    window, negative
+        Largest distance of a pair, negatives per pair.
     keep
         Per word: `Vocabulary.keep_thresholds`.
-    noise_thresholds, noise_aliases
-        The columns of the `AliasTable` that negatives are drawn from.
+    is_replicated
+        Per key: whether every rank has a replica.
     unit_pairs
         Pairs of a unit, at most (but at least those of one centre word).
+    block_units
+        Units of a block.
     lookahead
-        How many units are prepared before the first of them is trained.
-    localize
-        Whether keys are localized when a unit is prepared.
+        How many blocks are prepared before the first of them is trained.
     seeds
-        Three numbers: for subsampling, windows and negatives.
+        Two numbers: for subsampling and windows.
     """
 
-    cdef Worker kv
-    cdef int dim, window, negative, width
-    cdef bint localize
-    cdef const uint32_t[::1] keep, noise_thresholds
-    cdef const int32_t[::1] noise_aliases
-    cdef uint64_t subsample_state, window_state, noise_state
+    cdef int window, width, block_units, ring_size
+    cdef const uint32_t[::1] keep
+    cdef const uint8_t[::1] is_replicated
+    cdef uint64_t subsample_state, window_state
     cdef uint32_t num_words
+    cdef int64_t max_pairs, most_unit_keys, most_block_keys
 
-    cdef unit_t* ring           # units in preparation order; the one after the last is being filled
-    cdef int ring_size, first, waiting
-    cdef int64_t max_pairs, max_keys
-
-    cdef slot_t* slots
-    cdef uint64_t slot_mask
-    cdef uint32_t stamp
+    cdef block_t* ring          # blocks in preparation order; the one after the last is being filled
+    cdef int first, waiting
 
     cdef int32_t* kept          # the present sentence after subsampling
     cdef int64_t kept_size
-    cdef float* rows
-    cdef float* pulled
-    cdef float* gradient
-    cdef operation_t* pulling   # writes into `rows` until it is waited for
 
-    cdef readonly int64_t pairs
-    cdef readonly double loss
-
-    def __cinit__(self, Worker kv, int dim, int window, int negative,
-                  const uint32_t[::1] keep, const uint32_t[::1] noise_thresholds,
-                  const int32_t[::1] noise_aliases, int unit_pairs, int lookahead, bint localize,
-                  seeds):
-        if dim < 1 or window < 1 or negative < 0 or lookahead < 0:
-            raise ValueError("dim and window are at least 1, negative and lookahead at least 0")
-        self.kv = kv
-        self.dim, self.window, self.negative = dim, window, negative
-        self.width = 1 + negative
-        self.localize = localize
-        self.keep, self.num_words = keep, keep.shape[0]
-        self.noise_thresholds, self.noise_aliases = noise_thresholds, noise_aliases
-        self.subsample_state, self.window_state, self.noise_state = seeds
+    def __cinit__(self, *_, int window, int negative, const uint32_t[::1] keep, const uint8_t[::1] is_replicated,
+                  int unit_pairs, int block_units, int lookahead, seeds, **others):
+        if window < 1 or negative < 0 or block_units < 1 or lookahead < 0:
+            raise ValueError("window and block_units are at least 1, negative and lookahead at least 0")
+        if is_replicated.shape[0] != 2 * keep.shape[0]:
+            raise ValueError(f"is_replicated has {is_replicated.shape[0]} keys, but {keep.shape[0]} words have "
+                             f"{2 * keep.shape[0]}")
+        self.window, self.width = window, 1 + negative
+        self.keep, self.num_words, self.is_replicated = keep, keep.shape[0], is_replicated
+        self.subsample_state, self.window_state = seeds
+        self.block_units = block_units
         self.max_pairs = max(unit_pairs, 2 * window)
-        self.max_keys = self.max_pairs * (1 + self.width)
+        self.most_unit_keys = min(self.max_pairs * (1 + self.width), <int64_t>is_replicated.shape[0])
+        self.most_block_keys = min(self.most_unit_keys * block_units, <int64_t>is_replicated.shape[0])
         self._allocate_ring(lookahead + 1)
-        self._allocate_table()
-        self._allocate_rows()
-        self._open_unit()
+        self._open_block()
 
     cdef int _allocate_ring(self, int size) except -1:
-        cdef int i
-        self.ring = <unit_t*>allocate(size, sizeof(unit_t))
-        memset(self.ring, 0, size * sizeof(unit_t))
+        cdef int i, j
+        self.ring = <block_t*>allocate(size, sizeof(block_t))
+        memset(self.ring, 0, size * sizeof(block_t))
         self.ring_size = size
         for i in range(size):
-            self.ring[i].inputs = <int32_t*>allocate(self.max_pairs, sizeof(int32_t))
-            self.ring[i].targets = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
-            self.ring[i].keys = <key_t*>allocate(self.max_keys, sizeof(key_t))
+            make_keys(&self.ring[i].keys, self.most_block_keys, 0)
+            self.ring[i].units = <unit_t*>allocate(self.block_units, sizeof(unit_t))
+            memset(self.ring[i].units, 0, self.block_units * sizeof(unit_t))
+            for j in range(self.block_units):
+                self._allocate_unit(&self.ring[i].units[j])
         return 0
 
-    cdef int _allocate_table(self) except -1:
-        cdef uint64_t size = 2
-        while size < 2 * <uint64_t>self.max_keys:
-            size *= 2
-        self.slots = <slot_t*>allocate(size, sizeof(slot_t))
-        memset(self.slots, 0, size * sizeof(slot_t))
-        self.slot_mask = size - 1
-        return 0
-
-    cdef int _allocate_rows(self) except -1:
-        self.rows = <float*>allocate(self.max_keys * self.dim, sizeof(float))
-        self.pulled = <float*>allocate(self.max_keys * self.dim, sizeof(float))
-        self.gradient = <float*>allocate(self.dim, sizeof(float))
+    cdef int _allocate_unit(self, unit_t* unit) except -1:
+        unit.inputs = <int32_t*>allocate(self.max_pairs, sizeof(int32_t))
+        unit.targets = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
+        make_keys(&unit.replicated, self.most_unit_keys, <int32_t>self.most_block_keys)
         return 0
 
     def __dealloc__(self):
-        cdef int i
+        cdef int i, j
         if self.ring != NULL:
             for i in range(self.ring_size):
-                free(self.ring[i].inputs)
-                free(self.ring[i].targets)
-                free(self.ring[i].keys)
+                free_keys(&self.ring[i].keys)
+                for j in range(self.block_units if self.ring[i].units != NULL else 0):
+                    free(self.ring[i].units[j].inputs)
+                    free(self.ring[i].units[j].targets)
+                    free_keys(&self.ring[i].units[j].replicated)
+                free(self.ring[i].units)
         free(self.ring)
-        free(self.slots)
         free(self.kept)
-        free(self.rows)
-        free(self.pulled)
-        free(self.gradient)
 
-    def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
-              float alpha_end):
-        """Train a block of sentences; up to `lookahead` units stay prepared.
+    # What is done with them; for those who inherit.
 
-        Parameters
-        ----------
-        words
-            Indexes of the words of all sentences.
-        ends
-            Where each sentence ends in `words`.
-        alpha, alpha_end
-            The learning rate falls from one to the other over the block.
-        """
+    cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
+        return 0
+
+    cdef int block_is_complete(self, block_t* block) except -1 nogil:
+        return 0
+
+    cdef int use_block(self, block_t* block) except -1 nogil:
+        return 0
+
+    cdef int _add_block(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
+                        float alpha_end) except -1:
+        """Turn some sentences into units; the last one may stay open, and blocks that are ahead wait."""
         cdef int64_t s
         self._check_words(words, ends)
         self._reserve(words.shape[0])
-        try:
-            with nogil:
-                for s in range(ends.shape[0]):
-                    self._add_sentence(words, ends[s - 1] if s else 0, ends[s],
-                                       alpha + (alpha_end - alpha) * s / ends.shape[0])
-        except BaseException:
-            self._settle()
-            raise
-
-    def finish(self):
-        """Train what is prepared and wait until every update has been applied."""
-        try:
-            with nogil:
-                self._close_unit()
-                while self.waiting:
-                    self._train_first()
-                self.kv.wait_everything()
-        except BaseException:
-            self._settle()
-            raise
+        with nogil:
+            for s in range(ends.shape[0]):
+                self._add_sentence(words, ends[s - 1] if s else 0, ends[s],
+                                   alpha + (alpha_end - alpha) * s / ends.shape[0])
+        return 0
 
     cdef int _check_words(self, const int32_t[::1] words, const int64_t[::1] ends) except -1:
         cdef int64_t i, end = 0
@@ -234,23 +270,16 @@ cdef class Trainer:
         self.kept_size = 2 * size
         return 0
 
-    cdef void _settle(self):
-        """After an error: nothing may write into our memory any more when it is freed."""
-        self.kv.cancel(self.pulling)
-        self.pulling = NULL
-
-    # --- preparing units ---------------------------------------------------------------------
-
     cdef int _add_sentence(self, const int32_t[::1] words, int64_t begin, int64_t end,
                            float alpha) except -1 nogil:
         cdef int64_t centre, n = self._subsample(words, begin, end)
         if n < 2:
             return 0
         for centre in range(n):
-            if self._filling().num_pairs + 2 * self.window > self.max_pairs:
+            if self._open_unit().num_pairs + 2 * self.window > self.max_pairs:
                 self._close_unit()
-            if self._filling().num_pairs == 0:
-                self._filling().alpha = alpha
+            if self._open_unit().num_pairs == 0:
+                self._open_unit().alpha = alpha
             self._add_centre(n, centre)
         return 0
 
@@ -266,85 +295,297 @@ cdef class Trainer:
         cdef uint32_t bits = <uint32_t>(next_random(&self.window_state) >> 32)
         cdef int64_t reach = 1 + scale(bits, self.window)
         cdef int64_t position
+        cdef block_t* block = self._filling()
+        cdef unit_t* unit = self._open_unit()
         for position in range(max(centre - reach, 0), min(centre + reach + 1, n)):
             if position != centre:
-                self._add_pair(self.kept[position], self.kept[centre])
+                unit.inputs[unit.num_pairs] = self._row(block, unit, 2 * <key_t>self.kept[position])
+                unit.targets[unit.num_pairs * self.width] = self._row(block, unit, 2 * <key_t>self.kept[centre] + 1)
+                unit.num_pairs += 1
 
-    cdef void _add_pair(self, int32_t context, int32_t centre) noexcept nogil:
-        cdef unit_t* unit = self._filling()
-        cdef int32_t* targets = unit.targets + unit.num_pairs * self.width
-        cdef int32_t word
-        cdef int k
-        unit.inputs[unit.num_pairs] = self._row_of(unit, 2 * <key_t>context)
-        targets[0] = self._row_of(unit, 2 * <key_t>centre + 1)
-        for k in range(1, self.width):
-            word = self._draw_negative()
-            targets[k] = -1 if word == centre else self._row_of(unit, 2 * <key_t>word + 1)
-        unit.num_pairs += 1
+    cdef inline int32_t _row(self, block_t* block, unit_t* unit, key_t key) noexcept nogil:
+        return row_of(&unit.replicated if self.is_replicated[key] else &block.keys, key)
 
-    cdef int32_t _draw_negative(self) noexcept nogil:
-        cdef uint64_t bits = next_random(&self.noise_state)
-        cdef uint32_t column = scale(<uint32_t>(bits >> 32), self.num_words)
-        if <uint32_t>bits <= self.noise_thresholds[column]:
-            return <int32_t>column
-        return self.noise_aliases[column]
+    # --- the ring of blocks
 
-    cdef int32_t _row_of(self, unit_t* unit, key_t key) noexcept nogil:
-        """The row of a key in its unit; open addressing, at most half of the slots are taken."""
-        cdef uint64_t at = (<uint64_t>key * <uint64_t>0x9E3779B97F4A7C15 >> 32) & self.slot_mask
-        while self.slots[at].stamp == self.stamp:
-            if self.slots[at].key == key:
-                return self.slots[at].row
-            at = (at + 1) & self.slot_mask
-        self.slots[at].key = key
-        self.slots[at].stamp = self.stamp
-        self.slots[at].row = <int32_t>unit.num_keys
-        unit.keys[unit.num_keys] = key
-        unit.num_keys += 1
-        return self.slots[at].row
-
-    # --- the ring of units -------------------------------------------------------------------
-
-    cdef inline unit_t* _filling(self) noexcept nogil:
+    cdef inline block_t* _filling(self) noexcept nogil:
         return self.ring + (self.first + self.waiting) % self.ring_size
 
-    cdef void _open_unit(self) noexcept nogil:
-        cdef unit_t* unit = self._filling()
-        unit.num_pairs = unit.num_keys = 0
-        self.stamp += 1
-        if self.stamp == 0:  # all stamps are used up: forget the old ones
-            memset(self.slots, 0, (self.slot_mask + 1) * sizeof(slot_t))
-            self.stamp = 1
+    cdef inline unit_t* _open_unit(self) noexcept nogil:
+        cdef block_t* block = self._filling()
+        return block.units + block.num_units
+
+    cdef void _open_block(self) noexcept nogil:
+        cdef block_t* block = self._filling()
+        cdef int i
+        block.num_units = 0
+        forget_keys(&block.keys)
+        for i in range(self.block_units):
+            block.units[i].num_pairs = 0
+            forget_keys(&block.units[i].replicated)
 
     cdef int _close_unit(self) except -1 nogil:
-        """The unit is complete: ask for its keys; then train the oldest, if it is time."""
-        cdef unit_t* unit = self._filling()
-        if unit.num_pairs == 0:
+        cdef block_t* block = self._filling()
+        if self._open_unit().num_pairs == 0:
             return 0
-        if self.localize:
-            self.kv.localize_keys(unit.keys, unit.num_keys, NULL)
-        self.waiting += 1
-        if self.waiting == self.ring_size:
-            self._train_first()
-        self._open_unit()
+        self.unit_is_complete(self._open_unit())
+        block.num_units += 1
+        if block.num_units == self.block_units:
+            self._close_block()
         return 0
 
-    cdef int _train_first(self) except -1 nogil:
-        cdef unit_t* unit = self.ring + self.first
-        cdef int64_t size = unit.num_keys * self.dim
-        self._pull(unit)
-        memcpy(self.pulled, self.rows, size * sizeof(float))
-        self.loss += sgns_train(self.rows, unit.inputs, unit.targets, unit.num_pairs, self.width,
-                                self.dim, unit.alpha, self.gradient)
-        self.pairs += unit.num_pairs
-        sgns_subtract(self.rows, self.pulled, size)
-        self.kv.push_keys(unit.keys, unit.num_keys, self.rows, NULL)
+    cdef int _close_block(self) except -1 nogil:
+        """The block is complete; then it is the oldest one's turn, if enough are ahead."""
+        if self._filling().num_units == 0:
+            return 0
+        self.block_is_complete(self._filling())
+        self.waiting += 1
+        if self.waiting == self.ring_size:
+            self._use_first()
+        self._open_block()
+        return 0
+
+    cdef int _use_first(self) except -1 nogil:
+        self.use_block(self.ring + self.first)
         self.first = (self.first + 1) % self.ring_size
         self.waiting -= 1
         return 0
 
-    cdef int _pull(self, unit_t* unit) except -1 nogil:
-        self.kv.pull_keys(unit.keys, unit.num_keys, self.rows, &self.pulling)
-        self.kv.wait_for(self.pulling)
-        self.pulling = NULL
+    cdef int _use_rest(self) except -1 nogil:
+        if self._filling().num_units < self.block_units:
+            self._close_unit()
+        self._close_block()
+        while self.waiting:
+            self._use_first()
         return 0
+
+
+cdef class Counter(Pairs):
+    """Counts in how many units each key occurs, negatives left aside: a trial run without a server.
+
+    Parameters
+    ----------
+    counts
+        Per key; grows.
+    **parameters
+        Those of `Pairs`.
+    """
+
+    cdef int64_t[::1] counts
+    cdef readonly int64_t units
+    cdef readonly int64_t pairs
+
+    def __init__(self, *, int64_t[::1] counts, **parameters):
+        self.counts = counts
+
+    def add(self, const int32_t[::1] words, const int64_t[::1] ends):
+        """Count some sentences: indexes of words, and where each sentence ends in them."""
+        self._add_block(words, ends, 0.0, 0.0)
+
+    def finish(self):
+        """Count what is left."""
+        self._use_rest()
+
+    cdef int use_block(self, block_t* block) except -1 nogil:
+        cdef int64_t i
+        cdef int unit
+        for i in range(block.keys.count):
+            self.counts[block.keys.keys[i]] += 1
+        for unit in range(block.num_units):
+            self.units += 1
+            self.pairs += block.units[unit].num_pairs
+        return 0
+
+
+cdef class Trainer(Pairs):
+    """Trains one worker's sentences of one epoch.
+
+    Parameters
+    ----------
+    kv
+        The worker; its thread calls all methods. Its server samples output vectors (keys 2w + 1).
+    dim
+        Length of the vectors.
+    localize
+        Whether a block's keys are localized when it is prepared.
+    slow_down
+        For experiments: sleep after each unit, so that it takes this many times as long.
+    **parameters
+        Those of `Pairs`.
+    """
+
+    cdef Worker kv
+    cdef int dim, negative
+    cdef bint localize
+    cdef double slow_down
+    cdef float* rows            # of the block, then of the unit
+    cdef float* pulled          # what they were
+    cdef float* gradient
+    cdef key_t* sampled_keys
+    cdef float* sampled
+    cdef operation_t* pulling_block     # these write into `rows` and `sampled` until they are waited for
+    cdef operation_t* pulling_unit
+    cdef operation_t* pulling_sample
+    cdef bint is_settled
+
+    cdef readonly int64_t pairs
+    cdef readonly double loss
+
+    def __init__(self, Worker kv, *, int dim, bint localize, double slow_down=1.0, **parameters):
+        cdef int64_t most_rows = self.most_block_keys + self.most_unit_keys
+        if dim < 1:
+            raise ValueError(f"dim is {dim}, but must be at least 1")
+        self.kv = kv
+        self.dim, self.negative = dim, self.width - 1
+        self.localize = localize
+        self.slow_down = slow_down
+        self.rows = <float*>allocate(most_rows * dim, sizeof(float))
+        self.pulled = <float*>allocate(most_rows * dim, sizeof(float))
+        self.gradient = <float*>allocate(dim, sizeof(float))
+        self.sampled_keys = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
+        self.sampled = <float*>allocate(self.max_pairs * self.negative * dim, sizeof(float))
+
+    def __dealloc__(self):
+        free(self.rows)
+        free(self.pulled)
+        free(self.gradient)
+        free(self.sampled_keys)
+        free(self.sampled)
+
+    def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
+              float alpha_end):
+        """Train some sentences; up to `lookahead` blocks stay prepared.
+
+        Parameters
+        ----------
+        words
+            Indexes of the words of all sentences.
+        ends
+            Where each sentence ends in `words`.
+        alpha, alpha_end
+            The learning rate falls from one to the other over the sentences.
+        """
+        try:
+            self._add_block(words, ends, alpha, alpha_end)
+        except BaseException:
+            self._settle()
+            raise
+
+    def finish(self):
+        """Train what is prepared and wait until every update has been applied."""
+        try:
+            with nogil:
+                self._use_rest()
+                self.kv.wait_everything()
+        except BaseException:
+            self._settle()
+            raise
+
+    cdef void _settle(self):
+        """After an error: nothing may write into our memory any more when it is freed."""
+        self.kv.release_messages()
+        self.kv.cancel(self.pulling_block)
+        self.kv.cancel(self.pulling_unit)
+        self.kv.cancel(self.pulling_sample)
+        self.pulling_block = self.pulling_unit = self.pulling_sample = NULL
+
+    # --- preparing
+
+    cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
+        if self.negative:
+            unit.sample = self.kv.prepare_sample_of(unit.num_pairs * self.negative)
+        return 0
+
+    cdef int block_is_complete(self, block_t* block) except -1 nogil:
+        if self.localize:
+            self.kv.hold_messages()  # until the older block, whose turn it is now, has pulled
+            self.kv.localize_keys(block.keys.keys, block.keys.count, NULL)
+            if self.waiting + 1 < self.ring_size:
+                self.kv.release_messages()
+        return 0
+
+    # --- training
+
+    cdef int use_block(self, block_t* block) except -1 nogil:
+        cdef int i
+        cdef int64_t pulled = block.keys.count
+        self.kv.hold_messages()
+        self.kv.pull_keys(block.keys.keys, pulled, self.rows, &self.pulling_block)
+        for i in range(block.num_units):
+            self._train_unit(block, &block.units[i], pulled if i == 0 else 0)
+        self._push(&block.keys)
+        return 0
+
+    cdef int _train_unit(self, block_t* block, unit_t* unit, int64_t pulled) except -1 nogil:
+        cdef int64_t began = self._now() if self.slow_down > 1 else 0
+        self._pull(unit, pulled)
+        self._place_sampled(block, unit)
+        self.loss += sgns_train(self.rows, unit.inputs, unit.targets, unit.num_pairs, self.width,
+                                self.dim, unit.alpha, self.gradient)
+        self.pairs += unit.num_pairs
+        if unit.replicated.count:
+            self._push(&unit.replicated)
+        if self.slow_down > 1:
+            self._sleep(<int64_t>((self.slow_down - 1) * (self._now() - began)))
+        return 0
+
+    cdef int _pull(self, unit_t* unit, int64_t of_block) except -1 nogil:
+        """Pull the unit's replicated keys and samples, and wait for them and for what the block pulls."""
+        cdef int64_t at = self.most_block_keys * self.dim
+        cdef int64_t size = unit.replicated.count * self.dim
+        self.kv.pull_keys(unit.replicated.keys, unit.replicated.count, self.rows + at, &self.pulling_unit)
+        if self.negative:
+            self.kv.pull_sample_of(unit.sample, unit.num_pairs * self.negative, self.sampled_keys, self.sampled,
+                                   &self.pulling_sample)
+            self.kv.finish_sample_of(unit.sample)
+        self.kv.release_messages()
+        self._wait(&self.pulling_block)
+        self._wait(&self.pulling_unit)
+        self._wait(&self.pulling_sample)
+        memcpy(self.pulled, self.rows, of_block * self.dim * sizeof(float))
+        memcpy(self.pulled + at, self.rows + at, size * sizeof(float))
+        return 0
+
+    cdef int _wait(self, operation_t** operation) except -1 nogil:
+        if operation[0] != NULL:
+            self.kv.wait_for(operation[0])
+            operation[0] = NULL
+        return 0
+
+    cdef void _place_sampled(self, block_t* block, unit_t* unit) noexcept nogil:
+        """Give each sampled key its row, and each pair its negatives."""
+        cdef int64_t i, size = self.dim * sizeof(float)
+        cdef int64_t pair, at = 0
+        cdef int32_t* targets = unit.targets
+        cdef int32_t row
+        cdef keys_t* keys
+        cdef int64_t before
+        for pair in range(unit.num_pairs):
+            for i in range(1, self.width):
+                keys = &unit.replicated if self.is_replicated[self.sampled_keys[at]] else &block.keys
+                before = keys.count
+                row = row_of(keys, self.sampled_keys[at])
+                if keys.count > before:
+                    memcpy(self.rows + row * self.dim, self.sampled + at * self.dim, size)
+                    memcpy(self.pulled + row * self.dim, self.sampled + at * self.dim, size)
+                targets[i] = -1 if row == targets[0] else row
+                at += 1
+            targets += self.width
+
+    cdef int _push(self, keys_t* keys) except -1 nogil:
+        """Push what changed."""
+        cdef float* rows = self.rows + <int64_t>keys.first * self.dim
+        sgns_subtract(rows, self.pulled + <int64_t>keys.first * self.dim, keys.count * self.dim)
+        self.kv.push_keys(keys.keys, keys.count, rows, NULL)
+        return 0
+
+    cdef int64_t _now(self) noexcept nogil:
+        cdef timespec time
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
+
+    cdef void _sleep(self, int64_t nanoseconds) noexcept nogil:
+        cdef timespec time
+        time.tv_sec = nanoseconds // 1000000000
+        time.tv_nsec = nanoseconds % 1000000000
+        nanosleep(&time, NULL)

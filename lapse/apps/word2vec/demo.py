@@ -3,7 +3,7 @@
     mpirun -n 4 python -m lapse.apps.word2vec.demo
 
 Started without ``mpirun``, it starts itself on four ranks. It trains, prints the nearest neighbours
-of some words, and compares the two ways to place parameters in one epoch of each.
+of some words, and compares the three ways to place parameters in one epoch of each.
 """
 
 from __future__ import annotations
@@ -78,18 +78,17 @@ def run(args: argparse.Namespace, comm) -> None:
     """Train, show neighbours, compare."""
     from lapse.apps.word2vec import train
 
-    options = training_options("--epochs", args.epochs, "--management", "lapse",
-                               "--max-runtime", MAX_RUNTIME)
+    options = training_options("--epochs", args.epochs, "--max-runtime", MAX_RUNTIME)
     say(comm, f"Training word vectors on the documentation of this Python, on {comm.size} ranks.")
     text = train.survey(comm, train.locate_corpus(comm, None), options.workers, options.min_count)
-    with train.open_server(comm, options, text) as server:
-        outcome = train.train(server, train.make_plan(options, text, comm.size),
-                              _base.Metrics(None))
+    plan = train.make_plan(comm, options, text)
+    with train.open_server(comm, plan) as server:
+        outcome = train.train(server, plan, _base.Metrics(None))
         vectors = server.run(fetch_vectors, len(text.vocabulary))[0]
     if comm.rank == 0:
         print("\nNearest neighbours:\n" + neighbour_table(text.vocabulary, vectors), flush=True)
     say(comm, "\nOne epoch with each management technique:")
-    rows = [measure(comm, text, management) for management in ("classic", "lapse")]
+    rows = [measure(comm, text, management) for management in ("classic", "lapse", "lapse2")]
     say(comm, comparison_table(rows))
     say(comm, _base.result_line("word2vec", comm.size, options.workers, epochs=outcome.epochs,
                                 seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss,
@@ -138,9 +137,9 @@ def measure(comm, text, management: str) -> dict:
     from lapse.apps.word2vec import train
 
     options = training_options("--epochs", 1, "--management", management)
-    with train.open_server(comm, options, text) as server:
-        outcome = train.train(server, train.make_plan(options, text, comm.size),
-                              _base.Metrics(None))
+    plan = train.make_plan(comm, options, text)
+    with train.open_server(comm, plan) as server:
+        outcome = train.train(server, plan, _base.Metrics(None))
     return {"management": management, "seconds": outcome.seconds_per_epoch,
             "local": _base.local_share(outcome.stats), "messages": outcome.stats["messages_sent"],
             "megabytes": outcome.stats["bytes_sent"] / 1e6, "loss": outcome.loss}

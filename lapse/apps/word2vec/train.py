@@ -20,9 +20,10 @@ import numpy as np
 
 import lapse
 from lapse.apps import _base
-from lapse.apps.word2vec import corpus, model_io, stdlib_corpus
+from lapse.apps.word2vec import corpus, model_io, placement, stdlib_corpus
 from lapse.apps.word2vec._kernel import Trainer
-from lapse.apps.word2vec.vocabulary import AliasTable, Vocabulary, merge_counts
+from lapse.apps.word2vec.placement import Placement
+from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ BLOCK_WORDS = 10_000
 #: Vectors that are pulled at once when the model is written.
 SAVED_ROWS = 4096
 #: Purposes of random streams; with (seed, epoch, worker) they name a stream.
-SUBSAMPLING, WINDOWS, NEGATIVES = range(3)
+SUBSAMPLING, WINDOWS = range(2)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ class Plan:
 
     args: argparse.Namespace
     text: Text
-    localize: bool
-    keep: np.ndarray
-    noise: AliasTable
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,9 @@ def run(args: argparse.Namespace, comm) -> None:
     """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
     metrics = _base.collectively(comm, _prepare_output, args, comm.rank)
     text = survey(comm, locate_corpus(comm, args.corpus), args.workers, args.min_count)
-    with open_server(comm, args, text) as server:
-        outcome = train(server, make_plan(args, text, server.size), metrics)
+    plan = make_plan(comm, args, text)
+    with open_server(comm, plan) as server:
+        outcome = train(server, plan, metrics)
         if args.output is not None:
             save(server, text.vocabulary, args.output, args.dim, args.binary)
     if comm.rank == 0:
@@ -204,21 +204,26 @@ def read_blocks(share: corpus.Share, vocabulary: Vocabulary) -> Iterator[Block]:
 # --- training --------------------------------------------------------------------------------
 
 
-def open_server(comm, args: argparse.Namespace, text: Text) -> lapse.Server:
+def make_plan(comm, args: argparse.Namespace, text: Text) -> Plan:
+    """Decide what is decided once for all epochs. Collective."""
+    chosen = _base.collectively(comm, placement.decide, comm, args, text)
+    replicated = len(chosen.replicated_keys)
+    if replicated:
+        log.info("%s of %s vectors are replicated, a round at least every %s words of all ranks",
+                 f"{replicated:,}", f"{2 * len(text.vocabulary):,}", f"{args.sync_words:,}")
+    return Plan(args, text, chosen)
+
+
+def open_server(comm, plan: Plan) -> lapse.Server:
     """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
-    keys = 2 * len(text.vocabulary)
-    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=args.seed)
+    args, chosen = plan.args, plan.placement
+    keys = 2 * len(plan.text.vocabulary)
+    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=args.seed,
+                          replicated_keys=chosen.replicated_keys, replication=chosen.replication,
+                          sampling=chosen.sampling)
     bound = 0.5 / args.dim
     server.initialize(np.arange(0, keys, 2), lapse.UniformValues(-bound, bound))
     return server
-
-
-def make_plan(args: argparse.Namespace, text: Text, ranks: int) -> Plan:
-    """Compute the tables that all epochs share."""
-    vocabulary = text.vocabulary
-    localize = _base.relocates(args.management) and ranks > 1
-    return Plan(args, text, localize, vocabulary.keep_thresholds(args.sample),
-                vocabulary.noise_table())
 
 
 def train(server: lapse.Server, plan: Plan, metrics: _base.Metrics) -> Outcome:
@@ -274,11 +279,12 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, epoch: int) 
 
 def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     """The kernel for one worker and one epoch."""
-    args = plan.args
-    streams = [_stream(args.seed, epoch, kv.id, p) for p in (SUBSAMPLING, WINDOWS, NEGATIVES)]
-    return Trainer(kv, args.dim, args.window, args.negative, plan.keep, plan.noise.thresholds,
-                   plan.noise.aliases, args.unit, args.lookahead if plan.localize else 0,
-                   plan.localize, streams)
+    args, chosen = plan.args, plan.placement
+    return Trainer(
+        kv, dim=args.dim, localize=chosen.localize, slow_down=args.slow_down,
+        is_replicated=chosen.is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
+        seeds=[_stream(args.seed, epoch, kv.id, p) for p in (SUBSAMPLING, WINDOWS)],
+        **placement.pair_options(args, plan.text.vocabulary))
 
 
 def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:

@@ -73,48 +73,6 @@ class Vocabulary:
         scaled = self.keep_probability(sample) * 2.0**32 - 1
         return np.clip(np.round(scaled), 0, 2**32 - 1).astype(np.uint32)
 
-    def noise_table(self, power: float = NOISE_POWER) -> AliasTable:
-        """The distribution of negatives: frequency to the power of 3/4."""
-        return AliasTable.build(self.counts.astype(np.float64) ** power)
-
-
-@dataclass(frozen=True)
-class AliasTable:
-    """Draws from a discrete distribution in constant time (Walker 1977, built as Vose 1991).
-
-    A draw picks a column evenly, then the column itself where 32 random bits are at most its
-    threshold, else its alias.
-    """
-
-    thresholds: np.ndarray
-    aliases: np.ndarray
-
-    @classmethod
-    def build(cls, weights: np.ndarray) -> AliasTable:
-        """Prepare draws with probability proportional to `weights`."""
-        n = len(weights)
-        height = np.asarray(weights, dtype=np.float64) * (n / np.sum(weights))
-        heights = height.tolist()
-        aliases = list(range(n))
-        low = [i for i in range(n) if heights[i] < 1.0]
-        high = [i for i in range(n) if heights[i] >= 1.0]
-        while low and high:
-            short, tall = low.pop(), high[-1]
-            aliases[short] = tall
-            heights[tall] -= 1.0 - heights[short]
-            if heights[tall] < 1.0:
-                low.append(high.pop())
-        for i in low + high:  # 1 but for rounding
-            heights[i] = 1.0
-        thresholds = np.clip(np.round(np.array(heights) * 2.0**32 - 1), 0, 2**32 - 1)
-        return cls(thresholds.astype(np.uint32), np.array(aliases, dtype=np.int32))
-
-    def probabilities(self) -> np.ndarray:
-        """The distribution that the table stands for."""
-        own = (self.thresholds.astype(np.float64) + 1) / 2.0**32
-        given = np.bincount(self.aliases, weights=1 - own, minlength=len(own))
-        return (own + given) / len(own)
-
 
 def merge_counts(mine: Counter, other: Counter) -> Counter:
     """Add up two counters, into the first: what a reduction over ranks does pairwise."""

@@ -1,0 +1,181 @@
+"""Which technique manages which vector: what is replicated, relocated ahead, or stays at home.
+
+Decided before the server exists, from the text: a trial run over a part of it counts in how many
+units each vector is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+import lapse
+from lapse.apps.word2vec._kernel import Counter
+from lapse.apps.word2vec.corpus import Share
+from lapse.apps.word2vec.vocabulary import NOISE_POWER, Vocabulary
+
+log = logging.getLogger(__name__)
+
+#: Words of each rank's text that the trial run goes through.
+TRIAL_WORDS = 50_000
+#: How negatives are drawn where `--sampling-scheme` does not say.
+SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
+#: Workers wait at twice `max_pending`: half of the words that `--sync-words` allows, and a little less, since what
+#: a word costs is an estimate.
+PACE = 0.5 * 0.9
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the server and the kernel need to know of it.
+
+    Attributes
+    ----------
+    is_replicated
+        Per key, uint8.
+    localize
+        Whether the keys that are not replicated are localized ahead.
+    block_units, lookahead
+        See `_kernel.Pairs`.
+    sampling
+        For the server; None without negatives.
+    replication
+        For the server.
+    """
+
+    is_replicated: np.ndarray
+    localize: bool
+    block_units: int
+    lookahead: int
+    sampling: lapse.Sampling | None
+    replication: lapse.Replication
+
+    @property
+    def replicated_keys(self) -> np.ndarray:
+        """The keys that are replicated, sorted."""
+        return np.flatnonzero(self.is_replicated)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a text uses vectors, in one epoch of all workers together.
+
+    Attributes
+    ----------
+    positive
+        Per key: in how many units it occurs as a context or centre word.
+    sampled
+        Per key: in how many units it is expected among the negatives.
+    units, words
+        In all.
+    """
+
+    positive: np.ndarray
+    sampled: np.ndarray
+    units: float
+    words: int
+
+    @property
+    def together(self) -> np.ndarray:
+        """Per key: in how many units it is expected in either role."""
+        units = max(self.units, 1)
+        return self.positive + self.sampled * (1 - np.minimum(self.positive / units, 1))
+
+
+def decide(comm, args: argparse.Namespace, text) -> Placement:
+    """The same on all ranks, by the options and the text (a `train.Text`). Collective."""
+    several = comm.size > 1
+    localize = args.management != "classic" and several
+    is_replicated = np.zeros(2 * len(text.vocabulary), dtype=np.uint8)
+    replication = lapse.Replication()
+    if args.management == "lapse2" and several:
+        usage = survey_usage(comm, args, text)
+        is_replicated[choose_replicated(args, usage, comm.size)] = 1
+        replication = pace(args, usage, is_replicated, comm.size)
+    return Placement(
+        is_replicated,
+        localize,
+        block_units=args.block if is_replicated.any() else 1,
+        lookahead=args.lookahead if localize else 0,
+        sampling=make_sampling(args, text.vocabulary),
+        replication=replication,
+    )
+
+
+def make_sampling(args: argparse.Namespace, vocabulary: Vocabulary) -> lapse.Sampling | None:
+    """Negatives are output vectors (keys 2w + 1), by the words' frequency to the power of 3/4."""
+    if not args.negative:
+        return None
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    return lapse.Sampling(scheme, lapse.Weighted(noise(vocabulary)), reuse=args.sampling_reuse,
+                          postpone=args.sampling_postpone)
+
+
+def noise(vocabulary: Vocabulary) -> np.ndarray:
+    """The weight of each key as a negative."""
+    weights = np.zeros(2 * len(vocabulary))
+    weights[1::2] = vocabulary.counts.astype(np.float64) ** NOISE_POWER
+    return weights
+
+
+def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
+    """Count a part of the text on each rank, and scale it to an epoch. Collective."""
+    counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
+    counter = Counter(counts=counts, **pair_options(args, text.vocabulary), block_units=1, lookahead=0,
+                      is_replicated=np.zeros(len(counts), dtype=np.uint8), seeds=(args.seed, comm.rank))
+    words = count_part(counter, Share(text.path, comm.rank * args.workers, comm.size * args.workers),
+                       text.vocabulary)
+    mine = np.append(counts, (counter.units, counter.pairs, words)).astype(np.float64)
+    everything = np.empty_like(mine)
+    comm.Allreduce(mine, everything)
+    counts, (units, pairs, words) = everything[:-3], everything[-3:]
+    scale = text.words / max(words, 1)
+    draws = args.negative * pairs / max(units, 1)
+    weights = noise(text.vocabulary)
+    sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
+    return Usage(scale * counts, scale * sampled, scale * units, text.words)
+
+
+def pair_options(args: argparse.Namespace, vocabulary: Vocabulary) -> dict:
+    """What the kernel needs to make pairs."""
+    return dict(window=args.window, negative=args.negative, unit_pairs=args.unit,
+                keep=vocabulary.keep_thresholds(args.sample))
+
+
+def count_part(counter: Counter, share: Share, vocabulary: Vocabulary) -> int:
+    """Count the beginning of a share; how many words that is."""
+    words, ends, read = [], [], 0
+    for sentence in share.sentences():
+        words += vocabulary.lookup(sentence)
+        ends.append(len(words))
+        read += len(sentence)
+        if read >= TRIAL_WORDS:
+            break
+    counter.add(np.array(words, np.int32), np.array(ends, np.int64))
+    counter.finish()
+    return read
+
+
+def choose_replicated(args: argparse.Namespace, usage: Usage, ranks: int) -> np.ndarray:
+    """The keys to replicate.
+
+    Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local
+    one, and in a pool once for all the times that a draw is used.
+    """
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    times = {"local": 0.0, "pool": 1 / args.sampling_reuse}.get(scheme, 1.0)
+    counts = usage.positive + times * usage.sampled
+    if args.replicate is not None:
+        return np.argsort(-counts, kind="stable")[:args.replicate]
+    rounds = max(usage.words / args.sync_words, 1)
+    return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=args.dim)
+
+
+def pace(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarray, ranks: int) -> lapse.Replication:
+    """Rounds by work: all ranks together read at most `--sync-words` words between two of one rank."""
+    pushes_per_word = usage.together[is_replicated != 0].sum() / max(usage.words, 1)
+    most = PACE * pushes_per_word * args.sync_words / ranks
+    return lapse.Replication(max_pending=max(int(most), 1))
