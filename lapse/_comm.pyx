@@ -18,7 +18,7 @@ from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data
                             take_block)
 from lapse._operations cimport ring_seat
 from lapse._protocol cimport handle_frame
-from lapse._replication cimport tick
+from lapse._replication cimport has_work, tick
 from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
@@ -200,7 +200,7 @@ cdef class Comm:
         cdef int moved, served
         if load32(&self.stopped):
             return 0
-        if self.rank.store.replicas.changed.count or self.rank.store.replicas.collected.count:
+        if has_work(&self.rank.replication):
             self.look_after_replicas()
         moved = self.flush()
         if self.transport.sends:

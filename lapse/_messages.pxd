@@ -22,6 +22,7 @@ WHERE           any -> home                who owns these keys?
 WHERE_REPLY     home -> origin             the ranks, as int32
 DELTA           any -> home                this rank's contribution to a replicated value
 SUM             home -> all                the sum of contributions; `position`: yours is in it
+ROUND_END       any -> all homes           these were all contributions of this rank's round
 REPLACE         home -> all                a replicated value was set; answer with APPLIED
 MARK            any -> home                send the sums you have, tell me when all ranks have them
 FENCE           home -> all                answer with APPLIED: all that I sent before is in place
@@ -54,6 +55,7 @@ cdef enum message_kind:
     MARK = 23
     FENCE = 24
     APPLIED = 25
+    ROUND_END = 26
 
 
 cdef extern from *:

@@ -8,7 +8,7 @@ A block that holds several frames is at most one packet.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    PACKET_BYTES = 65536
+    PACKET_BYTES = 262144
     MOST_SPARE_BLOCKS = 4
 
 

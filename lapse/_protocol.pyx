@@ -10,8 +10,8 @@ from lapse._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANS
 from lapse._operations cimport complete
 from lapse._outbox cimport append_ack, append_record, free_blocks
 from lapse._replicas cimport push_replica, read_replica
-from lapse._replication cimport (close_gathering, free_gatherings, gathering_t, handle_replication, open_gathering,
-                                 replace)
+from lapse._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
+                                 prepare_replication, replace)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, read_value, row_at, slab_for, slab_t, take_row, value_bytes)
 from lapse._sync cimport drop_latch, fetch_add, store32, take_latch
@@ -723,6 +723,8 @@ cdef class Protocol:
         self.c.replication.rank = self.c.rank
         self.c.replication.size = self.c.size
         self.c.replication.error = self.c.error
+        if prepare_replication(&self.c.replication) != OK:
+            raise MemoryError(f"no memory for the replication over {self.c.size} ranks")
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -732,7 +734,7 @@ cdef class Protocol:
             for key in range(self.store.c.num_keys):
                 if self.store.c.entries[key].state == ARRIVING:
                     forget_arrival(arrival_at(&self.c, self.store.c.entries[key].slot))
-        free_gatherings(&self.c.replication)
+        free_replication(&self.c.replication)
         if self.c.outboxes != NULL:
             for j in range(self.c.size):
                 free_blocks(&self.c.outboxes[j])

@@ -49,7 +49,12 @@ cdef struct replication_t:
     int64_t awaited         # contributions that have not come back in a sum, plus 1 while a round begins
     int64_t full_rounds     # rounds that left no delta behind
     int64_t next_round      # when the time starts the next one
-    int64_t collected_since # when the first contribution was seen that is not sent out yet; 0: none
+    # Rounds of all ranks, as heard of here.
+    int64_t* ends           # by rank: how many it has ended
+    int64_t most_ends       # the largest of them
+    int64_t complete        # the smallest, when sums were sent last
+    int32_t heard           # how many ranks have ended more than that
+    int64_t waiting_since   # when it was first seen that contributions wait here, or others for this rank; 0: they do not
     uint32_t waiting        # workers that wait because this rank runs ahead
     seat_t* seats           # of this rank's workers
     int32_t num_seats
@@ -67,6 +72,17 @@ cdef inline bint runs_ahead(replication_t* r) noexcept nogil:
     return r.max_pending and load(&r.pending) > 2 * r.max_pending
 
 
+cdef inline bint is_behind(const replication_t* r) noexcept nogil:
+    """Whether some rank has ended more rounds than this one: homes wait for this one's contributions."""
+    return r.most_ends > r.ends[r.rank]
+
+
+cdef inline bint has_work(const replication_t* r) noexcept nogil:
+    """Whether `tick` may find something to do."""
+    return r.store.replicas.changed.count or r.store.replicas.collected.count or is_behind(r)
+
+
+cdef int prepare_replication(replication_t* r) noexcept
 cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil
 cdef int begin_round_if_due(replication_t* r) noexcept nogil
 cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil
@@ -75,4 +91,4 @@ cdef int replace(replication_t* r, gathering_t* gathering, entry_t* entry, const
 cdef int close_gathering(replication_t* r, gathering_t* gathering) noexcept nogil
 cdef int tick(replication_t* r, int64_t time) noexcept nogil
 cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil
-cdef void free_gatherings(replication_t* r) noexcept
+cdef void free_replication(replication_t* r) noexcept

@@ -1,9 +1,9 @@
 """Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message."""
 
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
-from lapse._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, SUM, frame_t, record_t)
+from lapse._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
 from lapse._operations cimport complete, ring_seat
 from lapse._outbox cimport append_ack, append_record
 from lapse._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, replica_t,
@@ -18,10 +18,11 @@ cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
 
 cdef int64_t MILLISECOND = 1000000
-# A home waits for more contributions to a sum until its own next round. These end the wait where
-# that round does not come: its workers push little, or nothing at all.
-cdef int64_t PATIENCE = 20 * MILLISECOND
-cdef int64_t IDLE_PATIENCE = 2 * MILLISECOND
+# A home sends its sums when every rank has ended its next round, so that one sum contains what all
+# contributed. A rank that others are ahead of ends a round as well: at once where nothing was pushed,
+# else after the first time. After the second a home waits no longer for a rank that does not answer.
+cdef int64_t JOIN_AFTER = 4 * MILLISECOND
+cdef int64_t SEND_AFTER = 30 * MILLISECOND
 
 
 cdef inline replica_t* replica_at(replication_t* r, uint32_t number) noexcept nogil:
@@ -108,7 +109,7 @@ cdef void reset_pending(replication_t* r) noexcept nogil:
 
 
 cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
-    """Send this rank's deltas, and the sums that it has collected as a home.
+    """Send this rank's deltas to their homes.
 
     Under the latch of rounds, and only when every contribution of the last round has come back: one of a rank and
     key at a time is under way, so that a sum contains it or not.
@@ -123,18 +124,28 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
     if status == OK and (whatever_size or r.threshold == 0):
         r.full_rounds += 1
     if status == OK:
-        status = send_sums(r)
+        status = end_round(r)
     came_back(r)
     return status
 
 
+cdef int end_round(replication_t* r) noexcept nogil:
+    cdef int32_t to
+    for to in range(r.size):
+        if to != r.rank and append_record(&r.outboxes[to], ROUND_END, <uint16_t>r.rank, 0, 0, 0, 0, NULL, 0) != OK:
+            return NO_MEMORY
+    return hear_end(r, r.rank)
+
+
 cdef inline bint is_round_due(replication_t* r) noexcept nogil:
     fence()  # who adds to `pending` looks at `awaited` afterwards, and the other way round: one of them sees both
-    return load(&r.awaited) == 0 and r.max_pending and load(&r.pending) >= r.max_pending
+    if load(&r.awaited):
+        return False
+    return load(&r.pending) >= r.max_pending if r.max_pending and load(&r.pending) else is_behind(r) and not load(&r.pending)
 
 
 cdef int begin_round_if_due(replication_t* r) noexcept nogil:
-    """Begin a round if enough was pushed here since the last one and that one is complete."""
+    """Begin a round if the last one is complete and enough was pushed here since; or nothing, and others wait."""
     cdef int status = OK
     while status == OK and is_round_due(r):
         take_latch(&r.latch)
@@ -177,13 +188,28 @@ cdef int send_sum(replication_t* r, replica_t* replica) noexcept nogil:
     return OK
 
 
+cdef int hear_end(replication_t* r, int32_t rank) noexcept nogil:
+    """A rank has ended a round. Under the latch of rounds."""
+    cdef int32_t i
+    r.ends[rank] += 1
+    r.most_ends = max(r.most_ends, r.ends[rank])
+    r.heard += r.ends[rank] == r.complete + 1
+    if r.heard < r.size:
+        return OK
+    r.complete += 1
+    r.heard = 0
+    for i in range(r.size):
+        r.heard += r.ends[i] > r.complete
+    return send_sums(r)
+
+
 cdef int send_sums(replication_t* r) noexcept nogil:
     """Send what was collected to all ranks. Under the latch of rounds."""
     cdef uint32_t i, count
     cdef int status = OK
     cdef replica_t* replica
     cdef entry_t* entry
-    r.collected_since = 0
+    r.waiting_since = 0
     count = drain(&r.store.replicas, &r.store.replicas.collected)
     for i in range(count):
         replica = replica_at(r, r.store.replicas.collected.drained[i])
@@ -316,31 +342,23 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
 
 # Time ---------------------------------------------------------------------------------------------------
 
-cdef inline int64_t patience(replication_t* r) noexcept nogil:
-    if r.max_pending:
-        return PATIENCE if load(&r.pending) else IDLE_PATIENCE
-    return max(r.interval // 4, IDLE_PATIENCE)
-
-
 cdef int tick(replication_t* r, int64_t time) noexcept nogil:
     """Do what is due: a round of this rank, or sums that have waited for company long enough."""
     cdef bint is_due = r.interval and time >= r.next_round
-    cdef bint is_late
+    cdef int64_t waited
     cdef int status = OK
-    if load32(&r.waiting):
-        status = begin_round_if_due(r)
-        if status != OK:
-            return status
-    if is_due:  # at common multiples: ranks of one host begin together, and what they send meets in the homes' sums
+    if is_due:  # at common multiples: ranks of one host begin together
         r.next_round = (time // r.interval + 1) * r.interval
-    if r.store.replicas.collected.count and r.collected_since == 0:
-        r.collected_since = time
-    is_late = r.collected_since and time - r.collected_since > patience(r)
-    if not is_due and not is_late or not try_latch(&r.latch):
+    if not r.store.replicas.collected.count and not is_behind(r):
+        r.waiting_since = 0
+    elif r.waiting_since == 0:
+        r.waiting_since = time
+    waited = time - r.waiting_since if r.waiting_since else 0
+    if not is_due and waited <= JOIN_AFTER and not load32(&r.waiting) or not try_latch(&r.latch):
         return OK
-    if is_due and load(&r.awaited) == 0 and r.store.replicas.changed.count:
+    if load(&r.awaited) == 0 and (is_due and r.store.replicas.changed.count or waited > JOIN_AFTER and is_behind(r)):
         status = begin_round(r, False)
-    elif is_late:
+    elif waited > SEND_AFTER:
         status = send_sums(r)
     drop_latch(&r.latch)
     return status if status != OK else begin_round_if_due(r)
@@ -399,6 +417,14 @@ cdef int on_replica_records(replication_t* r, int32_t source, frame_t* frame) no
     return OK if frame.kind == DELTA else begin_round_if_due(r)
 
 
+cdef int on_round_end(replication_t* r, int32_t source) noexcept nogil:
+    cdef int status
+    take_latch(&r.latch)
+    status = hear_end(r, source)
+    drop_latch(&r.latch)
+    return status if status != OK else begin_round_if_due(r)
+
+
 cdef int on_mark(replication_t* r, frame_t* frame) noexcept nogil:
     cdef int status
     take_latch(&r.latch)  # also waits for the sums that a worker of this rank is about to send
@@ -411,6 +437,8 @@ cdef int on_mark(replication_t* r, frame_t* frame) noexcept nogil:
 
 cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil:
     """Do what one message about replicas asks for; errors as in `handle_frame`."""
+    if frame.kind == ROUND_END:
+        return on_round_end(r, source)
     if frame.kind == MARK:
         return on_mark(r, frame)
     if frame.kind == FENCE:
@@ -420,10 +448,17 @@ cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) no
     return on_replica_records(r, source, frame)
 
 
-cdef void free_gatherings(replication_t* r) noexcept:
-    # of a server that ended by a failure: what is missing never comes
+# Memory -----------------------------------------------------------------------------------------------------
+
+cdef int prepare_replication(replication_t* r) noexcept:
+    r.ends = <int64_t*>calloc(r.size, sizeof(int64_t))
+    return NO_MEMORY if r.ends == NULL else OK
+
+
+cdef void free_replication(replication_t* r) noexcept:
     cdef gathering_t* gathering
-    while r.gatherings != NULL:
+    while r.gatherings != NULL:  # of a server that ended by a failure: what is missing never comes
         gathering = r.gatherings
         r.gatherings = gathering.next
         free(gathering)
+    free(r.ends)

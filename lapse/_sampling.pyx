@@ -214,7 +214,7 @@ cdef class Sampler:
             keys[i] = take_first(sample)
 
     cdef bint find_here(self, const store_t* store, key_t* key, char* out) noexcept nogil:
-        """Draw until a key is here, and copy its value. False where none was found: `key` is then to be pulled.
+        """Draw until a key is here, and copy its value, if `out` is given. False where none was found: `key` is then to be pulled.
 
         The first draw decides between replicated and other keys, with the probabilities of the whole
         distribution. Once it was one of the others, and not here, replicated keys do not count any more.
@@ -230,7 +230,7 @@ cdef class Sampler:
             if is_replicated and relocated_only:
                 continue
             key[0] = candidate
-            if is_here(entry) and read_here(store, candidate, out):
+            if is_here(entry) and (out == NULL or read_here(store, candidate, out)):
                 return True
             relocated_only = True
         return False

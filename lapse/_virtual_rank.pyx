@@ -24,7 +24,7 @@ KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": 
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
 MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "WHERE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
             11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
-            24: "FENCE", 25: "APPLIED"}
+            24: "FENCE", 25: "APPLIED", 26: "ROUND_END"}
 
 
 cdef class Call:

@@ -73,6 +73,9 @@ cdef class Worker:
     cdef int64_t prepare_sample_of(self, Py_ssize_t count) except -1 nogil
     cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
                             operation_t** operation) except -1 nogil
+    # `choose_sample_of` takes the next ones without their values, for those who pull each key once, together with
+    # others: the keys count as sampled here, and as local if they are here now; pulling them counts as any pull.
+    cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil
     cdef int finish_sample_of(self, int64_t sample) except -1 nogil
 
     cdef void nudge(self) noexcept nogil
@@ -87,6 +90,7 @@ cdef class Worker:
     cdef int ask_elsewhere(self, operation_t* operation, const key_t* keys, Py_ssize_t first, int64_t misses,
                            const int64_t* offsets, const char* given) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** operation) noexcept nogil
+    cdef sample_t* find_sample(self, int64_t sample, Py_ssize_t count) except NULL nogil
     cdef int fill_sample(self, sample_t* sample) noexcept nogil
     cdef int localize_ahead(self, const key_t* keys, int64_t count) noexcept nogil
     cdef int start_local(self, key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil

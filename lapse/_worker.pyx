@@ -789,14 +789,9 @@ cdef class Worker:
 
     cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
                             operation_t** operation) except -1 nogil:
-        cdef sample_t* found
+        cdef sample_t* found = self.find_sample(sample, count)
         cdef counters_t counted
         cdef int status
-        self.check_sampling()
-        found = self.sampler.find(sample)
-        if found == NULL or count < 0 or count > found.left:
-            with gil:
-                self.sampler.refuse(sample, count)
         memset(&counted, 0, sizeof(counters_t))
         self.counters = &counted
         self.sampler.hand_out(found, self.store, keys, count)
@@ -808,6 +803,29 @@ cdef class Worker:
         self.counters.sampled_keys += counted.pulled_keys
         self.counters.sampled_local += counted.pulled_local
         return self.check(status)
+
+    cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil:
+        cdef sample_t* found = self.find_sample(sample, count)
+        cdef Py_ssize_t i
+        cdef int64_t here = 0
+        self.sampler.hand_out(found, self.store, keys, count)
+        for i in range(count):
+            if self.sampler.scheme == LOCAL:
+                here += self.sampler.find_here(self.store, &keys[i], NULL)
+            else:
+                here += is_here(&self.store.entries[keys[i]])
+        self.counters.sampled_keys += count
+        self.counters.sampled_local += here
+        return 0
+
+    cdef sample_t* find_sample(self, int64_t sample, Py_ssize_t count) except NULL nogil:
+        cdef sample_t* found
+        self.check_sampling()
+        found = self.sampler.find(sample)
+        if found == NULL or count < 0 or count > found.left:
+            with gil:
+                self.sampler.refuse(sample, count)
+        return found
 
     cdef int finish_sample_of(self, int64_t sample) except -1 nogil:
         cdef sample_t* found

@@ -10,9 +10,8 @@ from lapse.checks import number, whole
 ELEMENT_BYTES = 4  # of a float32; with float64 values weigh even more against what surrounds them
 RECORD_BYTES = 8  # of a message, for each key: the key itself, or its position
 RECORDS_OF_RELOCATION = 3  # LOCALIZE, HAND_OVER and TRANSFER
-#: A relocation keeps three ranks busy, one after the other, and a worker may wait for it: in that time so many more
-#: bytes could have been sent.
-HANDLING_BYTES = 2000
+#: A remote access makes a worker wait: in that time so many bytes could have been sent.
+REMOTE_BYTES = 4000
 
 RULES = ("cost", "mean")
 
@@ -104,9 +103,8 @@ def saved_bytes(accesses, ranks, sizes):
     Negative where relocating is cheaper; `choose_hot_spots` explains the estimate.
     """
     elsewhere = (ranks - 1) / ranks
-    relocating = accesses * elsewhere * (
-        sizes + RECORDS_OF_RELOCATION * RECORD_BYTES + HANDLING_BYTES
-    )
+    relocating = accesses * elsewhere * (sizes + RECORDS_OF_RELOCATION * RECORD_BYTES)
+    relocating += accesses * -np.expm1(-accesses * elsewhere) * REMOTE_BYTES
     to_home = ranks * -np.expm1(-accesses / ranks) * elsewhere
     from_home = (ranks - 1) * -np.expm1(-accesses)
     return relocating - (to_home + from_home) * (sizes + RECORD_BYTES)

@@ -13,7 +13,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +221,37 @@ def result_line(app: str, server_size: int, workers: int, **figures) -> str:
 
 
 def local_share(stats: dict) -> float:
-    """Which part of all keys pulled and pushed was there without leaving the rank."""
-    keys = stats["pulled_keys"] + stats["pushed_keys"]
-    return (stats["pulled_local"] + stats["pushed_local"]) / keys if keys else 1.0
+    """Which part of all keys pulled, pushed and sampled was there without leaving the rank."""
+    keys = sum(stats[name] for name in ("pulled_keys", "pushed_keys", "sampled_keys"))
+    local = sum(stats[name] for name in ("pulled_local", "pushed_local", "sampled_local"))
+    return local / keys if keys else 1.0
+
+
+def sum_stats(parts: Iterable[dict]) -> dict:
+    """Counters of several periods, together."""
+    total = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def locality_report(stats: dict, epochs: int) -> str:
+    """Where parameters were found, and what was sent to have them there: what an application prints at its end.
+
+    Parameters
+    ----------
+    stats
+        The counters of all ranks over all epochs.
+    epochs
+        How many these are.
+    """
+    shares = ", ".join(
+        f"{100 * stats[f'{name}_local'] / stats[f'{name}_keys']:.2f}% of {stats[f'{name}_keys']:,} keys {name}"
+        for name in ("pulled", "pushed", "sampled") if stats[f"{name}_keys"]) or "nothing was accessed"
+    each = max(epochs, 1)
+    return (f"local without leaving the rank: {shares}; per epoch {stats['relocations_in'] / each:,.0f} relocations, "
+            f"{stats['replica_keys_sent'] / each:,.0f} values sent for replicas, "
+            f"{stats['messages_sent'] / each:,.0f} messages, {stats['bytes_sent'] / each / 1e6:,.1f} MB")
 
 
 class Progress:

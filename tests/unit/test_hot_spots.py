@@ -7,7 +7,7 @@ import pytest
 
 import lapse
 from lapse import hot_spots
-from lapse.hot_spots import saved_bytes
+from lapse.hot_spots import REMOTE_BYTES, saved_bytes
 
 WORDS = 1e6 / np.arange(1, 10001)  # accesses as Zipf's law has them
 
@@ -28,7 +28,7 @@ def test_mean_takes_keys_above_a_multiple_of_the_mean():
 
 def test_the_estimate_is_what_the_notes_say():
     accesses, ranks, size = 3.0, 4, 400.0
-    relocating = accesses * 3 / 4 * (size + 24)
+    relocating = accesses * 3 / 4 * (size + 24) + accesses * (1 - np.exp(-9 / 4)) * REMOTE_BYTES
     senders = 4 * (1 - np.exp(-3 / 4)) * 3 / 4
     receivers = 3 * (1 - np.exp(-3))
     expected = relocating - (senders + receivers) * (size + 8)
@@ -40,7 +40,8 @@ def test_the_estimate_of_replication_is_what_happens_on_average():
     accesses, ranks, size = 2.5, 3, 100.0
     touched = rng.poisson(accesses / ranks, (200_000, ranks)) > 0
     messages = touched[:, 1:].sum(axis=1) + (ranks - 1) * touched.any(axis=1)  # rank 0 is the home
-    relocating = accesses * (ranks - 1) / ranks * (size + 24)
+    of_others = rng.poisson(accesses * (ranks - 1) / ranks, 200_000) > 0  # while a key is on its way
+    relocating = accesses * ((ranks - 1) / ranks * (size + 24) + of_others.mean() * REMOTE_BYTES)
     simulated = relocating - messages.mean() * (size + 8)
     np.testing.assert_allclose(saved_bytes(accesses, ranks, size), simulated, rtol=0.02)
 

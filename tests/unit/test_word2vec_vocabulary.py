@@ -3,9 +3,8 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 
-from lapse.apps.word2vec.vocabulary import AliasTable, Vocabulary, merge_counts
+from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
 
 COUNTS = {"the": 1000, "of": 500, "rare": 2, "b": 7, "a": 7, "once": 1}
 
@@ -35,20 +34,6 @@ def test_subsampling_follows_the_formula():
 def test_without_subsampling_every_word_is_kept():
     thresholds = Vocabulary.from_counts(COUNTS).keep_thresholds(0)
     assert (thresholds == 2**32 - 1).all()
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_alias_table_stands_for_its_weights(size):
-    weights = np.random.default_rng(size).pareto(1.0, size) + 1e-3
-    table = AliasTable.build(weights)
-    np.testing.assert_allclose(table.probabilities(), weights / weights.sum(), atol=1e-8)
-
-
-def test_noise_is_frequency_to_three_quarters():
-    vocabulary = Vocabulary.from_counts(COUNTS)
-    weights = vocabulary.counts**0.75
-    found = vocabulary.noise_table().probabilities()
-    np.testing.assert_allclose(found, weights / weights.sum(), atol=1e-8)
 
 
 def test_counters_are_added():

@@ -95,7 +95,7 @@ def add_replication_options(parser: argparse.ArgumentParser) -> None:
 #: second-level cache, and that workers see each other's updates soon.
 DEFAULT_UNIT = 160
 #: Enough that few messages are sent; with more, others take more keys away before their turn.
-DEFAULT_BLOCK = 12
+DEFAULT_BLOCK = 24
 #: Enough to hide the time a key needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 1
 #: Summed updates that were computed from older values make frequent words' vectors diverge: every

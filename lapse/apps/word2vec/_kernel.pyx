@@ -4,7 +4,7 @@ Sentences are turned into *units*: some hundred pairs (context word, centre word
 vectors it needs, each once, trains its pairs one after the other, and pushes what changed. A row
 that several pairs of a unit use is the same row, so that inside a unit the result is that of
 sequential stochastic gradient descent. Negatives come from the server's samples: prepared with the
-unit, pulled when it is trained.
+unit, chosen when it is trained.
 
 Units are gathered in *blocks*, prepared ahead of their turn: a block's keys that are not replicated
 are localized at once, so that they have arrived when its turn comes. They are pulled when it begins
@@ -421,12 +421,9 @@ cdef class Trainer(Pairs):
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
     cdef float* gradient
-    cdef key_t* sampled_keys
-    cdef float* sampled
-    cdef operation_t* pulling_block     # these write into `rows` and `sampled` until they are waited for
+    cdef key_t* sampled
+    cdef operation_t* pulling_block     # these write into `rows` until they are waited for
     cdef operation_t* pulling_unit
-    cdef operation_t* pulling_sample
-    cdef bint is_settled
 
     cdef readonly int64_t pairs
     cdef readonly double loss
@@ -442,14 +439,12 @@ cdef class Trainer(Pairs):
         self.rows = <float*>allocate(most_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(most_rows * dim, sizeof(float))
         self.gradient = <float*>allocate(dim, sizeof(float))
-        self.sampled_keys = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
-        self.sampled = <float*>allocate(self.max_pairs * self.negative * dim, sizeof(float))
+        self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
 
     def __dealloc__(self):
         free(self.rows)
         free(self.pulled)
         free(self.gradient)
-        free(self.sampled_keys)
         free(self.sampled)
 
     def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
@@ -486,8 +481,7 @@ cdef class Trainer(Pairs):
         self.kv.release_messages()
         self.kv.cancel(self.pulling_block)
         self.kv.cancel(self.pulling_unit)
-        self.kv.cancel(self.pulling_sample)
-        self.pulling_block = self.pulling_unit = self.pulling_sample = NULL
+        self.pulling_block = self.pulling_unit = NULL
 
     # --- preparing
 
@@ -508,42 +502,45 @@ cdef class Trainer(Pairs):
 
     cdef int use_block(self, block_t* block) except -1 nogil:
         cdef int i
-        cdef int64_t pulled = block.keys.count
-        self.kv.hold_messages()
-        self.kv.pull_keys(block.keys.keys, pulled, self.rows, &self.pulling_block)
+        cdef int64_t pulled = 0
         for i in range(block.num_units):
-            self._train_unit(block, &block.units[i], pulled if i == 0 else 0)
+            self._place_negatives(block, &block.units[i])
+            self._pull(block, &block.units[i], pulled)
+            pulled = block.keys.count
+            self._train_unit(&block.units[i])
         self._push(&block.keys)
         return 0
 
-    cdef int _train_unit(self, block_t* block, unit_t* unit, int64_t pulled) except -1 nogil:
-        cdef int64_t began = self._now() if self.slow_down > 1 else 0
-        self._pull(unit, pulled)
-        self._place_sampled(block, unit)
-        self.loss += sgns_train(self.rows, unit.inputs, unit.targets, unit.num_pairs, self.width,
-                                self.dim, unit.alpha, self.gradient)
-        self.pairs += unit.num_pairs
-        if unit.replicated.count:
-            self._push(&unit.replicated)
-        if self.slow_down > 1:
-            self._sleep(<int64_t>((self.slow_down - 1) * (self._now() - began)))
+    cdef int _place_negatives(self, block_t* block, unit_t* unit) except -1 nogil:
+        """Choose the unit's negatives and give each its row, which may be one that is there already."""
+        cdef int64_t pair, at = 0
+        cdef int i
+        cdef int32_t* targets = unit.targets
+        cdef int32_t row
+        if self.negative == 0:
+            return 0
+        self.kv.choose_sample_of(unit.sample, unit.num_pairs * self.negative, self.sampled)
+        self.kv.finish_sample_of(unit.sample)
+        for pair in range(unit.num_pairs):
+            for i in range(1, self.width):
+                row = self._row(block, unit, self.sampled[at])
+                targets[i] = -1 if row == targets[0] else row
+                at += 1
+            targets += self.width
         return 0
 
-    cdef int _pull(self, unit_t* unit, int64_t of_block) except -1 nogil:
-        """Pull the unit's replicated keys and samples, and wait for them and for what the block pulls."""
-        cdef int64_t at = self.most_block_keys * self.dim
-        cdef int64_t size = unit.replicated.count * self.dim
-        self.kv.pull_keys(unit.replicated.keys, unit.replicated.count, self.rows + at, &self.pulling_unit)
-        if self.negative:
-            self.kv.pull_sample_of(unit.sample, unit.num_pairs * self.negative, self.sampled_keys, self.sampled,
-                                   &self.pulling_sample)
-            self.kv.finish_sample_of(unit.sample)
+    cdef int _pull(self, block_t* block, unit_t* unit, int64_t pulled) except -1 nogil:
+        """Pull the unit's replicated keys, and those of the block beyond the `pulled` ones that are there."""
+        self.kv.hold_messages()
+        self.kv.pull_keys(block.keys.keys + pulled, block.keys.count - pulled, self.rows + pulled * self.dim,
+                          &self.pulling_block)
+        self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
+                          self.rows + <int64_t>unit.replicated.first * self.dim, &self.pulling_unit)
         self.kv.release_messages()
         self._wait(&self.pulling_block)
         self._wait(&self.pulling_unit)
-        self._wait(&self.pulling_sample)
-        memcpy(self.pulled, self.rows, of_block * self.dim * sizeof(float))
-        memcpy(self.pulled + at, self.rows + at, size * sizeof(float))
+        self._note_pulled(pulled, block.keys.count - pulled)
+        self._note_pulled(unit.replicated.first, unit.replicated.count)
         return 0
 
     cdef int _wait(self, operation_t** operation) except -1 nogil:
@@ -552,25 +549,19 @@ cdef class Trainer(Pairs):
             operation[0] = NULL
         return 0
 
-    cdef void _place_sampled(self, block_t* block, unit_t* unit) noexcept nogil:
-        """Give each sampled key its row, and each pair its negatives."""
-        cdef int64_t i, size = self.dim * sizeof(float)
-        cdef int64_t pair, at = 0
-        cdef int32_t* targets = unit.targets
-        cdef int32_t row
-        cdef keys_t* keys
-        cdef int64_t before
-        for pair in range(unit.num_pairs):
-            for i in range(1, self.width):
-                keys = &unit.replicated if self.is_replicated[self.sampled_keys[at]] else &block.keys
-                before = keys.count
-                row = row_of(keys, self.sampled_keys[at])
-                if keys.count > before:
-                    memcpy(self.rows + row * self.dim, self.sampled + at * self.dim, size)
-                    memcpy(self.pulled + row * self.dim, self.sampled + at * self.dim, size)
-                targets[i] = -1 if row == targets[0] else row
-                at += 1
-            targets += self.width
+    cdef void _note_pulled(self, int64_t first, int64_t count) noexcept nogil:
+        memcpy(self.pulled + first * self.dim, self.rows + first * self.dim, count * self.dim * sizeof(float))
+
+    cdef int _train_unit(self, unit_t* unit) except -1 nogil:
+        cdef int64_t began = self._now() if self.slow_down > 1 else 0
+        self.loss += sgns_train(self.rows, unit.inputs, unit.targets, unit.num_pairs, self.width,
+                                self.dim, unit.alpha, self.gradient)
+        self.pairs += unit.num_pairs
+        if unit.replicated.count:
+            self._push(&unit.replicated)
+        if self.slow_down > 1:
+            self._sleep(<int64_t>((self.slow_down - 1) * (self._now() - began)))
+        return 0
 
     cdef int _push(self, keys_t* keys) except -1 nogil:
         """Push what changed."""

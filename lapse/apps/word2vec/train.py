@@ -80,7 +80,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training run came to; the same on every rank but for the seconds."""
+    """What a training run came to; the same on every rank but for the seconds.
+
+    `stats` are the counters of all ranks over all epochs.
+    """
 
     epochs: int
     loss: float | None
@@ -228,19 +231,21 @@ def open_server(comm, plan: Plan) -> lapse.Server:
 
 def train(server: lapse.Server, plan: Plan, metrics: _base.Metrics) -> Outcome:
     """Run the epochs."""
-    seconds, words, loss, finished, stats = [], 0, None, 0, {}
+    seconds, words, loss, finished, stats = [], 0, None, 0, []
     for epoch in range(plan.args.epochs):
         server.reset_stats()
         start = time.perf_counter()
         result = server.run(train_epoch, server, plan, epoch)[0]
         seconds.append(time.perf_counter() - start)
         words, loss = words + result.words, result.loss
-        stats = server.stats(all_ranks=True)
-        _report_epoch(server, metrics, epoch, seconds[-1], result, stats)
+        stats.append(server.stats(all_ranks=True))
+        _report_epoch(server, metrics, epoch, seconds[-1], result, stats[-1])
         if result.stopped:
             log.info("stopped by --max-runtime in epoch %d", epoch + 1)
             break
         finished += 1
+    stats = _base.sum_stats(stats)
+    log.info(_base.locality_report(stats, len(seconds)))
     return Outcome(finished, loss, seconds, words, stats)
 
 

@@ -1,0 +1,124 @@
+"""Which vectors are replicated, and how often replicas are synchronised: decided from the text."""
+
+import argparse
+
+import numpy as np
+import pytest
+
+import lapse
+from lapse.apps.word2vec import placement
+from lapse.apps.word2vec._kernel import Counter
+from lapse.apps.word2vec.__main__ import make_parser
+from lapse.apps.word2vec.vocabulary import Vocabulary
+
+COUNTS = {f"w{i}": 1000 // (i + 1) for i in range(50)}
+VOCABULARY = Vocabulary.from_counts(COUNTS)
+
+
+def options(*given):
+    return make_parser().parse_args([str(option) for option in given])
+
+
+def usage(positive, sampled=0.0, units=1000.0, words=50_000):
+    positive = np.asarray(positive, dtype=float)
+    return placement.Usage(positive, np.broadcast_to(sampled, positive.shape), units, words)
+
+
+def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():
+    weights = placement.noise(VOCABULARY)
+    np.testing.assert_allclose(weights[1::2], VOCABULARY.counts**0.75)
+    assert not weights[::2].any()
+
+
+@pytest.mark.parametrize("management, scheme", [("classic", "naive"), ("lapse", "preloc"), ("lapse2", "local")])
+def test_each_management_has_a_sampling_scheme(management, scheme):
+    sampling = placement.make_sampling(options("--management", management), VOCABULARY)
+    assert sampling.scheme == scheme
+    chosen = placement.make_sampling(
+        options("--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone"),
+        VOCABULARY)
+    assert (chosen.scheme, chosen.reuse, chosen.postpone) == ("pool", 4, True)
+
+
+def test_without_negatives_nothing_is_sampled():
+    assert placement.make_sampling(options("--negative", 0), VOCABULARY) is None
+
+
+def test_replicate_takes_the_keys_that_are_used_most():
+    chosen = placement.choose_replicated(options("--replicate", 2), usage([1, 9, 3, 7]), 4)
+    assert sorted(chosen) == [1, 3]
+    assert len(placement.choose_replicated(options("--replicate", 0), usage([1, 9]), 4)) == 0
+
+
+def test_by_default_at_most_a_tenth_is_replicated():
+    chosen = placement.choose_replicated(options(), usage(np.arange(1000.0) + 1000), 4)
+    assert len(chosen) == 100
+    assert chosen.min() == 900
+
+
+def test_negatives_count_where_their_scheme_moves_them():
+    """Key 0 is a frequent negative, key 1 a frequent word."""
+    both = usage([0.0, 900.0] + [0.0] * 18, [950.0, 0.0] + [0.0] * 18)
+    for scheme, expected in (("local", [1]), ("preloc", [0]), ("pool", [1])):
+        chosen = placement.choose_replicated(options("--sampling-scheme", scheme, "--replicate", 1), both, 4)
+        assert chosen.tolist() == expected, scheme
+
+
+def test_workers_wait_before_all_ranks_together_have_read_the_words_of_a_round():
+    """Every unit pushes both replicated keys; 50 words a unit."""
+    replicated = np.array([1, 1, 0, 0], dtype=np.uint8)
+    for ranks in (2, 4, 8):
+        pace = placement.pace(options("--sync-words", 2000), usage([1000.0] * 4), replicated, ranks)
+        words_of_all_ranks = 2 * pace.max_pending / 2 * 50 * ranks
+        assert 0.7 * 2000 < words_of_all_ranks <= 2000
+
+
+def test_the_pace_never_stops():
+    pace = placement.pace(options("--sync-words", 1), usage([0.0] * 4), np.ones(4, np.uint8), 8)
+    assert pace == lapse.Replication(max_pending=1)
+
+
+def count(sentences, num_words, **parameters):
+    counts = np.zeros(2 * num_words, dtype=np.int64)
+    everything = dict(window=2, negative=5, keep=np.full(num_words, 2**32 - 1, np.uint32), unit_pairs=100,
+                      is_replicated=np.zeros(2 * num_words, np.uint8), block_units=1, lookahead=0, seeds=(1, 2))
+    counter = Counter(counts=counts, **{**everything, **parameters})
+    words = np.array([word for sentence in sentences for word in sentence], np.int32)
+    counter.add(words, np.cumsum([len(sentence) for sentence in sentences]).astype(np.int64))
+    counter.finish()
+    return counter, counts
+
+
+def test_a_trial_run_counts_each_key_once_a_unit():
+    counter, counts = count([[0, 1, 0, 1, 2]] * 3, 4)
+    assert counter.units == 1
+    assert counts.tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
+    counter, counts = count([[0, 1, 0, 1, 2]] * 100, 4)
+    assert counter.units > 10
+    assert (counts[:6] == counter.units).all() and not counts[6:].any()
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+@pytest.mark.parametrize("block_units", [1, 2, 7])
+def test_no_pair_is_lost_in_blocks_and_behind_them(block_units, lookahead):
+    expected, _ = count([[0, 1, 2, 3, 1]] * 200, 4)
+    found, _ = count([[0, 1, 2, 3, 1]] * 200, 4, block_units=block_units, lookahead=lookahead)
+    assert (found.units, found.pairs) == (expected.units, expected.pairs)
+
+
+def test_the_kernel_refuses_what_it_cannot_use():
+    for bad in ({"window": 0}, {"negative": -1}, {"block_units": 0}, {"lookahead": -1},
+                {"is_replicated": np.zeros(3, np.uint8)}):
+        with pytest.raises(ValueError):
+            count([[0, 1]], 4, **bad)
+    with pytest.raises(IndexError):
+        count([[0, 4]], 4)
+
+
+def test_all_options_have_help(capsys):
+    with pytest.raises(SystemExit):
+        options("--help")
+    shown = capsys.readouterr().out
+    for name in ("--replicate", "--sync-words", "--sampling-scheme", "--sampling-reuse", "--sampling-postpone", "--block"):
+        assert name in shown
+    assert isinstance(options(), argparse.Namespace)
