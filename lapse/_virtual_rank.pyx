@@ -39,10 +39,12 @@ cdef class Call:
     covered : bool
         Of a "sync" that is done: whether it brought all updates of the rank to all replicas. If not, it brought
         back what was under way before, and is to be issued again.
+    full_rounds_before : int
+        Of a "sync": how many full rounds had begun when the wait that it is part of began.
     """
 
     cdef readonly bint covered
-    cdef int64_t full_rounds_before
+    cdef public int64_t full_rounds_before
     cdef operation_t c
     cdef seat_t seat
     cdef readonly str kind

@@ -139,9 +139,14 @@ class Network:
 
     def sync(self, rank):
         """Part of a program: bring a rank's updates to all replicas."""
-        call = None
-        while call is None or not call.covered:
-            call = self.start(rank, "sync", [])
+        call = self.start(rank, "sync", [])
+        yield call
+        began = call.full_rounds_before
+        while not call.covered:
+            call = self.ranks[rank].begin("sync", [])
+            call.full_rounds_before = began  # as a worker's, whose wait takes several of them
+            self.calls.append(call)
+            self.issue(rank, call)
             yield call
 
     def check_at_rest(self):
