@@ -118,11 +118,11 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
     reset_pending(r)
     store(&r.awaited, 1)
     whatever_size = whatever_size or r.in_setup
+    if whatever_size or r.threshold == 0:
+        fetch_add(&r.full_rounds, 1)  # first: who reads the number from now on is not covered by this round
     status = send_deltas(r, whatever_size)
     if load(&r.awaited) > 1:
         r.rounds += 1
-    if status == OK and (whatever_size or r.threshold == 0):
-        r.full_rounds += 1
     if status == OK:
         status = end_round(r)
     came_back(r)
@@ -328,7 +328,7 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
         covered[0] = True
         status = begin_round(r, True)
     else:
-        covered[0] = r.full_rounds > full_rounds_before
+        covered[0] = load(&r.full_rounds) > full_rounds_before
     for home in range(r.size):
         if home != r.rank and status == OK:
             status = append_record(&r.outboxes[home], MARK, <uint16_t>r.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)

@@ -106,7 +106,7 @@ cdef class VirtualRank:
         cdef int64_t[::1] ends
         call.kind = kind = str(kind)
         call.keys = np.array(keys if kind != "sync" else [0], dtype=np.int64)
-        call.full_rounds_before = self.protocol.c.replication.full_rounds
+        call.full_rounds_before = load(&self.protocol.c.replication.full_rounds)
         lengths = self.store.value_length(call.keys)
         if kind == "where":
             call.values = np.full(len(call.keys), -1, dtype=np.int32)

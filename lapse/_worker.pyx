@@ -735,7 +735,7 @@ cdef class Worker:
     cdef int sync_replicas(self) except -1 nogil:
         cdef replication_t* replication = &self.protocol.replication
         cdef operation_t* operation
-        cdef int64_t full_rounds_before = replication.full_rounds
+        cdef int64_t full_rounds_before = load(&replication.full_rounds)
         cdef bint covered = False
         if self.store.replicas.count == 0:
             return 0
