@@ -117,9 +117,10 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
     cdef int status
     reset_pending(r)
     store(&r.awaited, 1)
-    whatever_size = whatever_size or r.in_setup
+    whatever_size = whatever_size or r.in_setup or r.is_full_wanted
     if whatever_size or r.threshold == 0:
         fetch_add(&r.full_rounds, 1)  # first: who reads the number from now on is not covered by this round
+        r.is_full_wanted = False
     status = send_deltas(r, whatever_size)
     if load(&r.awaited) > 1:
         r.rounds += 1
@@ -329,6 +330,7 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
         status = begin_round(r, True)
     else:
         covered[0] = load(&r.full_rounds) > full_rounds_before
+        r.is_full_wanted = r.is_full_wanted or not covered[0]  # whoever begins the next round may come first
     for home in range(r.size):
         if home != r.rank and status == OK:
             status = append_record(&r.outboxes[home], MARK, <uint16_t>r.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)
