@@ -221,6 +221,7 @@ def test_without_a_pace_nothing_is_sent_before_it_is_asked_for():
             kv.wait_replica_sync()
         kv.barrier()
         assert (kv.pull(range(10)).wait() == (1 if kv.id == 0 else 2)).all()
+        kv.barrier()
         settle(kv)
         assert (kv.pull(range(10)).wait() == comm.size).all()
 
