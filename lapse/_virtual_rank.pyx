@@ -172,7 +172,11 @@ cdef class VirtualRank:
 
     def tick(self, double time):
         """Tell the time, in seconds: rounds that are due begin."""
-        if tick(&self.protocol.c.replication, <int64_t>(time * 1e9)) != OK:
+        cdef int64_t nanoseconds = <int64_t>(time * 1e9)
+        cdef int status
+        with nogil:
+            status = tick(&self.protocol.c.replication, nanoseconds)
+        if status != OK:
             raise MemoryError("no memory for a round of replicas")
 
     def enter_setup(self, inside):
