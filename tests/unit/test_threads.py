@@ -14,10 +14,15 @@ ROUNDS = int(4 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
 
 
 class ThreadedRanks:
-    """One thread per rank carries and delivers messages, in order; worker threads ask."""
+    """One thread per rank carries and delivers messages, in order, and tells the time; worker threads ask."""
 
-    def __init__(self, size, num_keys, lengths, seed):
-        self.ranks = [VirtualRank(rank, size, num_keys, lengths) for rank in range(size)]
+    def __init__(
+        self, size, num_keys, lengths, seed, dtype="float64", replicated=(), **management
+    ):
+        self.ranks = [
+            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
+            for rank in range(size)
+        ]
         self.channels = {(a, b): collections.deque() for a in range(size) for b in range(size)}
         self.size, self.num_keys, self.seed = size, num_keys, seed
         self.ending = False
@@ -27,6 +32,7 @@ class ThreadedRanks:
     def carry(self, rank):
         """Once over all channels of a rank; whether anything moved."""
         moved = False
+        self.ranks[rank].tick(time.monotonic())
         for other in range(self.size):
             while (packet := self.ranks[rank].take(other)) is not None:
                 self.channels[rank, other].append(packet)
@@ -58,6 +64,24 @@ class ThreadedRanks:
             if random.random() < 0.1:
                 time.sleep(0)
         return call
+
+    def when_in_step(self, rank):
+        """Wait while the rank runs ahead, as a worker does before it pushes."""
+        while self.ranks[rank].runs_ahead:
+            assert not self.errors, self.errors
+            time.sleep(0)
+
+    def sync(self, rank, random):
+        """Bring a rank's updates to all replicas, as a worker does."""
+        call = self.call(rank, random, "sync", [])
+        self.finish([call])
+        began = call.full_rounds_before
+        while not call.covered:
+            call = self.ranks[rank].begin("sync", [])
+            call.full_rounds_before = began
+            self.calls.append(call)
+            self.ranks[rank].step(call)
+            self.finish([call])
 
     def finish(self, calls):
         for call in calls:
@@ -141,3 +165,137 @@ def test_concurrent_workers_read_their_own_waited_writes_and_no_torn_values(size
     for seed in range(ROUNDS):
         own_locks = [threading.Lock() for _ in range(size)]
         ThreadedRanks(size, size, 500, seed).run(2, program)
+
+
+# Replicas -----------------------------------------------------------------------------------------
+
+PACES = {
+    "time": {"interval": 1e-4},
+    "each push": {"max_pending": 1},
+    "pushes": {"max_pending": 20, "interval": 1e-3},
+    "threshold": {"max_pending": 5, "threshold": 30.0},
+    "demand": {},
+}
+
+
+def check_replicas(ranks, keys):
+    """Equal on all ranks, to the last bit."""
+    for key in keys:
+        first = ranks.ranks[0].value(key).tobytes()
+        for rank in ranks.ranks:
+            assert rank.value(key).tobytes() == rank.base(key).tobytes() == first
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("pace", PACES)
+def test_concurrent_pushes_to_replicas_end_with_exact_sums(size, pace):
+    """Beside relocated keys, and sets of keys of which only equality is asked."""
+    num_keys, replicated, set_keys = 9, (0, 1, 2, 3, 4, 5), (4, 5)
+    lengths = np.array([1, 7, 2500, 30, 600, 1, 1, 20, 3000])
+
+    def program(ranks, rank, random):
+        calls = []
+        for _ in range(40):
+            keys = random.integers(0, num_keys, 3)
+            kind = str(
+                random.choice(["push", "push", "push", "pull", "localize", "set", "sync"])
+            )
+            if kind == "sync":
+                if random.random() < 0.3:
+                    ranks.sync(rank, random)
+                continue
+            values = None
+            if kind == "set":
+                keys = [int(random.choice(set_keys))]
+                values = np.full(lengths[keys[0]], random.random())
+            elif kind == "push":
+                ranks.when_in_step(rank)
+                values = np.ones(lengths[keys].sum())
+                with lock:
+                    np.add.at(sums, keys, 1)
+            calls.append(ranks.call(rank, random, kind, keys, values))
+            if len(calls) >= 10:
+                ranks.finish(calls)
+                calls.clear()
+        ranks.finish(calls)
+        ranks.sync(rank, random)
+
+    for seed in range(ROUNDS):
+        sums, lock = np.zeros(num_keys), threading.Lock()
+        ranks = ThreadedRanks(size, num_keys, lengths, seed, replicated=replicated, **PACES[pace])
+        ranks.run(3, program)
+        check_replicas(ranks, replicated)
+        for key in set(range(num_keys)) - set(set_keys):
+            owner = next(r for r in ranks.ranks if r.state(key) in ("owned", "replicated"))
+            assert (owner.value(key) == sums[key]).all()
+        assert all(rank.at_rest for rank in ranks.ranks)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pace", ["time", "each push", "pushes"])
+def test_concurrent_pushes_and_sets_leave_equal_replicas_where_sums_round(pace, dtype):
+    def program(ranks, rank, random):
+        for number in range(60):
+            key = int(random.integers(3))
+            kind = "set" if random.random() < 0.1 else "push"
+            ranks.when_in_step(rank)
+            values = random.standard_normal(40) * 10.0 ** random.integers(-6, 7)
+            ranks.call(rank, random, kind, [key], values)
+        ranks.finish(ranks.calls)
+        ranks.sync(rank, random)
+
+    for seed in range(ROUNDS):
+        ranks = ThreadedRanks(3, 3, 40, seed, dtype, range(3), **PACES[pace])
+        ranks.run(2, program)
+        check_replicas(ranks, range(3))
+        assert all(rank.at_rest for rank in ranks.ranks)
+
+
+@pytest.mark.parametrize("pace", PACES)
+def test_concurrent_workers_see_their_own_pushes_and_no_torn_values(pace):
+    def program(ranks, rank, random):
+        pushed, seen = 0, 0.0
+        for _ in range(60):
+            ranks.when_in_step(rank)
+            ranks.call(rank, random, "push", [1], np.ones(500))
+            pushed += 1
+            read = ranks.call(rank, random, "pull", [1])
+            assert (read.values == read.values[0]).all(), "a torn value"
+            assert read.values[0] >= max(pushed, seen)
+            seen = read.values[0]
+
+    for seed in range(ROUNDS):
+        ThreadedRanks(2, 2, 500, seed, replicated=[1], **PACES[pace]).run(2, program)
+
+
+def test_a_wait_brings_also_what_was_pushed_while_a_round_was_beginning():
+    """That round may have passed the key already: it must not count as having taken the push along."""
+    num_keys = 600
+
+    def program(ranks, rank, random):
+        if rank == 1:
+            return
+        with lock:
+            number = len(started)
+            started.append(number)
+        if number > 0:  # keeps rounds going that take their time
+            while not ended:
+                ranks.when_in_step(0)
+                ranks.call(0, random, "push", random.permutation(num_keys)[:40], zeros)
+            return
+        try:
+            pushed = np.zeros(num_keys)
+            for _ in range(50 * ROUNDS):
+                time.sleep(random.random() * 0.005)
+                key = int(random.integers(num_keys))
+                ranks.call(0, random, "push", [key], ones)
+                pushed[key] += 1
+                ranks.sync(0, random)
+                assert (ranks.ranks[1].base(key) == pushed[key]).all()
+        finally:
+            ended.append(True)
+
+    ones, zeros = np.ones(300), np.zeros(40 * 300)
+    lock, started, ended = threading.Lock(), [], []
+    ranks = ThreadedRanks(2, num_keys, 300, 0, replicated=range(num_keys), max_pending=50)
+    ranks.run(2, program)
