@@ -33,7 +33,7 @@ def convert_keys(keys, num_keys):
         if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
             raise IndexError(outside(array.max(), num_keys))
         return np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
-    if isinstance(keys, (int, list, tuple)) and not isinstance(keys, bool):
+    if isinstance(keys, (int, list, tuple, range)) and not isinstance(keys, bool):
         if array.size == 0:
             return np.empty(array.shape, dtype=np.int64)
         if array.dtype == object and all(type(key) is int for key in array.flat):

@@ -11,6 +11,7 @@ engine, then one key's latch, then an outbox's latch or the latch of a slab or o
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from lapse._flow cimport flow_t
 from lapse._messages cimport frame_t
 from lapse._outbox cimport outbox_t
 from lapse._store cimport Store, store_t
@@ -56,9 +57,7 @@ cdef struct rank_t:
     int32_t size
     outbox_t* outboxes          # by destination
     uint32_t outboxes_waiting   # how many hold something
-    int64_t* in_flight          # bytes of this rank's own unanswered operations, by destination
-    int64_t max_in_flight
-    int64_t over_limit          # destinations above the limit
+    flow_t flow                 # bytes of unanswered operations
     arrival_t** arrivals        # in chunks, so that records keep their addresses
     uint32_t arrival_chunks
     uint32_t free_arrival

@@ -5,6 +5,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from lapse._flow cimport charge, discharge
 from lapse._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, WHERE_REPLY, frame_t, loose_u64,
                               record_t)
 from lapse._operations cimport complete
@@ -14,7 +15,7 @@ from lapse._replication cimport (close_gathering, free_replication, gathering_t,
                                  prepare_replication, replace)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, read_value, row_at, slab_for, slab_t, take_row, value_bytes)
-from lapse._sync cimport drop_latch, fetch_add, store32, take_latch
+from lapse._sync cimport drop_latch, store32, take_latch
 from lapse._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE
 from lapse._values cimport prefetch
 
@@ -31,18 +32,6 @@ cdef enum:
 cdef inline int64_t amount_of(const rank_t* rank, key_t key) noexcept nogil:
     # The larger of request and reply: one of them carries the value.
     return <int64_t>(sizeof(record_t) + value_bytes(rank.store, key))
-
-
-cdef inline void charge(rank_t* rank, int32_t destination, int64_t amount) noexcept nogil:
-    cdef int64_t before = fetch_add(&rank.in_flight[destination], amount)
-    if before <= rank.max_in_flight < before + amount:
-        fetch_add(&rank.over_limit, 1)
-
-
-cdef inline void discharge(rank_t* rank, int32_t destination, int64_t amount) noexcept nogil:
-    cdef int64_t before = fetch_add(&rank.in_flight[destination], -amount)
-    if before - amount <= rank.max_in_flight < before:
-        fetch_add(&rank.over_limit, -1)
 
 
 # Arrival records ---------------------------------------------------------------------------------------
@@ -143,7 +132,7 @@ cdef int answer_pull(rank_t* rank, uint16_t origin, uint16_t charged, uint64_t o
         mine = <operation_t*>operation
         if mine.out != NULL:
             read_value(rank.store, key, slot, place_in(rank, mine, position))
-        discharge(rank, charged, amount_of(rank, key))
+        discharge(&rank.flow, charged, amount_of(rank, key))
         return OK
     slab = slab_for(rank.store, key)
     return append_record(&rank.outboxes[origin], PULL_REPLY, origin, charged, operation, <uint32_t>key, position,
@@ -185,12 +174,12 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
             change_value(store, key, &entry.slot, operation.kind, given)
         done[0] += 1
     elif entry.state == ARRIVING:
-        charge(rank, rank.rank, amount_of(rank, key))
+        charge(&rank.flow, rank.rank, amount_of(rank, key))
         if park(arrival_at(rank, entry.slot), operation.kind, <uint16_t>rank.rank, <uint16_t>rank.rank,
                 <uint64_t>operation, position, given, size):
             parked[0] += 1
         else:
-            discharge(rank, rank.rank, amount_of(rank, key))
+            discharge(&rank.flow, rank.rank, amount_of(rank, key))
             status = NO_MEMORY
     elif entry.state == REPLICATED and (operation.kind != SET or entry.route == rank.rank):
         status = ask_replica(rank, operation, entry, position, given, done)
@@ -199,12 +188,12 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
         if size > COPIED_UNDER_LATCH:
             drop_latch(&entry.latch)
             latched = False
-        charge(rank, destination, amount_of(rank, key))
+        charge(&rank.flow, destination, amount_of(rank, key))
         status = append_record(&rank.outboxes[destination], operation.kind, <uint16_t>rank.rank,
                                <uint16_t>destination, <uint64_t>operation, <uint32_t>key, position,
                                given, 0 if operation.kind == PULL else size)
         if status != OK:
-            discharge(rank, destination, amount_of(rank, key))
+            discharge(&rank.flow, destination, amount_of(rank, key))
     if latched:
         drop_latch(&entry.latch)
     return status
@@ -214,16 +203,19 @@ cdef int ask_replica(rank_t* rank, operation_t* operation, entry_t* entry, uint3
                      const char* given, int64_t* done) noexcept nogil:
     # Under the key's latch. A set is its home's to order; all ranks have to apply it before it is done.
     cdef gathering_t* gathering
+    cdef int64_t amount
     cdef int status
     if operation.kind == PULL:
         read_replica(&rank.store.replicas.all[entry.slot], place_in(rank, operation, position))
     elif operation.kind == PUSH:
         push_replica(&rank.store.replicas, entry.slot, given)
     else:
-        gathering = open_gathering(&rank.replication, <uint16_t>rank.rank, 0, <uint64_t>operation)
+        gathering = open_gathering(&rank.replication, <uint16_t>rank.rank, <uint16_t>rank.rank, <uint64_t>operation)
         if gathering == NULL:
             return NO_MEMORY
-        status = replace(&rank.replication, gathering, entry, given, 0)
+        amount = (rank.size - 1) * <int64_t>(sizeof(record_t) + rank.store.replicas.all[entry.slot].bytes)
+        charge(&rank.flow, rank.rank, amount)
+        status = replace(&rank.replication, gathering, entry, given, amount)
         return status if status != OK else close_gathering(&rank.replication, gathering)
     done[0] += 1
     return OK
@@ -252,12 +244,12 @@ cdef int begin_arrival(rank_t* rank, operation_t* operation, key_t key, entry_t*
         close_arrival(rank, number)
         return NO_MEMORY
     arrival.charged = entry.route
-    charge(rank, arrival.charged, amount_of(rank, key))
+    charge(&rank.flow, arrival.charged, amount_of(rank, key))
     entry.slot = number
     entry.state = ARRIVING
     if ask_for_key(rank, key, entry) == OK:
         return OK
-    discharge(rank, arrival.charged, amount_of(rank, key))
+    discharge(&rank.flow, arrival.charged, amount_of(rank, key))
     free(arrival.waiters)
     entry.slot = NO_SLOT
     entry.state = ABSENT
@@ -378,7 +370,7 @@ cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
     if not done or status != OK:
         return status
     if frame.origin == rank.rank:
-        discharge(rank, frame.charged, amount)
+        discharge(&rank.flow, frame.charged, amount)
         complete(<operation_t*>frame.operation, done)
         return OK
     return append_ack(&rank.outboxes[frame.origin], ACK, frame.origin, frame.charged, frame.operation,
@@ -443,13 +435,13 @@ cdef int on_reply(rank_t* rank, frame_t* frame) noexcept nogil:
         at += sizeof(record_t) + size
         amount += <int64_t>(sizeof(record_t) + size)
     if frame.kind == PULL_REPLY:
-        discharge(rank, frame.charged, amount)
+        discharge(&rank.flow, frame.charged, amount)
     complete(operation, frame.count)
     return OK
 
 
 cdef int on_ack(rank_t* rank, frame_t* frame) noexcept nogil:
-    discharge(rank, frame.charged, <int64_t>(<loose_u64*>(frame + 1))[0])
+    discharge(&rank.flow, frame.charged, <int64_t>(<loose_u64*>(frame + 1))[0])
     complete(<operation_t*>frame.operation, frame.count)
     return OK
 
@@ -590,7 +582,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
         entry.slot = NO_SLOT
     drop_latch(&entry.latch)
     rank.relocations.arrived += 1
-    discharge(rank, arrival.charged, amount_of(rank, key))
+    discharge(&rank.flow, arrival.charged, amount_of(rank, key))
     close_arrival(rank, number)
     wake(waiters)
     if successor >= 0 and status == OK:
@@ -642,7 +634,7 @@ cdef int serve(rank_t* rank, key_t key, arrival_t* arrival, parked_t* parked) no
         return answer_pull(rank, parked.origin, parked.charged, parked.operation, key, parked.position, arrival.slot)
     change_value(rank.store, key, &arrival.slot, parked.kind, <char*>(parked + 1))
     if parked.origin == rank.rank:
-        discharge(rank, parked.charged, amount_of(rank, key))
+        discharge(&rank.flow, parked.charged, amount_of(rank, key))
         return OK
     return append_ack(&rank.outboxes[parked.origin], ACK, parked.origin, parked.charged, parked.operation,
                       1, <uint64_t>amount_of(rank, key))
@@ -707,19 +699,20 @@ cdef class Protocol:
         self.c.store = &store.c
         self.c.rank = store.c.rank
         self.c.size = store.c.size
-        self.c.max_in_flight = max_in_flight
+        self.c.flow.limit = max_in_flight
         self.c.free_arrival = NONE
         # A key arrives at most once at a time: room for the addresses of all chunks there can be.
         chunks = store.c.num_keys // ARRIVALS_PER_CHUNK + 1
         self.c.arrivals = <arrival_t**>calloc(chunks, sizeof(arrival_t*))
         self.c.outboxes = <outbox_t*>calloc(self.c.size, sizeof(outbox_t))
-        self.c.in_flight = <int64_t*>calloc(self.c.size, sizeof(int64_t))
-        if self.c.arrivals == NULL or self.c.outboxes == NULL or self.c.in_flight == NULL:
+        self.c.flow.in_flight = <int64_t*>calloc(self.c.size, sizeof(int64_t))
+        if self.c.arrivals == NULL or self.c.outboxes == NULL or self.c.flow.in_flight == NULL:
             raise MemoryError(f"no memory for the queues to {self.c.size} ranks")
         for i in range(self.c.size):
             self.c.outboxes[i].waiting = &self.c.outboxes_waiting
         self.c.replication.store = &store.c
         self.c.replication.outboxes = self.c.outboxes
+        self.c.replication.flow = &self.c.flow
         self.c.replication.rank = self.c.rank
         self.c.replication.size = self.c.size
         self.c.replication.error = self.c.error
@@ -742,7 +735,7 @@ cdef class Protocol:
             free(self.c.arrivals[i])
         free(self.c.arrivals)
         free(self.c.outboxes)
-        free(self.c.in_flight)
+        free(self.c.flow.in_flight)
 
     @property
     def relocations(self):
@@ -770,6 +763,6 @@ cdef class Protocol:
     @property
     def at_rest(self):
         """Whether nothing is arriving, nothing is to be sent and no byte is in flight."""
-        return (self.c.open_arrivals == 0 and self.c.outboxes_waiting == 0 and self.c.over_limit == 0
+        return (self.c.open_arrivals == 0 and self.c.outboxes_waiting == 0 and self.c.flow.over_limit == 0
                 and self.c.replication.awaited == 0 and self.c.replication.gatherings == NULL
-                and all(self.c.in_flight[i] == 0 for i in range(self.c.size)))
+                and all(self.c.flow.in_flight[i] == 0 for i in range(self.c.size)))

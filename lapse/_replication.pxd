@@ -10,6 +10,7 @@ then one key's latch, then that of a list or of an outbox.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from lapse._flow cimport flow_t
 from lapse._messages cimport frame_t
 from lapse._outbox cimport outbox_t
 from lapse._store cimport entry_t, store_t
@@ -32,6 +33,7 @@ cdef struct gathering_t:
 cdef struct replication_t:
     store_t* store
     outbox_t* outboxes
+    flow_t* flow
     char* error             # room for 256 characters
     int32_t rank
     int32_t size

@@ -1,8 +1,10 @@
 """Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message."""
 
+from libc.math cimport isfinite
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 
+from lapse._flow cimport discharge
 from lapse._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
 from lapse._operations cimport complete, ring_seat
 from lapse._outbox cimport append_ack, append_record
@@ -43,8 +45,9 @@ cdef double factor_for(replication_t* r, double norm) noexcept nogil:
         return factor
     if r.clip > 0:
         limit = r.clip * r.norm_total / r.norms if r.norms >= NORMS_BEFORE_CLIPPING else 0.0
-        r.norms += 1
-        r.norm_total += norm
+        if isfinite(norm):  # one that overflowed would end clipping for good
+            r.norms += 1
+            r.norm_total += norm
         if limit > 0 and norm > limit:
             factor = limit / norm
     if r.average:
@@ -263,6 +266,7 @@ cdef int acknowledge(replication_t* r, gathering_t* gathering, int64_t count) no
     if fetch_add(&gathering.remaining, -count) != count:
         return OK
     if gathering.origin == r.rank:
+        discharge(r.flow, r.rank, gathering.amount)
         complete(<operation_t*>gathering.operation, gathering.count)
     else:
         status = append_ack(&r.outboxes[gathering.origin], ACK, gathering.origin, gathering.charged,

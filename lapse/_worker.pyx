@@ -71,7 +71,7 @@ cdef bint is_rank_at_rest(void* comm) noexcept nogil:
 
 
 cdef bint has_room(void* rank) noexcept nogil:
-    return load(&(<rank_t*>rank).over_limit) <= 0
+    return load(&(<rank_t*>rank).flow.over_limit) <= 0
 
 
 cdef bint keeps_pace(void* replication) noexcept nogil:
@@ -746,8 +746,9 @@ cdef class Worker:
             fetch_add(&operation.pending, self.store.size)
             self.check(mark(replication, operation, full_rounds_before, &covered))
             complete(operation, 1)
+            self.detach(operation)  # it finds its end there also where this wait does not come to it
             self.nudge()
-            self.wait_for(operation)
+            self.block(is_finished, operation, INT64_MAX)
         return 0
 
     cdef void hold_messages(self) noexcept nogil:
@@ -845,7 +846,7 @@ cdef class Worker:
         cdef operation_t* begun = NULL
         cdef int64_t* offsets = NULL
         cdef Py_ssize_t first = 0, end
-        cdef Py_ssize_t step = max(1, CHUNK_BYTES // <int64_t>self.store.slabs[0].row_bytes)
+        cdef Py_ssize_t step = CHUNK_BYTES if self.length < 0 else max(1, CHUNK_BYTES // <int64_t>self.store.slabs[0].row_bytes)
         cdef int status = OK
         if operation != NULL:
             operation[0] = NULL
@@ -854,6 +855,8 @@ cdef class Worker:
         if load32(&self.comm.ending):
             return CLOSED
         self.reuse_detached()
+        if kind == PUSH and self.store.replicas.count and self.protocol.replication.max_pending:
+            step = min(step, self.protocol.replication.max_pending)  # whether to wait is looked at before each chunk
         if self.length < 0:
             offsets = self.new_offsets(keys, count)
             if offsets == NULL:
@@ -1265,7 +1268,7 @@ cdef inline Py_ssize_t chunk_end(const int64_t* offsets, Py_ssize_t first, Py_ss
     if offsets == NULL:
         return min(first + step, count)
     end = first + 1
-    while end < count and offsets[end + 1] - offsets[first] <= CHUNK_BYTES:
+    while end < count and end - first < step and offsets[end + 1] - offsets[first] <= CHUNK_BYTES:
         end += 1
     return end
 

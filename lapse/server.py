@@ -632,6 +632,8 @@ class _Setup:
     def __exit__(self, kind, error, trace):
         if error is None:
             self._switch(False, "the end of setup", "the reset of statistics")
+        else:  # it ends the run, or all workers catch it: the phase is over in any case
+            self._server._protocol.enter_setup(False)
 
     def _switch(self, inside, what, then):
         """Deliver what was pushed before, meet, let one worker of the rank switch, meet again."""
