@@ -500,6 +500,23 @@ def test_nobody_runs_ahead_and_nobody_waits_for_ever(others):
 
 
 @several_ranks
+@pytest.mark.parametrize("lengths", [1, np.arange(20) % 3 + 1], ids=["uniform", "variable"])
+def test_one_call_with_many_positions_does_not_run_ahead(lengths):
+    most, positions = 10, 1000
+    with lapse.Server(20, lengths, replicated_keys=range(20), replication=Replication(0, max_pending=most)) as server:  # fmt: skip
+
+        def work(kv):
+            if kv.id == 0:
+                keys = np.arange(positions) % 20
+                kv.push(keys, np.ones(server.value_length(keys).sum(), "f4")).wait()
+                assert server.stats()["replica_syncs"] >= positions / (3 * most) - 1
+            settle(kv)
+            assert (kv.pull(range(20)).wait() == positions / 20).all()
+
+        server.run(work)
+
+
+@several_ranks
 def test_ranks_that_all_run_ahead_do_not_wait_for_each_others_patience():
     """Each rank's next round waits for sums of the others: a home must not keep its sums until that round."""
 
