@@ -1,4 +1,4 @@
-"""Floor 0. Which keys to replicate: those for which that costs less than to move them about.
+"""Floor 1. Which keys to replicate: those for which that costs less than to move them about.
 
 A trial run, or the counts of the data itself (words, entities), says how often keys are accessed.
 """

@@ -1,8 +1,11 @@
 """Floor 1. How replicated keys are synchronised: what a user may choose."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
+
+from lapse.checks import number, whole
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,9 @@ class Replication:
 
     def __post_init__(self):
         for name in ("syncs_per_second", "threshold", "clip"):
-            object.__setattr__(self, name, _not_negative(getattr(self, name), name))
+            object.__setattr__(self, name, number(getattr(self, name), name, 0, sys.float_info.max))
         if not isinstance(self.average, (bool, np.bool_)):
             raise TypeError(f"average must be True or False, not {self.average!r}")
         object.__setattr__(self, "average", bool(self.average))
         if self.max_pending is not None:
-            object.__setattr__(self, "max_pending", _at_least_one(self.max_pending))
-
-
-def _not_negative(value, name):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {value}, but must be finite and not negative")
-    return float(value)
-
-
-def _at_least_one(value):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"max_pending must be an int or None, not {value!r}")
-    if not 1 <= value < 2**62:
-        raise ValueError(f"max_pending is {value}, but must be at least 1 (None: no limit)")
-    return int(value)
+            object.__setattr__(self, "max_pending", whole(self.max_pending, "max_pending", 1, 2**61))

@@ -1,4 +1,4 @@
-"""Floor 0. How a server samples, in its users' terms: a distribution over keys, and a scheme."""
+"""Floor 1. How a server samples, in its users' terms: a distribution over keys, and a scheme."""
 
 import dataclasses
 import hashlib

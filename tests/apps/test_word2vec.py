@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
+from lapse.apps import _base
 from lapse.apps.word2vec import model_io
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
@@ -33,7 +34,7 @@ def share_of_neighbours_of_the_same_topic(folder):
 
 
 @pytest.mark.parametrize("ranks, workers, management", [
-    (1, 1, "lapse"), (1, 2, "classic"), (3, 1, "classic"), (3, 2, "lapse"), (8, 1, "lapse"),
+    (1, 1, "lapse"), (1, 2, "classic"), (3, 1, "classic"), (3, 2, "lapse"), (8, 1, "lapse2"), (2, 3, "lapse2"),
 ])
 def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, management):
     result = result_of(run_app("word2vec", ranks, "--corpus", topics, "--output", tmp_path, *SMALL,
@@ -66,8 +67,9 @@ def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
     assert lines[-1]["loss"] == result["loss"]
     for line in lines:
         assert line["seconds"] > 0
-        assert line["stats"]["localize_keys"] == line["stats"]["pulled_keys"]
+        assert line["stats"]["localize_keys"] > 0
         assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
+        assert line["stats"]["sampled_keys"] == 5 * line["pairs"]
 
 
 def test_classic_does_not_localize(topics, tmp_path):
@@ -77,10 +79,57 @@ def test_classic_does_not_localize(topics, tmp_path):
     assert json.loads(metrics.read_text().splitlines()[0])["stats"]["localize_keys"] == 0
 
 
-def test_lapse2_is_lapse_with_a_notice(topics):
-    job = run_app("word2vec", 2, "--corpus", topics, *SMALL, "--management", "lapse2")
+def stats_of_one_epoch(tmp_path, ranks, *options, env=None):
+    metrics = tmp_path / "metrics.jsonl"
+    job = run_app("word2vec", ranks, "--metrics", metrics, "--no-progress", "--epochs", 1, *options, env=env)
     result_of(job)
-    assert job.stderr.count("--management lapse2") == 1
+    assert job.stderr.count("local without leaving the rank: ") == 1
+    return json.loads(metrics.read_text().splitlines()[0])
+
+
+def share(stats, name):
+    return stats[f"{name}_local"] / stats[f"{name}_keys"]
+
+
+@pytest.mark.deadline(150)
+def test_the_default_text_is_almost_always_local(tmp_path):
+    """Each rank its own memory, 4 ranks, by the defaults; and no more than a tenth is replicated."""
+    env = {"LAPSE_SHARED_MEMORY": "0"}
+    classic, ours = (
+        stats_of_one_epoch(tmp_path, 4, "--management", management, env=env)
+        for management in ("classic", "lapse2"))
+    assert classic["pairs"] == ours["pairs"]
+    classic, ours = classic["stats"], ours["stats"]
+    assert _base.local_share(ours) > 0.99
+    assert _base.local_share(classic) < 0.4
+    assert 5 * ours["messages_sent"] < classic["messages_sent"]
+    assert 2 * ours["bytes_sent"] < classic["bytes_sent"]
+
+
+@pytest.mark.parametrize("scheme", ["naive", "preloc", "pool", "local"])
+def test_every_sampling_scheme_trains(topics, tmp_path, scheme):
+    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--output", tmp_path, *SMALL,
+                               "--sampling-scheme", scheme, "--sampling-reuse", 4, "--sampling-postpone",
+                               "--replicate", 60))
+    assert result["loss"] > 0
+    assert share_of_neighbours_of_the_same_topic(tmp_path) > 0.95
+
+
+def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronised_by_work(topics, tmp_path):
+    line = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 300)
+    stats = line["stats"]
+    assert stats["sampled_local"] > 0.9 * stats["sampled_keys"] > 0  # a rank may own none of so few
+    # 20,000 words: in each 300, at least one round of each rank
+    assert stats["replica_syncs"] > 0.9 * 3 * 20_000 / 300
+    seldom = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60,
+                                "--sync-words", 3000)["stats"]
+    assert seldom["replica_syncs"] < stats["replica_syncs"] / 2
+
+
+def test_the_loss_does_not_depend_on_the_speed_of_the_kernel(topics):
+    fast, slow = (result_of(run_app("word2vec", 4, "--corpus", topics, *SMALL, "--slow-down", times))["loss"]
+                  for times in (1, 5))
+    assert abs(slow / fast - 1) < 0.02
 
 
 def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
@@ -159,7 +208,7 @@ def test_the_default_text_is_gathered_once_and_cached(tmp_path):
 def test_the_demo_shows_neighbours_and_a_table():
     job = run_app("word2vec.demo", 2, "--epochs", 1, timeout=140)
     result_of(job)
-    for word in ("thread", "socket", "exception", "float", "directory", "classic", "lapse"):
+    for word in ("thread", "socket", "exception", "float", "directory", "classic", "lapse", "lapse2"):
         assert f"\n  {word} " in job.stdout
 
 

@@ -1,8 +1,9 @@
 """``python -m lapse.apps.simple``: push, pull and localize a few keys.
 
 In each iteration every worker adds 1 to all values of all keys, reads them, prints what it read
-(not with --no-progress), and localizes one key: key x in iteration x. At the end each value is the
-number of workers times the number of iterations, wherever the keys have moved meanwhile.
+(not with --no-progress), and localizes one key: key x in iteration x. Key 0 is replicated: every rank
+has it. At the end each value is the number of workers times the number of iterations, wherever the
+keys have moved meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("-t", "--threads", "--workers", dest="workers", type=_base.positive_int, default=2,
         metavar="N", help="worker threads on each rank (default: %(default)s)")
     add("--management", choices=("lapse2", "lapse", "classic"), default="lapse2",
-        help="classic: nothing is localized (default: %(default)s)")
+        help="lapse: nothing is replicated; classic: nothing is localized, either (default: %(default)s)")
     add("--seed", type=_base.natural_int, default=1, metavar="N",
         help="taken for uniformity with the other applications: nothing is random here")
     _base.add_report_options(parser)
@@ -51,7 +52,8 @@ def work(kv, args: argparse.Namespace) -> np.ndarray:
                   flush=True)
         if args.management != "classic":
             kv.localize(iteration % args.keys).wait()
-    kv.barrier()
+    kv.wait_replica_sync()
+    kv.barrier()  # now all ranks have said so: every update is in every replica
     return kv.pull(keys).wait()
 
 
@@ -60,8 +62,9 @@ def run(args: argparse.Namespace, comm) -> None:
     import lapse
 
     metrics = _base.collectively(comm, _base.Metrics, args.metrics if comm.rank == 0 else None)
-    with lapse.Server(args.keys, args.dim, workers=args.workers, comm=comm,
-                      seed=args.seed) as server:
+    replicated = [0] if args.management == "lapse2" else None
+    with lapse.Server(args.keys, args.dim, workers=args.workers, comm=comm, seed=args.seed,
+                      replicated_keys=replicated) as server:
         start = time.perf_counter()
         results = server.run(work, args)
         seconds = (time.perf_counter() - start) / args.epochs
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace, comm) -> None:
     exact = comm.allreduce(int(all((values == expected).all() for values in results))) == comm.size
     metrics.write(epoch=args.epochs, seconds=seconds, loss=None, exact=exact, stats=stats)
     if comm.rank == 0:
+        if not args.no_progress:
+            print(_base.locality_report(stats, args.epochs))
         print(_base.result_line("simple", comm.size, args.workers, epochs=args.epochs,
                                 seconds_per_epoch=seconds, loss=None, expected=expected,
                                 exact=exact), flush=True)

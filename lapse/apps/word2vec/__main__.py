@@ -57,9 +57,10 @@ def make_parser() -> argparse.ArgumentParser:
     system.add_argument("--unit", type=_base.positive_int, default=DEFAULT_UNIT, metavar="N",
                         help="pairs that are trained between a pull of their parameters and a push "
                              "of the changes (default: %(default)s)")
-    system.add_argument("--block", type=_base.positive_int, default=DEFAULT_BLOCK, metavar="N",
+    system.add_argument("--block", type=_base.positive_int, metavar="N",
                         help="lapse2: units for which vectors that are not replicated are localized, "
-                             "pulled and pushed together (default: %(default)s)")
+                             "pulled and pushed together (default: up to 24, as long as none of them "
+                             "is used often)")
     system.add_argument("--lookahead", type=_base.natural_int, default=DEFAULT_LOOKAHEAD,
                         metavar="N",
                         help="how many blocks (lapse: units) ahead of their turn vectors are "
@@ -94,8 +95,6 @@ def add_replication_options(parser: argparse.ArgumentParser) -> None:
 #: Enough to spread the cost of a call over many keys; small enough that the rows stay in the
 #: second-level cache, and that workers see each other's updates soon.
 DEFAULT_UNIT = 160
-#: Enough that few messages are sent; with more, others take more keys away before their turn.
-DEFAULT_BLOCK = 24
 #: Enough to hide the time a key needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 1
 #: Summed updates that were computed from older values make frequent words' vectors diverge: every

@@ -21,11 +21,16 @@ log = logging.getLogger(__name__)
 
 #: Words of each rank's text that the trial run goes through.
 TRIAL_WORDS = 50_000
+#: Units of a block, at most: enough that few messages are sent; with more, others take more keys away before their turn.
+MOST_UNITS = 24
 #: How negatives are drawn where `--sampling-scheme` does not say.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Workers wait at twice `max_pending`: half of the words that `--sync-words` allows, and a little less, since what
 #: a word costs is an estimate.
 PACE = 0.5 * 0.9
+#: A worker holds the vectors of a block for so many units that it uses the most frequent of them less than once:
+#: held longer, they would be as stale as replicas that are not synchronised.
+USES_PER_BLOCK = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,16 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
     several = comm.size > 1
     localize = args.management != "classic" and several
     is_replicated = np.zeros(2 * len(text.vocabulary), dtype=np.uint8)
-    replication = lapse.Replication()
+    replication, block_units = lapse.Replication(), 1
     if args.management == "lapse2" and several:
         usage = survey_usage(comm, args, text)
         is_replicated[choose_replicated(args, usage, comm.size)] = 1
         replication = pace(args, usage, is_replicated, comm.size)
+        block_units = choose_block(args, usage, is_replicated)
     return Placement(
         is_replicated,
         localize,
-        block_units=args.block if is_replicated.any() else 1,
+        block_units=block_units,
         lookahead=args.lookahead if localize else 0,
         sampling=make_sampling(args, text.vocabulary),
         replication=replication,
@@ -172,6 +178,15 @@ def choose_replicated(args: argparse.Namespace, usage: Usage, ranks: int) -> np.
         return np.argsort(-counts, kind="stable")[:args.replicate]
     rounds = max(usage.words / args.sync_words, 1)
     return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=args.dim)
+
+
+def choose_block(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarray) -> int:
+    """For how many units the vectors that are not replicated are localized, pulled and pushed together."""
+    if args.block is not None:
+        return args.block
+    others = usage.positive[is_replicated == 0]
+    most = others.max(initial=0) / max(usage.units, 1)  # per unit
+    return int(min(MOST_UNITS, max(1, USES_PER_BLOCK / max(most, 1e-9))))
 
 
 def pace(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarray, ranks: int) -> lapse.Replication:

@@ -1,0 +1,111 @@
+"""Word vectors by every technique and sampling scheme: speed, traffic, locality and quality.
+
+    .venv/bin/python benchmarks/compare_techniques.py --ranks 4 --epochs 5
+
+Trains on nine tenths of the text (by default the Python documentation of this machine), once on one
+rank and once on --ranks for each management and sampling scheme, and prints a table: seconds and
+messages and megabytes per epoch, share of local accesses, loss, and the skip-gram objective on the
+tenth that was held out (`sgns_objective.py`, with the same negatives for all), absolute and relative
+to the one-rank run. With --json FILE the rows are written there too, a JSON object per line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import sgns_objective
+
+from lapse import _mpi_choice
+from lapse.apps._base import local_share
+from lapse.apps.word2vec.corpus import Share
+from lapse.apps.word2vec.stdlib_corpus import standard_corpus
+
+HELD_OUT = 10  # one sentence in so many
+POOL = ("--sampling-scheme", "pool", "--sampling-postpone")
+TECHNIQUES = {
+    "classic": ("--management", "classic"),
+    "lapse": ("--management", "lapse"),
+    "lapse2": ("--management", "lapse2"),
+    "lapse2, naive": ("--management", "lapse2", "--sampling-scheme", "naive"),
+    "lapse2, preloc": ("--management", "lapse2", "--sampling-scheme", "preloc"),
+    "lapse2, pool": ("--management", "lapse2", "--sampling-scheme", "pool"),
+    "lapse2, pool, postponed": ("--management", "lapse2", *POOL),
+}
+COLUMNS = f"{'ranks':>5} {'technique':<24}{'s':>6}{'local':>9}{'messages':>10}{'MB':>7}{'loss':>8}{'objective':>11}"
+
+
+def split(corpus: Path, folder: Path) -> tuple[Path, Path]:
+    """Write every tenth sentence to one file and the others to another."""
+    train, test = folder / "train.txt", folder / "test.txt"
+    with open(train, "w", encoding="utf-8") as kept, open(test, "w", encoding="utf-8") as out:
+        for number, sentence in enumerate(Share(str(corpus)).sentences()):
+            print(*sentence, file=out if number % HELD_OUT == 0 else kept)
+    return train, test
+
+
+def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str]) -> dict:
+    """Train, and gather what is known about it."""
+    metrics, output = folder / "metrics.jsonl", folder / "model"
+    command = [_mpi_choice.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
+               "--corpus", train, "--output", output, "--binary", "--metrics", metrics, "--no-progress",
+               *TECHNIQUES[technique], *options]
+    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL,
+                   stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    stats = lines[-1]["stats"]
+    return {"ranks": ranks, "technique": technique, "loss": lines[-1]["loss"],
+            "seconds": sorted(line["seconds"] for line in lines)[len(lines) // 2],
+            "local": local_share(stats), "messages": stats["messages_sent"],
+            "megabytes": stats["bytes_sent"] / 1e6, "model": output}
+
+
+def objective(model: Path, test: Path) -> float:
+    """The mean loss on the held-out sentences."""
+    vectors = sgns_objective.load(model)
+    words, sentence = sgns_objective.read_text(test, vectors.words)
+    inputs, targets, _ = sgns_objective.make_pairs(words, sentence, 5)
+    return float(sgns_objective.pair_losses(vectors, inputs, targets, 5, 0).mean())
+
+
+def show(row: dict, reference: float) -> None:
+    """A line of the table."""
+    print(f"{row['ranks']:>5} {row['technique']:<24}{row['seconds']:>6.1f}{row['local']:>9.2%}{row['messages']:>10,}"
+          f"{row['megabytes']:>7,.0f}{row['loss']:>8.4f}{row['objective']:>11.4f} {row['objective'] / reference - 1:+.2%}",
+          flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, metavar="FILE", help="default: the Python documentation")
+    parser.add_argument("--ranks", type=int, default=4, metavar="N")
+    parser.add_argument("--epochs", type=int, default=5, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
+    parser.add_argument("--only", nargs="+", choices=TECHNIQUES, metavar="NAME", help=f"of: {'; '.join(TECHNIQUES)}")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    options = ["--epochs", str(args.epochs), "--seed", str(args.seed)]
+    jobs = [(1, "classic")] + [(args.ranks, name) for name in args.only or TECHNIQUES]
+    reference = None
+    print(COLUMNS)
+    for ranks, technique in jobs:
+        with tempfile.TemporaryDirectory() as folder:
+            train, test = split(args.corpus or standard_corpus(), Path(folder))
+            row = run(ranks, technique, train, Path(folder), options)
+            row["objective"] = objective(row.pop("model"), test)
+        reference = reference or row["objective"]
+        show(row, reference)
+        if args.json:
+            with open(args.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
