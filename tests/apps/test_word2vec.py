@@ -116,7 +116,7 @@ def test_every_sampling_scheme_trains(topics, tmp_path, scheme):
 
 
 def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronised_by_work(topics, tmp_path):
-    line = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 300)
+    line = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 300, "--sampling-scheme", "local")
     stats = line["stats"]
     assert stats["sampled_local"] > 0.9 * stats["sampled_keys"] > 0  # a rank may own none of so few
     # 20,000 words: in each 300, at least one round of each rank

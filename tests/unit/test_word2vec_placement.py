@@ -32,26 +32,34 @@ def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():
 
 @pytest.mark.parametrize("management, scheme", [("classic", "naive"), ("lapse", "preloc"), ("lapse2", "local")])
 def test_each_management_has_a_sampling_scheme(management, scheme):
-    sampling = placement.make_sampling(options("--management", management), VOCABULARY)
-    assert sampling.scheme == scheme
-    chosen = placement.make_sampling(
-        options("--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone"),
-        VOCABULARY)
+    many = Vocabulary.from_counts({f"w{i}": 5 for i in range(1000)})
+    args = options("--management", management)
+    assert placement.choose_scheme(args, many, 8) == scheme
+    assert placement.make_sampling(args, many, scheme).scheme == scheme
+    args = options("--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4,
+                   "--sampling-postpone")
+    assert placement.choose_scheme(args, many, 8) == "pool"
+    chosen = placement.make_sampling(args, many, "pool")
     assert (chosen.scheme, chosen.reuse, chosen.postpone) == ("pool", 4, True)
 
 
+def test_few_words_are_not_drawn_among_those_of_the_text_at_hand():
+    assert placement.choose_scheme(options(), VOCABULARY, 8) == "preloc"
+    assert placement.choose_scheme(options("--sampling-scheme", "local"), VOCABULARY, 8) == "local"
+
+
 def test_without_negatives_nothing_is_sampled():
-    assert placement.make_sampling(options("--negative", 0), VOCABULARY) is None
+    assert placement.make_sampling(options("--negative", 0), VOCABULARY, "local") is None
 
 
 def test_replicate_takes_the_keys_that_are_used_most():
-    chosen = placement.choose_replicated(options("--replicate", 2), usage([1, 9, 3, 7]), 4)
+    chosen = placement.choose_replicated(options("--replicate", 2), usage([1, 9, 3, 7]), "local", 4)
     assert sorted(chosen) == [1, 3]
-    assert len(placement.choose_replicated(options("--replicate", 0), usage([1, 9]), 4)) == 0
+    assert len(placement.choose_replicated(options("--replicate", 0), usage([1, 9]), "local", 4)) == 0
 
 
 def test_by_default_at_most_a_tenth_is_replicated():
-    chosen = placement.choose_replicated(options(), usage(np.arange(1000.0) + 1000), 4)
+    chosen = placement.choose_replicated(options(), usage(np.arange(1000.0) + 1000), "local", 4)
     assert len(chosen) == 100
     assert chosen.min() == 900
 
@@ -60,7 +68,7 @@ def test_negatives_count_where_their_scheme_moves_them():
     """Key 0 is a frequent negative, key 1 a frequent word."""
     both = usage([0.0, 900.0] + [0.0] * 18, [950.0, 0.0] + [0.0] * 18)
     for scheme, expected in (("local", [1]), ("preloc", [0]), ("pool", [1])):
-        chosen = placement.choose_replicated(options("--sampling-scheme", scheme, "--replicate", 1), both, 4)
+        chosen = placement.choose_replicated(options("--replicate", 1), both, scheme, 4)
         assert chosen.tolist() == expected, scheme
 
 

@@ -82,7 +82,8 @@ def add_replication_options(parser: argparse.ArgumentParser) -> None:
     hot.add_argument("--sampling-scheme", choices=("naive", "preloc", "pool", "local"),
                      help="how negatives are drawn. naive: when they are needed; preloc: ahead, and "
                           "localized; pool: ahead, each used several times; local: among the vectors "
-                          "that are here (default: classic: naive, lapse: preloc, lapse2: local)")
+                          "that are here (default: classic: naive, lapse: preloc, lapse2: local, with "
+                          "few words preloc)")
     hot.add_argument("--sampling-reuse", type=_base.positive_int, default=16, metavar="N",
                      help="pool: how often each draw is used (default: %(default)s)")
     hot.add_argument("--sampling-postpone", action="store_true",

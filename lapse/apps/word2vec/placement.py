@@ -25,6 +25,9 @@ TRIAL_WORDS = 50_000
 MOST_UNITS = 24
 #: How negatives are drawn where `--sampling-scheme` does not say.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
+#: Where a rank can expect to own fewer words than these, most of them are those of the text at hand: to draw
+#: negatives among them would be to draw the words that are to be predicted.
+LEAST_LOCAL_WORDS = 100
 #: Workers wait at twice `max_pending`: half of the words that `--sync-words` allows, and a little less, since what
 #: a word costs is an estimate.
 PACE = 0.5 * 0.9
@@ -93,12 +96,13 @@ class Usage:
 def decide(comm, args: argparse.Namespace, text) -> Placement:
     """The same on all ranks, by the options and the text (a `train.Text`). Collective."""
     several = comm.size > 1
+    scheme = choose_scheme(args, text.vocabulary, comm.size)
     localize = args.management != "classic" and several
     is_replicated = np.zeros(2 * len(text.vocabulary), dtype=np.uint8)
     replication, block_units = lapse.Replication(), 1
     if args.management == "lapse2" and several:
         usage = survey_usage(comm, args, text)
-        is_replicated[choose_replicated(args, usage, comm.size)] = 1
+        is_replicated[choose_replicated(args, usage, scheme, comm.size)] = 1
         replication = pace(args, usage, is_replicated, comm.size)
         block_units = choose_block(args, usage, is_replicated)
     return Placement(
@@ -106,16 +110,23 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
         localize,
         block_units=block_units,
         lookahead=args.lookahead if localize else 0,
-        sampling=make_sampling(args, text.vocabulary),
+        sampling=make_sampling(args, text.vocabulary, scheme),
         replication=replication,
     )
 
 
-def make_sampling(args: argparse.Namespace, vocabulary: Vocabulary) -> lapse.Sampling | None:
+def choose_scheme(args: argparse.Namespace, vocabulary: Vocabulary, ranks: int) -> str:
+    """How negatives are drawn."""
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    if not args.sampling_scheme and scheme == "local" and len(vocabulary) < LEAST_LOCAL_WORDS * ranks:
+        return "preloc"
+    return scheme
+
+
+def make_sampling(args: argparse.Namespace, vocabulary: Vocabulary, scheme: str) -> lapse.Sampling | None:
     """Negatives are output vectors (keys 2w + 1), by the words' frequency to the power of 3/4."""
     if not args.negative:
         return None
-    scheme = args.sampling_scheme or SCHEMES[args.management]
     return lapse.Sampling(scheme, lapse.Weighted(noise(vocabulary)), reuse=args.sampling_reuse,
                           postpone=args.sampling_postpone)
 
@@ -165,13 +176,12 @@ def count_part(counter: Counter, share: Share, vocabulary: Vocabulary) -> int:
     return read
 
 
-def choose_replicated(args: argparse.Namespace, usage: Usage, ranks: int) -> np.ndarray:
+def choose_replicated(args: argparse.Namespace, usage: Usage, scheme: str, ranks: int) -> np.ndarray:
     """The keys to replicate.
 
     Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local
     one, and in a pool once for all the times that a draw is used.
     """
-    scheme = args.sampling_scheme or SCHEMES[args.management]
     times = {"local": 0.0, "pool": 1 / args.sampling_reuse}.get(scheme, 1.0)
     counts = usage.positive + times * usage.sampled
     if args.replicate is not None:
