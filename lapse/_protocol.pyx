@@ -1,7 +1,6 @@
 """Floor 2. The relocation protocol: what a rank does on each local request and on each message."""
 
 cimport cython
-from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -12,7 +11,7 @@ from lapse._operations cimport complete
 from lapse._outbox cimport append_ack, append_record, free_blocks
 from lapse._replicas cimport push_replica, read_replica
 from lapse._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
-                                 prepare_replication, replace)
+                                 prepare_replication, replace, wrong)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, read_value, row_at, slab_for, slab_t, take_row, value_bytes)
 from lapse._sync cimport drop_latch, store32, take_latch
@@ -297,12 +296,6 @@ cdef int32_t recorded_owner(rank_t* rank, key_t key) noexcept nogil:
 
 # Messages ------------------------------------------------------------------------------------------------
 
-cdef int wrong(rank_t* rank, int32_t source, const char* what, key_t key) noexcept nogil:
-    snprintf(rank.error, sizeof(rank.error), "protocol error at rank %d, message from rank %d: %s (key %lld)",
-             rank.rank, source, what, <long long>key)
-    return FAILED
-
-
 cdef inline void prefetch_record(rank_t* rank, const char* record, size_t stride, uint32_t left) noexcept nogil:
     if left > RECORDS_AHEAD:
         prefetch(&rank.store.entries[(<const record_t*>(record + RECORDS_AHEAD * stride)).key])
@@ -382,7 +375,7 @@ cdef int set_replica(rank_t* rank, int32_t source, frame_t* frame, record_t* rec
     cdef entry_t* entry = &rank.store.entries[record.key]
     cdef int status
     if frame.kind != SET or entry.route != rank.rank:
-        return wrong(rank, source, "a push of, or a wrong rank asked to set, a replicated key", record.key)
+        return wrong(&rank.replication, source, "a push of, or a wrong rank asked to set, a replicated key", record.key)
     if gathering[0] == NULL:
         gathering[0] = open_gathering(&rank.replication, frame.origin, frame.charged, frame.operation)
         if gathering[0] == NULL:
@@ -484,7 +477,7 @@ cdef int redirect(rank_t* rank, int32_t source, key_t key, int32_t requester) no
     entry.route = <uint16_t>requester
     if old == requester:
         drop_latch(&entry.latch)
-        return wrong(rank, source, "a localize by the recorded owner", key)
+        return wrong(&rank.replication, source, "a localize by the recorded owner", key)
     if old == rank.rank:
         return hand_over(rank, source, key, entry, requester)
     status = append_record(&rank.outboxes[old], HAND_OVER, <uint16_t>requester, 0, 0, <uint32_t>key, 0, NULL, 0)
@@ -510,9 +503,9 @@ cdef int hand_over(rank_t* rank, int32_t source, key_t key, entry_t* entry, int3
             drop_latch(&entry.latch)
             return OK
         drop_latch(&entry.latch)
-        return wrong(rank, source, "a second successor", key)
+        return wrong(&rank.replication, source, "a second successor", key)
     drop_latch(&entry.latch)
-    return wrong(rank, source, "asked to hand over a key that is not here", key)
+    return wrong(&rank.replication, source, "asked to hand over a key that is not here", key)
 
 
 cdef int on_hand_over(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
@@ -565,7 +558,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
     take_latch(&entry.latch)
     if entry.state != ARRIVING:
         drop_latch(&entry.latch)
-        return wrong(rank, source, "the transfer of a key that nobody here asked for", key)
+        return wrong(&rank.replication, source, "the transfer of a key that nobody here asked for", key)
     number = entry.slot
     arrival = arrival_at(rank, number)
     arrival.slot = slot
@@ -663,7 +656,7 @@ cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
         return on_where(rank, frame)
     if frame.kind >= DELTA:
         return handle_replication(&rank.replication, source, frame)
-    return wrong(rank, source, "a message of unknown kind", frame.kind)
+    return wrong(&rank.replication, source, "a message of unknown kind", frame.kind)
 
 
 # The protocol's memory -----------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ cdef inline bint has_work(const replication_t* r) noexcept nogil:
     return r.store.replicas.changed.count or r.store.replicas.collected.count or is_behind(r)
 
 
+cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil
 cdef int prepare_replication(replication_t* r) noexcept
 cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil
 cdef int begin_round_if_due(replication_t* r) noexcept nogil

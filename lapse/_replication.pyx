@@ -373,6 +373,7 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
 # Messages -------------------------------------------------------------------------------------------------
 
 cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil:
+    """Note what the protocol excludes; the server ends."""
     snprintf(r.error, ERROR_SIZE, "protocol error at rank %d, message from rank %d: %s (key %lld)",
              r.rank, source, what, <long long>key)
     return FAILED

@@ -82,6 +82,7 @@ cdef class Worker:
     cdef int enter(self) except -1
     cdef object begin(self, keys)
     cdef int sweep(self) except -1
+    cdef int may_start(self, operation_t** operation) noexcept nogil
     cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
                    operation_t** operation) noexcept nogil
     cdef int start_chunk(self, operation_t** operation, int kind, const key_t* keys, Py_ssize_t first,

@@ -840,14 +840,8 @@ cdef class Worker:
 
     # How a call starts --------------------------------------------------------------------------------------------
 
-    cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
-                   operation_t** operation) noexcept nogil:
-        """Carry out what can be done here, and ask other ranks for the rest, in chunks."""
-        cdef operation_t* begun = NULL
-        cdef int64_t* offsets = NULL
-        cdef Py_ssize_t first = 0, end
-        cdef Py_ssize_t step = CHUNK_BYTES if self.length < 0 else max(1, CHUNK_BYTES // <int64_t>self.store.slabs[0].row_bytes)
-        cdef int status = OK
+    cdef int may_start(self, operation_t** operation) noexcept nogil:
+        """Why a call cannot be made now; OK where it can. It has no handle yet."""
         if operation != NULL:
             operation[0] = NULL
         if self.comm.is_broken():
@@ -855,6 +849,18 @@ cdef class Worker:
         if load32(&self.comm.ending):
             return CLOSED
         self.reuse_detached()
+        return OK
+
+    cdef int start(self, int kind, const key_t* keys, Py_ssize_t count, char* out, const char* given,
+                   operation_t** operation) noexcept nogil:
+        """Carry out what can be done here, and ask other ranks for the rest, in chunks."""
+        cdef operation_t* begun = NULL
+        cdef int64_t* offsets = NULL
+        cdef Py_ssize_t first = 0, end
+        cdef Py_ssize_t step = CHUNK_BYTES if self.length < 0 else max(1, CHUNK_BYTES // <int64_t>self.store.slabs[0].row_bytes)
+        cdef int status = self.may_start(operation)
+        if status != OK:
+            return status
         if kind == PUSH and self.store.replicas.count and self.protocol.replication.max_pending:
             step = min(step, self.protocol.replication.max_pending)  # whether to wait is looked at before each chunk
         if self.length < 0:
@@ -946,14 +952,9 @@ cdef class Worker:
         cdef operation_t* begun = NULL
         cdef Py_ssize_t i
         cdef int64_t done = 0, here = 0
-        cdef int status = OK
-        if operation != NULL:
-            operation[0] = NULL
-        if self.comm.is_broken():
-            return FAILED
-        if load32(&self.comm.ending):
-            return CLOSED
-        self.reuse_detached()
+        cdef int status = self.may_start(operation)
+        if status != OK:
+            return status
         self.counters.localize_keys += count
         for i in range(count):
             if is_here(&self.store.entries[keys[i]]):  # a look without the latch: it may leave at any moment anyway
@@ -1030,14 +1031,9 @@ cdef class Worker:
         cdef int64_t* offsets = NULL
         cdef Py_ssize_t first = 0, end
         cdef Py_ssize_t step = max(1, CHUNK_BYTES // <int64_t>value_bytes_at_most(self.store))
-        cdef int status = OK
-        if operation != NULL:
-            operation[0] = NULL
-        if self.comm.is_broken():
-            return FAILED
-        if load32(&self.comm.ending):
-            return CLOSED
-        self.reuse_detached()
+        cdef int status = self.may_start(operation)
+        if status != OK:
+            return status
         if self.length < 0:
             offsets = <int64_t*>malloc((count + 1) * sizeof(int64_t))
             if offsets == NULL:

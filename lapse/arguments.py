@@ -11,6 +11,7 @@ import numpy as np
 from mpi4py import MPI
 
 import lapse
+from lapse.checks import lengths as _lengths
 from lapse.checks import whole as _whole
 from lapse.errors import CommError
 from lapse.replication import Replication
@@ -69,7 +70,7 @@ def _check_arguments(given):
     return dict(
         num_keys=number,
         dtype=dtype,
-        value_lengths=_check_lengths(given["value_lengths"], number, dtype),
+        value_lengths=_lengths(given["value_lengths"], number, MOST_VALUE_BYTES // dtype.itemsize),
         replicated_keys=_check_replicated(given["replicated_keys"], number),
         replication=_check_replication(given["replication"]),
         workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
@@ -88,27 +89,6 @@ def _check_dtype(given):
     if dtype is None or dtype.str[1:] not in ("f4", "f8") or not dtype.isnative:
         raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
     return dtype
-
-
-def _check_lengths(given, num_keys, dtype):
-    most = MOST_VALUE_BYTES // dtype.itemsize
-    if np.ndim(given) == 0:
-        return _whole(given, "value_lengths", 1, most)
-    lengths = np.asarray(given)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"value_lengths must be integers, not {lengths.dtype}")
-    if lengths.shape != (num_keys,):
-        raise ValueError(
-            f"value_lengths has shape {lengths.shape}, but must have one number for each of the "
-            f"{num_keys} keys, shape ({num_keys},)"
-        )
-    for bad in (lengths.min(), lengths.max()):
-        if not 1 <= bad <= most:
-            raise ValueError(
-                f"value_lengths has {bad} at key {int(np.argmax(lengths == bad))}, "
-                f"but lengths must be from 1 to {most}"
-            )
-    return lengths
 
 
 def _check_replicated(given, num_keys):

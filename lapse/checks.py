@@ -27,3 +27,30 @@ def number(value, name, low, high):
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     return float(value)
+
+
+def lengths(given, num_keys, most):
+    """The value lengths: an int for all keys, or an array of shape (num_keys,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what are no integers, of another shape, or outside 1 .. most.
+    """
+    if np.ndim(given) == 0:
+        return whole(given, "value_lengths", 1, most)
+    array = np.asarray(given)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"value_lengths must be integers, not {array.dtype}")
+    if array.shape != (num_keys,):
+        raise ValueError(
+            f"value_lengths has shape {array.shape}, but must have one number for each of the "
+            f"{num_keys} keys, shape ({num_keys},)"
+        )
+    for bad in (array.min(), array.max()):
+        if not 1 <= bad <= most:
+            raise ValueError(
+                f"value_lengths has {bad} at key {int(np.argmax(array == bad))}, "
+                f"but lengths must be from 1 to {most}"
+            )
+    return array

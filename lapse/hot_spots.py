@@ -5,7 +5,7 @@ A trial run, or the counts of the data itself (words, entities), says how often 
 
 import numpy as np
 
-from lapse.checks import number, whole
+from lapse.checks import lengths, number, whole
 
 ELEMENT_BYTES = 4  # of a float32; with float64 values weigh even more against what surrounds them
 RECORD_BYTES = 8  # of a message, for each key: the key itself, or its position
@@ -91,7 +91,7 @@ def choose_hot_spots(
         raise ValueError(
             "rounds is 0, but must be positive: without synchronisation nothing is replicated"
         )
-    sizes = ELEMENT_BYTES * _check_lengths(value_lengths, len(counts))
+    sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * lengths(value_lengths, len(counts), 2**31)
     memory = number(memory, "memory", 0, 1)
     savings = saved_bytes(counts / rounds, ranks, sizes)
     return _take_best(savings, sizes, memory * sizes.sum())
@@ -133,22 +133,3 @@ def _check_counts(given):
             f"counts has {counts[key]} at key {key}, but must be finite and not negative"
         )
     return counts
-
-
-def _check_lengths(given, num_keys):
-    if np.ndim(given) == 0:
-        return np.full(num_keys, whole(given, "value_lengths", 1, 2**31), dtype=np.float64)
-    lengths = np.asarray(given)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"value_lengths must be integers, not {lengths.dtype}")
-    if lengths.shape != (num_keys,):
-        raise ValueError(
-            f"value_lengths has shape {lengths.shape}, but counts has {num_keys} keys: give one length, "
-            f"or shape ({num_keys},)"
-        )
-    if lengths.min() < 1:
-        key = int(np.argmin(lengths))
-        raise ValueError(
-            f"value_lengths has {lengths[key]} at key {key}, but lengths are at least 1"
-        )
-    return lengths.astype(np.float64)
