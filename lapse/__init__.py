@@ -12,6 +12,7 @@ from lapse.errors import ClosedError, CommError, LapseError, RemoteError
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "ClosedError",
     "CommError",
     "Constant",
@@ -38,6 +39,7 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "Normal": "lapse.initializers",
     "UniformValues": "lapse.initializers",
     "Constant": "lapse.initializers",
+    "CheckpointError": "lapse.checkpoint",
     "Replication": "lapse.replication",
     "Sample": "lapse._sampling",
     "Sampling": "lapse.sampling",

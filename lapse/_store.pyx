@@ -181,6 +181,11 @@ cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
     return entry.state == OWNED or (entry.state == REPLICATED and entry.route == store.rank)
 
 
+cdef inline bint is_written(const store_t* store, key_t key) noexcept nogil:
+    cdef const entry_t* entry = &store.entries[key]
+    return belongs_here(store, key) and (entry.state == REPLICATED or entry.slot != NO_SLOT)
+
+
 cdef class Store:
     """Values of the keys that this rank owns, and an entry for every key.
 
@@ -322,6 +327,39 @@ cdef class Store:
                     count += 1
         return keys[:count].copy()
 
+    def written_keys(self, key_t first, size_t most_bytes):
+        """The next keys whose values are this rank's to save: owned and written once, or replicated with home here.
+
+        Parameters
+        ----------
+        first : int
+            Look from this key on.
+        most_bytes : int
+            Stop before the values together have more bytes; one value is taken in any case.
+
+        Returns
+        -------
+        keys : int64 array
+            Ascending. Nobody may move keys meanwhile.
+        next : int
+            Where to go on looking; `num_keys` at the end.
+        """
+        cdef key_t key = first
+        cdef int64_t count = 0
+        cdef size_t taken = 0
+        keys = np.empty(min(most_bytes // self.c.slabs[0].row_bytes + 1, self.c.num_keys - first), dtype=np.int64)
+        cdef key_t[::1] view = keys
+        with nogil:
+            while key < self.c.num_keys:
+                if is_written(&self.c, key):
+                    if count > 0 and taken + value_bytes(&self.c, key) > most_bytes:
+                        break
+                    taken += value_bytes(&self.c, key)
+                    view[count] = key
+                    count += 1
+                key += 1
+        return keys[:count], key
+
     def is_here(self, const key_t[::1] keys):
         """Whether each key is owned or replicated here at this moment: a bool array."""
         cdef int64_t i
@@ -353,3 +391,41 @@ cdef class Store:
                 change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
             drop_latch(&entry.latch)
             at += value_bytes(&self.c, keys[i])
+
+    def read(self, const key_t[::1] keys):
+        """The values of keys that are here: a 1-D array, one after another.
+
+        Raises
+        ------
+        LookupError
+            For a key that is elsewhere.
+        """
+        cdef int64_t i = 0
+        cdef size_t at = 0
+        values = np.empty(int(self.value_length(keys).sum()), dtype=self.dtype)
+        cdef unsigned char[::1] data = values.view(np.uint8)
+        with nogil:
+            while i < keys.shape[0] and read_here(&self.c, keys[i], <char*>&data[at]):
+                at += value_bytes(&self.c, keys[i])
+                i += 1
+        if i < keys.shape[0]:
+            raise LookupError(f"key {keys[i]} is not on rank {self.c.rank}: read what is_here tells")
+        return values
+
+    def clear(self):
+        """Let all values that are here be zero again, replicas included; as in `fill`, nobody may use them."""
+        cdef key_t key
+        cdef entry_t* entry
+        cdef size_t longest = self.c.slabs[self.c.num_slabs - 1].row_bytes
+        zeros = np.zeros(longest, dtype=np.uint8)
+        cdef unsigned char[::1] data = zeros
+        with nogil:
+            for key in range(self.c.num_keys):
+                entry = &self.c.entries[key]
+                take_latch(&entry.latch)
+                if entry.state == REPLICATED:
+                    fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
+                elif entry.state == OWNED:
+                    give_row_back(slab_for(&self.c, key), entry.slot)
+                    entry.slot = NO_SLOT
+                drop_latch(&entry.latch)

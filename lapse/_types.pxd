@@ -31,7 +31,7 @@ cdef enum operation_kind:
 
 
 cdef struct counters_t:
-    # Key positions since the last reset, kept by each worker for itself.
+    # Key positions (and one time) since the last reset, kept by each worker for itself.
     int64_t pulled_keys
     int64_t pulled_local
     int64_t pulled_shared
@@ -44,6 +44,7 @@ cdef struct counters_t:
     int64_t localize_local
     int64_t sampled_keys
     int64_t sampled_local
+    int64_t waited_nanoseconds  # in which calls waited for operations: not in barriers
 
 
 cdef struct operation_t:

@@ -1149,15 +1149,18 @@ cdef class Worker:
     cdef int make_room(self) noexcept nogil:
         """Too many bytes are in flight: drive until there are fewer."""
         cdef int status = TIMED_OUT
+        cdef int64_t began = now()
         while status == TIMED_OUT:
             status = self.comm.wait(self.seat, has_room, self.protocol, SIGNAL_EVERY)
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
+        self.seat.counters.waited_nanoseconds += now() - began
         return status
 
     cdef int wait_for_round(self) noexcept nogil:
         """This rank runs ahead of what the others know of it: drive until its next round has begun."""
         cdef replication_t* replication = &self.protocol.replication
+        cdef int64_t began = now()
         cdef int status
         fetch_add32(&replication.waiting, 1)
         status = begin_round_if_due(replication)
@@ -1168,6 +1171,7 @@ cdef class Worker:
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
         fetch_add32(&replication.waiting, <uint32_t>-1)
+        self.seat.counters.waited_nanoseconds += now() - began
         return status
 
     cdef bint is_interrupted(self) noexcept with gil:
@@ -1194,13 +1198,17 @@ cdef class Worker:
         In slices, between which the main thread looks for signals (in others that does nothing), holding no lock.
         """
         cdef int64_t began, time
-        cdef bint reported = False
+        cdef bint counts, reported = False
         cdef int status
         if ready(what):
             return OK
+        # When it is done, an operation may belong to somebody else already: its kind is read before.
+        counts = ready != has_mail and not (ready == is_finished and (<operation_t*>what).kind == MEET)
         began = time = now()
         while True:
             status = self.comm.wait(self.seat, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
+            if counts:
+                self.seat.counters.waited_nanoseconds += now() - time
             if status != TIMED_OUT:
                 return self.check(status)
             time = now()

@@ -101,6 +101,33 @@ class Collectives:
         worker._nudge()
         return result
 
+    def attempt(self, worker, what, fn, *args):
+        """Call `fn` on every rank, one caller on each; what fails on any rank fails on all of them.
+
+        Returns
+        -------
+        list
+            The results by rank.
+
+        Raises
+        ------
+        Exception
+            The one of the first rank that had one, by its kind and text.
+        """
+        try:
+            outcome = fn(*args), None
+        except Exception as error:
+            outcome = None, error
+        outcomes = self.exchange(worker, what, (outcome[0], _portable(outcome[1])), list)
+        for rank, (_, error) in enumerate(outcomes):
+            if error is not None:
+                if rank == self._rank:
+                    raise outcome[1]
+                if hasattr(error, "add_note"):  # from Python 3.11 on
+                    error.add_note(f"(on rank {rank})")
+                raise error
+        return [result for result, _ in outcomes]
+
     def _value_of(self, worker, rank, what):
         there, value = pickle.loads(worker._receive(rank))
         if there != what:
@@ -135,6 +162,15 @@ def _reduce(op, arrays):
     if len(shapes) > 1:
         raise ValueError(f"allreduce of different shapes: {', '.join(map(str, sorted(shapes)))}")
     return np.asarray(functools.reduce(_OPERATORS[op], arrays))
+
+
+def _portable(error):
+    """An exception that survives a journey to another rank; others become a `LapseError` with their text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return LapseError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def ignore(values):

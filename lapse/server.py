@@ -7,6 +7,7 @@ error of MPI) is told to all ranks, and every later call raises it.
 import atexit
 import contextlib
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import traceback
 import numpy as np
 from mpi4py import MPI
 
-from lapse import _mpi_choice, doorbells
+from lapse import _mpi_choice, checkpoint, doorbells
 from lapse._arrays import convert_keys, outside
 from lapse._comm import Comm
 from lapse._draws import Table
@@ -406,9 +407,7 @@ class Server:
         init = as_initializer(init)
         keys = np.unique(self._as_keys(keys))
         with self._lock:
-            self._control._wait_for_rank()  # a key that is on its way would be filled by nobody
-            self._control.wait_replica_sync()
-            self._exchange("the start of initialize")
+            self._come_to_rest("initialize")
             self._fill(keys[self._store.is_here(keys)], init)
             self._exchange("the end of initialize")
 
@@ -420,6 +419,99 @@ class Server:
                 part = group[first : first + block]
                 values = init.values(part, int(length), self.seed).astype(self.dtype)
                 self._store.fill(part, values.reshape(-1))
+
+    def save(self, path, metadata=None):
+        """Write all values into a folder, every rank those that it owns. Collective.
+
+        The values are those after all operations that were issued before the call; nobody may use the server
+        during it. A save that is killed or fails at whatever moment leaves the one before it as it was; a save that
+        succeeds deletes it. Files in the folder that are not Lapse's are left alone.
+
+        Parameters
+        ----------
+        path : path-like
+            The same on all ranks, on a file system that all of them see. It is made where it is missing, its
+            parent is not.
+        metadata : dict, optional
+            Anything that fits into JSON, to be had back from `load`. That of rank 0 counts.
+
+        Raises
+        ------
+        OSError, CheckpointError, ValueError, TypeError
+            On every rank, where something cannot be written on one; the server can be used as before.
+
+        Notes
+        -----
+        The format is described in `lapse.checkpoint`; the `safetensors` package reads the files.
+        """
+        self._check_open()
+        with self._lock:
+            self._attempt("the start of save", _check_path, path)
+            paths = self._exchange("the path of save", os.fspath(path), list)
+            if len(set(paths)) > 1:
+                raise ValueError(f"save needs the same path on all ranks, not {', '.join(sorted(set(paths)))}")
+            self._come_to_rest("save")
+            step = self._attempt("a new step", self._on_rank_0, checkpoint.begin_step, path)[0]
+            folder = os.path.join(path, step)
+            try:
+                files = self._attempt("the values of save", checkpoint.write_values, folder, self._store, self.rank)
+                shape = checkpoint.shape_of(self._store)
+                self._attempt(
+                    "the end of save", self._on_rank_0, checkpoint.commit_step, path, step, shape, files, metadata or {}
+                )
+            except Exception:
+                if self.rank == 0:
+                    checkpoint.discard_step(path, step)
+                raise
+            self._attempt("tidying", self._on_rank_0, checkpoint.delete_other_steps, path, step)
+
+    def load(self, path):
+        """Read what `save` wrote, with any number of ranks; values go where their keys are now. Collective.
+
+        Every value of the server is replaced; where the checkpoint has none, by zeros.
+
+        Parameters
+        ----------
+        path : path-like
+            As it was given to `save`.
+
+        Returns
+        -------
+        dict
+            The metadata that was given to `save`.
+
+        Raises
+        ------
+        FileNotFoundError
+            On every rank, where there is no complete checkpoint.
+        CheckpointError
+            On every rank, where the checkpoint is damaged or of a server with other keys, lengths or dtype; the
+            values are then as they were before. (An OSError of a disk that fails while values are read may leave
+            some replaced and others not.)
+        """
+        self._check_open()
+        with self._lock:
+            manifest = self._attempt("the start of load", self._on_rank_0, checkpoint.read_manifest, path)[0]
+            self._attempt("the checks of load", self._check_checkpoint, path, manifest)
+            self._come_to_rest("load")
+            self._attempt("the values of load", checkpoint.read_values, path, manifest, self._store)
+        return manifest["metadata"]
+
+    def _check_checkpoint(self, path, manifest):
+        checkpoint.check_shape(path, manifest, checkpoint.shape_of(self._store))
+        checkpoint.check_files(path, manifest, self.rank, self.size)
+
+    def _come_to_rest(self, what):
+        """Wait until nothing is under way on any rank; then who is where stays as it is until somebody moves it."""
+        self._control._wait_for_rank()  # a key that is on its way would be here and there, or nowhere
+        self._control.wait_replica_sync()
+        self._exchange(f"rest before {what}")
+
+    def _attempt(self, what, fn, *args):
+        return self._collectives.attempt(self._control, what, fn, *args)
+
+    def _on_rank_0(self, fn, *args):
+        return fn(*args) if self.rank == 0 else None
 
     def owner(self, keys):
         """The rank that owns each key now, as its home knows it. Not collective.
@@ -658,6 +750,10 @@ def _management(replication):
         average=replication.average,
         clip=replication.clip,
     )
+
+
+def _check_path(path):
+    pathlib.Path(path)  # a TypeError for what is no path
 
 
 def _sum_by_name(dictionaries):

@@ -1,0 +1,360 @@
+"""Floor 5. Checkpoints: all values of a server in a folder, written and read by all ranks together.
+
+    path/CURRENT                        the name of the newest complete step
+    path/step-000012/manifest.json      what the step contains, with a checksum for each file
+    path/step-000012/rank-00003-00000.safetensors
+
+A file holds some keys of one rank: `keys`, int64 of shape (n,), ascending, and their `values`, of shape (n, L)
+where all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
+Any reader of the safetensors format reads them (https://huggingface.co/docs/safetensors). Values that were never
+written are left out: they are zero.
+
+Two phases, as in PyTorch-BigGraph's `train_cpu.py`: a step is written into a folder of its own and brought to disk;
+when all ranks have confirmed that, CURRENT is replaced by `rename`, which is atomic. Whatever is killed at whatever
+moment, CURRENT names a complete step. This module has the steps of one rank; `Server.save` and `Server.load`
+put them in order and let the ranks meet in between.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lapse.errors import LapseError
+
+VERSION = 1
+CURRENT, MANIFEST = "CURRENT", "manifest.json"
+FILE_BYTES = 64 << 20  # of values in one file, and in memory while it is written
+BLOCK_BYTES = 4 << 20  # of values that are read at a time
+BLOCK_KEYS = 65536
+_STEP = re.compile(r"step-(\d{6,})")
+_OURS = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|manifest\.json")
+
+
+class CheckpointError(LapseError, ValueError):
+    """A checkpoint is damaged, or does not fit the server that is to load it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a server and its checkpoint must have in common.
+
+    Attributes
+    ----------
+    num_keys : int
+    dtype : str
+    value_lengths : int or str
+        Elements of every value, or a digest of the lengths by key where they vary.
+    """
+
+    num_keys: int
+    dtype: str
+    value_lengths: int | str
+
+
+def shape_of(store):
+    """The `Shape` of the values of a `Store`."""
+    if store.length >= 0:
+        return Shape(store.num_keys, store.dtype.name, store.length)
+    digest = hashlib.sha256()
+    for first in range(0, store.num_keys, BLOCK_KEYS):
+        keys = np.arange(first, min(first + BLOCK_KEYS, store.num_keys))
+        digest.update(store.value_length(keys).astype("<i8").tobytes())
+    return Shape(store.num_keys, store.dtype.name, "sha256:" + digest.hexdigest())
+
+
+# Writing ----------------------------------------------------------------------------------------------
+
+
+def begin_step(path):
+    """Make the folder of the next step, and `path` itself where it is missing; returns the step's name.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the parent of `path` is missing.
+    """
+    path = Path(path)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        _sync_folder(path.absolute().parent)
+    step = f"step-{max(_steps(path), default=0) + 1:06d}"
+    (path / step).mkdir()
+    return step
+
+
+def write_values(folder, store, rank):
+    """Write the values that are this rank's to save; returns a description of each file for the manifest."""
+    described, key = [], 0
+    while key < store.num_keys:
+        keys, key = store.written_keys(key, FILE_BYTES)
+        if len(keys):
+            name = f"rank-{rank:05d}-{len(described):05d}.safetensors"
+            described.append(_write_file(Path(folder) / name, store, keys))
+    _sync_folder(folder)
+    return described
+
+
+def _write_file(path, store, keys):
+    values = store.read(keys)
+    if store.length >= 0:
+        tensors = {"keys": keys, "values": values.reshape(len(keys), -1)}
+    else:
+        tensors = {"keys": keys, "values": values, "lengths": store.value_length(keys)}
+    data = safetensors.numpy.save(tensors, {"format": "lapse", "version": str(VERSION)})
+    _write(path, data)
+    return {"name": path.name, "bytes": len(data), "crc32": zlib.crc32(data), "keys": len(keys)}
+
+
+def commit_step(path, step, shape, files, metadata):
+    """Let `step`, whose files are all on disk, be the newest complete one.
+
+    Parameters
+    ----------
+    files : list of list of dict
+        By rank, what `write_values` returned.
+    metadata : dict
+        Whatever the caller wants to find again; must fit into JSON.
+    """
+    folder = Path(path) / step
+    manifest = {
+        "format": "lapse checkpoint",
+        "version": VERSION,
+        **dataclasses.asdict(shape),
+        "ranks": len(files),
+        "files": [file for rank in files for file in rank],
+        "metadata": metadata,
+    }
+    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    _sync_folder(folder)
+    write_atomically(Path(path) / CURRENT, f"{step}\n".encode())
+
+
+def write_atomically(path, data):
+    """Put bytes on disk under a name that has either the old content or the new one, at any moment."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.new")
+    _write(temporary, data)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def discard_step(path, step):
+    """Delete a step whose save has failed, unless it is the newest complete one all the same."""
+    with contextlib.suppress(OSError, CheckpointError):
+        if current_step(path) == step:
+            return
+    _delete_step(path, step)
+
+
+def _delete_step(path, step):
+    """Delete what Lapse wrote of a step; a folder with other files in it stays, with these."""
+    folder = Path(path) / step
+    with contextlib.suppress(OSError):
+        # The manifest first: a step without one was never complete.
+        for file in sorted(folder.iterdir(), key=lambda file: file.name != MANIFEST):
+            if _OURS.fullmatch(file.name):
+                file.unlink()
+        folder.rmdir()
+
+
+def delete_other_steps(path, step):
+    """Delete all steps but one, complete or not."""
+    for number in _steps(path):
+        if (other := f"step-{number:06d}") != step:
+            _delete_step(path, other)
+
+
+def _steps(path):
+    """The numbers of the folders that look like steps."""
+    matches = (_STEP.fullmatch(entry.name) for entry in os.scandir(path) if entry.is_dir())
+    return [int(match[1]) for match in matches if match]
+
+
+def _write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path):
+    """Bring the names in a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Reading ----------------------------------------------------------------------------------------------
+
+
+def current_step(path):
+    """The name of the newest complete step.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    CheckpointError
+        Where CURRENT does not name a step.
+    """
+    path = Path(path)
+    try:
+        text = (path / CURRENT).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no complete checkpoint in {path}: it has no file {CURRENT}"
+        ) from None
+    if not _STEP.fullmatch(text):
+        raise CheckpointError(f"{path / CURRENT} has {text[:40]!r}, not the name of a step")
+    return text
+
+
+def read_manifest(path, step=None):
+    """What a checkpoint contains.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder that was saved to.
+    step : str, optional
+        By default the newest complete one.
+
+    Returns
+    -------
+    dict
+        As in the file, and the `step`.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        Where there is no checkpoint; where it is damaged or of another version.
+    """
+    step = step or current_step(path)
+    file = Path(path) / step / MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing, though {CURRENT} names this step") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != "lapse checkpoint":
+        raise CheckpointError(f"{file} is not the manifest of a Lapse checkpoint")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(
+            f"{file}: version {manifest.get('version')!r} of the format, but this Lapse reads version {VERSION}"
+        )
+    _check_fields(file, manifest)
+    return {**manifest, "step": step}
+
+
+def _check_fields(file, manifest):
+    kinds = {"num_keys": int, "dtype": str, "value_lengths": (int, str), "files": list, "metadata": dict}
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            raise CheckpointError(f"{file}: {name} is {manifest.get(name)!r}")
+    for entry in manifest["files"]:
+        if not (isinstance(entry, dict) and _OURS.fullmatch(str(entry.get("name")))
+                and all(isinstance(entry.get(name), int) for name in ("bytes", "crc32", "keys"))):
+            raise CheckpointError(f"{file}: not the description of a file: {entry!r}")
+
+
+def check_shape(path, manifest, shape):
+    """Raise where a checkpoint was saved by a server with other keys, lengths or dtype."""
+    for name, ours in dataclasses.asdict(shape).items():
+        if manifest[name] != ours:
+            raise CheckpointError(
+                f"{path}: {name} is {manifest[name]!r} in the checkpoint, but {ours!r} in this server: "
+                "load it into a server with the keys, lengths and dtype of the one that saved it"
+            )
+
+
+def check_files(path, manifest, share, shares):
+    """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest."""
+    folder = Path(path) / manifest["step"]
+    for entry in manifest["files"][share::shares]:
+        _check_file(folder / entry["name"], entry, manifest)
+
+
+def _check_file(path, entry, manifest):
+    crc, size = 0, 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                crc, size = zlib.crc32(block, crc), size + len(block)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing, though the manifest lists it") from None
+    if size != entry["bytes"]:
+        raise CheckpointError(f"{path} has {size} bytes, but {entry['bytes']} were written")
+    if crc != entry["crc32"]:
+        raise CheckpointError(f"{path} is damaged: its checksum is {crc}, but was {entry['crc32']}")
+    with _opened(path) as file:
+        _check_tensors(path, file, entry, manifest)
+
+
+def _check_tensors(path, file, entry, manifest):
+    """Whether names, dtypes, shapes and keys are what the manifest says (checksums tell of damage only)."""
+    uniform = isinstance(manifest["value_lengths"], int)
+    names = {"keys", "values"} if uniform else {"keys", "values", "lengths"}
+    if set(file.keys()) != names:
+        raise CheckpointError(f"{path} has tensors {sorted(file.keys())}, not {sorted(names)}")
+    keys = file.get_tensor("keys")
+    if keys.dtype != np.int64 or keys.shape != (entry["keys"],):
+        raise CheckpointError(f"{path}: keys are {keys.dtype} of shape {keys.shape}, not int64 of ({entry['keys']},)")
+    if len(keys) and not (keys[0] >= 0 and keys[-1] < manifest["num_keys"] and (np.diff(keys) > 0).all()):
+        raise CheckpointError(f"{path}: keys are not ascending numbers below {manifest['num_keys']}")
+    values = file.get_slice("values")
+    rows = (len(keys), manifest["value_lengths"]) if uniform else (int(file.get_tensor("lengths").sum()),)
+    dtype = {"F32": "float32", "F64": "float64"}.get(values.get_dtype(), values.get_dtype())
+    if dtype != manifest["dtype"] or tuple(values.get_shape()) != rows:
+        raise CheckpointError(
+            f"{path}: values are {dtype} of shape {tuple(values.get_shape())}, not {manifest['dtype']} of {rows}"
+        )
+
+
+@contextlib.contextmanager
+def _opened(path):
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_values(path, manifest, store):
+    """Put the values of a checkpoint into those keys that lie on this rank; all others here are zero afterwards.
+
+    What was checked by `check_files` is not checked again. Reads a few MB at a time.
+    """
+    store.clear()
+    for entry in manifest["files"]:
+        with _opened(Path(path) / manifest["step"] / entry["name"]) as file:
+            _read_file(file, store)
+
+
+def _read_file(file, store):
+    keys = file.get_tensor("keys")
+    lengths = store.value_length(keys)
+    ends = np.cumsum(lengths)
+    values, first = file.get_slice("values"), 0
+    while first < len(keys):
+        begin = ends[first] - lengths[first]
+        last = max(first + 1, int(np.searchsorted(ends, begin + BLOCK_BYTES // store.dtype.itemsize, side="right")))
+        here = store.is_here(keys[first:last])
+        if here.any():
+            rows = (first, last) if store.length >= 0 else (int(begin), int(ends[last - 1]))
+            block = values[rows[0] : rows[1]].reshape(-1)
+            if not here.all():
+                block = block[np.repeat(here, lengths[first:last])]
+            store.fill(keys[first:last][here], block)
+        first = last
