@@ -59,6 +59,18 @@ def _bounded(kind: type, text: str, low: float):
     return value
 
 
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The options of a command line, and in ``given`` the names of those that were on it.
+
+    Options with ``action="append"`` are not supported.
+    """
+    args = parser.parse_args(argv)
+    unset = object()  # argparse leaves alone what a namespace has already, unless it is on the command line
+    given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
+    args.given = frozenset(name for name, value in vars(given).items() if value is not unset)
+    return args
+
+
 def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int, dim: int):
     """Add the options that every training application has; `epochs` and `dim` are defaults.
 
@@ -80,7 +92,8 @@ def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int, dim: int
     system = add_system_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="DIR",
-                        help="folder for the model (made where it is missing)")
+                        help="folder for the model and for checkpoints (made where it is missing)")
+    add_checkpoint_options(output)
     add_report_options(output)
     return system, output
 
@@ -98,10 +111,22 @@ def add_system_options(parser: argparse.ArgumentParser):
     return system
 
 
+def add_checkpoint_options(group) -> None:
+    """Add what concerns the continuation of a run."""
+    group.add_argument("--checkpoint-every", type=positive_int, metavar="N",
+                       help="save a checkpoint under --output every N epochs (one is saved in any case at "
+                            "the end, after SIGINT or SIGTERM, and after --max-runtime)")
+    group.add_argument("--resume", action="store_true",
+                       help="continue from the newest complete checkpoint under --output, with the options of "
+                            "that run; start anew where there is none")
+
+
 def add_report_options(group) -> None:
     """Add what concerns reporting."""
     group.add_argument("--metrics", type=Path, metavar="FILE",
-                       help="write one JSON object per epoch, with the server's counters of it")
+                       help="write one JSON object per epoch, with the time and the server's counters of it")
+    group.add_argument("--plot", type=Path, metavar="FILE",
+                       help="draw loss, quality and locality over epochs (needs matplotlib)")
     group.add_argument("--no-progress", action="store_true", help="show no progress")
 
 
@@ -123,11 +148,11 @@ def collectively(comm, fn: Callable, *args) -> Any:
         result = fn(*args)
     except Exception as raised:
         log.debug("failed", exc_info=True)
-        error = describe(raised)
-    errors = comm.allgather(error)
-    for rank, message in enumerate(errors):
+        of_all = isinstance(raised, AppError) or comm.size == 1  # says itself what is wrong, wherever
+        error = describe(raised) if of_all else f"rank {comm.rank}: {describe(raised)}"
+    for message in comm.allgather(error):
         if message is not None:
-            raise AppError(message if comm.size == 1 else f"rank {rank}: {message}")
+            raise AppError(message)
     return result
 
 
@@ -199,19 +224,36 @@ class Metrics:
     Parameters
     ----------
     path
-        The file, started anew; None: write nothing.
+        The file; None: write nothing.
+    epoch
+        Keep the lines of the epochs up to this one, which a resumed run goes on from; None: start anew.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, epoch: int | None = None) -> None:
         self._path = path
         if path is not None:
-            path.write_text("")
+            kept = _lines_up_to(path, epoch) if epoch is not None and path.exists() else []
+            path.write_text("".join(kept), encoding="utf-8")
 
     def write(self, **figures) -> None:
         """Append a line; it is on disk when this returns, should the job end early."""
         if self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(figures) + "\n")
+
+
+def _lines_up_to(path: Path, epoch: int) -> list[str]:
+    """The lines of complete epochs; one that a kill has cut in two is none."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            figures = json.loads(line)
+        except ValueError:
+            break
+        if figures["epoch"] > epoch:
+            break
+        kept.append(line + "\n")
+    return kept
 
 
 def result_line(app: str, server_size: int, workers: int, **figures) -> str:

@@ -116,7 +116,7 @@ def fraction(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the application with the given arguments (default: those of the command line)."""
-    args = make_parser().parse_args(argv)
+    args = _base.parse(make_parser(), argv)
     from mpi4py import MPI  # not before: `--help` must not start MPI
 
     with _base.job(MPI.COMM_WORLD):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 import lapse
 from lapse.apps import _base
+from lapse.apps._training import Training
 from lapse.apps.word2vec import corpus, model_io, placement, stdlib_corpus
 from lapse.apps.word2vec._kernel import Trainer
 from lapse.apps.word2vec.placement import Placement
@@ -70,68 +70,37 @@ class Plan:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch came to, over all workers of all ranks; the same on every rank."""
+    """What an epoch came to, over all workers of all ranks; the same on every rank.
+
+    `done` is, by worker, how much of its share lies behind it.
+    """
 
     loss: float | None
     pairs: int
     words: int
-    stopped: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training run came to; the same on every rank but for the seconds.
-
-    `stats` are the counters of all ranks over all epochs.
-    """
-
-    epochs: int
-    loss: float | None
-    seconds: list[float]
-    words: int
-    stats: dict
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """The mean over the epochs."""
-        return sum(self.seconds) / max(len(self.seconds), 1)
-
-    @property
-    def words_per_second(self) -> float:
-        """Over all ranks and epochs."""
-        return self.words / max(sum(self.seconds), 1e-9)
+    done: list[float]
 
 
 def run(args: argparse.Namespace, comm) -> None:
     """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
-    metrics = _base.collectively(comm, _prepare_output, args, comm.rank)
+    training = Training("word2vec", comm, args, quality=("words_per_second",))
+    if training.repeat_result():
+        return
+    args = training.args
     text = survey(comm, locate_corpus(comm, args.corpus), args.workers, args.min_count)
     plan = make_plan(comm, args, text)
-    with open_server(comm, plan) as server:
-        outcome = train(server, plan, metrics)
-        if args.output is not None:
+    with open_server(comm, plan, training.seed) as server:
+        training.restore(server)
+        train(server, plan, training)
+        if args.output is not None and not training.is_interrupted:
             save(server, text.vocabulary, args.output, args.dim, args.binary)
-    if comm.rank == 0:
-        print(_result(args, comm.size, text, outcome), flush=True)
+    training.finish(vocab=len(text.vocabulary), words_per_second=_words_per_second(training.history))
 
 
-def _prepare_output(args: argparse.Namespace, rank: int) -> _base.Metrics:
-    """Find out now, not after hours of training, that something cannot be written."""
-    if rank != 0:
-        return _base.Metrics(None)
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.output, os.W_OK):
-            raise PermissionError(f"cannot write to {args.output}")
-    return _base.Metrics(args.metrics)
-
-
-def _result(args: argparse.Namespace, ranks: int, text: Text, outcome: Outcome) -> str:
-    return _base.result_line(
-        "word2vec", ranks, args.workers, epochs=outcome.epochs,
-        seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss,
-        vocab=len(text.vocabulary), words_per_second=outcome.words_per_second,
-    )
+def _words_per_second(history: list[dict]) -> float:
+    """Over all epochs."""
+    seconds = sum(each["seconds"] for each in history)
+    return sum(each["seconds"] * each["words_per_second"] for each in history) / max(seconds, 1e-9)
 
 
 # --- corpus ----------------------------------------------------------------------------------
@@ -217,11 +186,11 @@ def make_plan(comm, args: argparse.Namespace, text: Text) -> Plan:
     return Plan(args, text, chosen)
 
 
-def open_server(comm, plan: Plan) -> lapse.Server:
+def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
     args, chosen = plan.args, plan.placement
     keys = 2 * len(plan.text.vocabulary)
-    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=args.seed,
+    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=seed,
                           replicated_keys=chosen.replicated_keys, replication=chosen.replication,
                           sampling=chosen.sampling)
     bound = 0.5 / args.dim
@@ -229,49 +198,37 @@ def open_server(comm, plan: Plan) -> lapse.Server:
     return server
 
 
-def train(server: lapse.Server, plan: Plan, metrics: _base.Metrics) -> Outcome:
-    """Run the epochs."""
-    seconds, words, loss, finished, stats = [], 0, None, 0, []
-    for epoch in range(plan.args.epochs):
-        server.reset_stats()
-        start = time.perf_counter()
-        result = server.run(train_epoch, server, plan, epoch)[0]
-        seconds.append(time.perf_counter() - start)
-        words, loss = words + result.words, result.loss
-        stats.append(server.stats(all_ranks=True))
-        _report_epoch(server, metrics, epoch, seconds[-1], result, stats[-1])
-        if result.stopped:
-            log.info("stopped by --max-runtime in epoch %d", epoch + 1)
-            break
-        finished += 1
-    stats = _base.sum_stats(stats)
-    log.info(_base.locality_report(stats, len(seconds)))
-    return Outcome(finished, loss, seconds, words, stats)
-
-
-def _report_epoch(server, metrics, epoch, seconds, result: EpochResult, stats: dict) -> None:
-    if server.rank != 0:
-        return
-    metrics.write(epoch=epoch + 1, seconds=seconds, loss=result.loss, pairs=result.pairs,
-                  words_per_second=result.words / seconds, stats=stats)
-    log.info("epoch %d: %.1f s, %s words/s, loss %s, %.1f%% of accesses local", epoch + 1, seconds,
-             f"{result.words / seconds:,.0f}", _show(result.loss), 100 * _base.local_share(stats))
+def train(server: lapse.Server, plan: Plan, training: Training) -> None:
+    """Run the epochs that are left; the first of them may have begun before."""
+    begun = (training.state or {}).get("done")
+    for epoch in training.epochs(server):
+        result = server.run(train_epoch, server, plan, training, epoch, begun)[0]
+        training.meet()
+        training.end_epoch(
+            loss=result.loss, pairs=result.pairs, words_per_second=result.words / training.seconds,
+            state={"done": result.done} if training.is_partial else None)
+        begun = None
 
 
 def _show(loss: float | None) -> str:
     return "none (no pairs)" if loss is None else f"{loss:.4f}"
 
 
-def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, epoch: int) -> EpochResult:
-    """Train one worker's share once."""
+def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
+                begun: list[float] | None) -> EpochResult:
+    """Train one worker's share once; without what lies behind it, where the epoch had begun in another process."""
     trainer = make_trainer(kv, plan, epoch)
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
     reporter = Reporter(server, plan, epoch) if kv.id == 0 else None
     share = corpus.Share(plan.text.path, kv.id, kv.num_workers)
-    stopped = False
+    behind = _share_behind(kv, begun)
+    skipped = 0
     for block in read_blocks(share, plan.text.vocabulary):
-        stopped = _base.out_of_time(plan.args.max_runtime)
-        if stopped:
+        if schedule.fraction < behind:
+            schedule.advance(block.read)
+            skipped = schedule.words
+            continue
+        if training.should_stop():
             break
         trainer.train(block.words, block.ends, *schedule.advance(block.read))
         if reporter is not None:
@@ -279,7 +236,14 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, epoch: int) 
     trainer.finish()
     if reporter is not None:
         reporter.close()
-    return _sum_up(kv, trainer, schedule.words, stopped)
+    return _sum_up(kv, trainer, schedule, skipped)
+
+
+def _share_behind(kv: lapse.Worker, begun: list[float] | None) -> float:
+    """How much of its share a worker need not train again; with another number of workers, the mean."""
+    if begun is None:
+        return 0.0
+    return begun[kv.id] if len(begun) == kv.num_workers else sum(begun) / len(begun)
 
 
 def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
@@ -298,10 +262,12 @@ def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def _sum_up(kv: lapse.Worker, trainer: Trainer, words: int, stopped: bool) -> EpochResult:
-    mine = np.array([trainer.loss, trainer.pairs, words, stopped], dtype=np.float64)
-    loss, pairs, words, stops = kv.allreduce(mine)
-    return EpochResult(float(loss / pairs) if pairs else None, int(pairs), int(words), stops > 0)
+def _sum_up(kv: lapse.Worker, trainer: Trainer, schedule: Schedule, skipped: int) -> EpochResult:
+    done = np.zeros(kv.num_workers)
+    done[kv.id] = schedule.fraction
+    mine = np.array([trainer.loss, trainer.pairs, schedule.words - skipped], dtype=np.float64)
+    loss, pairs, words, *done = kv.allreduce(np.concatenate([mine, done])).tolist()
+    return EpochResult(loss / pairs if pairs else None, int(pairs), int(words), done)
 
 
 class Schedule:

@@ -1,0 +1,45 @@
+"""``--plot FILE``: loss, quality and locality over epochs, drawn by matplotlib, which is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lapse.apps._base import AppError
+
+
+def require() -> None:
+    """Raise now, not after hours of training, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise AppError("--plot needs matplotlib: pip install 'lapse[plot]'") from None
+
+
+def draw(path: Path, title: str, history: list[dict], quality: tuple[str, ...]) -> None:
+    """Draw what `history` has into a file; its suffix chooses the format.
+
+    Parameters
+    ----------
+    history
+        The figures of each epoch, with ``epoch``, ``loss`` and ``local``.
+    quality
+        Names of further figures to draw.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    panels = [("loss", ("loss",)), ("quality", quality), ("local share of accesses", ("local",))]
+    panels = [(label, names) for label, names in panels if any(_points(history, name) for name in names)]
+    figure = Figure(figsize=(4 * max(len(panels), 1), 3), layout="constrained")
+    figure.suptitle(title)
+    for position, (label, names) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), position, xlabel="epoch", ylabel=label)
+        for name in names:
+            axes.plot(*zip(*_points(history, name)), marker=".", label=name)
+        if len(names) > 1 or names[0] != label and label == "quality":
+            axes.legend()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path)
+
+
+def _points(history: list[dict], name: str) -> list[tuple]:
+    return [(figures["epoch"], figures[name]) for figures in history if figures.get(name) is not None]
