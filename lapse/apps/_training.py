@@ -106,6 +106,11 @@ class Training:
         """The figures of all epochs so far, also of those before this process."""
         return self._saved.history
 
+    @property
+    def stats(self) -> dict:
+        """The counters of all ranks over the epochs of this process."""
+        return _base.sum_stats(self._stats)
+
     def repeat_result(self) -> bool:
         """Whether the run to be resumed is finished; its ``RESULT`` is printed again then."""
         if self._result is None:
@@ -142,7 +147,7 @@ class Training:
         finally:
             self._signals.restore()  # all is saved
         if self._stats:
-            log.info(_base.locality_report(_base.sum_stats(self._stats), len(self._stats)))
+            log.info(_base.locality_report(self.stats, len(self._stats)))
 
     def _begin_epoch(self) -> None:
         self._server.reset_stats()
@@ -247,16 +252,23 @@ class Training:
         Raises
         ------
         SystemExit
-            Instead, where a signal ended the run: with 128 plus its number, as a shell reports it.
+            Instead, where a signal ended the run; see `exit_if_interrupted`.
+        """
+        self.exit_if_interrupted()
+        line = _base.on_rank_0(self._comm, self._conclude, figures)
+        if self._comm.rank == 0:
+            print(line, flush=True)
+
+    def exit_if_interrupted(self) -> None:
+        """End the program where a signal ended the run: with 128 plus its number, as a shell reports it.
+
+        To be called when the server is closed.
         """
         if self.is_interrupted:
             name = signal.Signals(self._signal).name
             log.info("ended by %s after epoch %d; %s", name, self.epoch, "continue with --resume"
                      if self.args.output else "nothing was saved, for lack of --output")
             sys.exit(128 + self._signal)
-        line = _base.on_rank_0(self._comm, self._conclude, figures)
-        if self._comm.rank == 0:
-            print(line, flush=True)
 
     def _conclude(self, figures: dict) -> str:
         history = self.history

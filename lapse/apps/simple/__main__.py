@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 
 from lapse.apps import _base
+from lapse.apps._training import Training
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,54 +38,59 @@ def make_parser() -> argparse.ArgumentParser:
         help="lapse: nothing is replicated; classic: nothing is localized, either (default: %(default)s)")
     add("--seed", type=_base.natural_int, default=1, metavar="N",
         help="taken for uniformity with the other applications: nothing is random here")
+    add("--output", type=Path, metavar="DIR", help="folder for checkpoints (made where it is missing)")
+    add("--max-runtime", type=_base.positive_float, metavar="SECONDS",
+        help="end after the iteration in which the process has run for so long")
+    _base.add_checkpoint_options(parser)
     _base.add_report_options(parser)
     return parser
 
 
-def work(kv, args: argparse.Namespace) -> np.ndarray:
-    """What each worker does; returns the final values."""
+def work(kv, args: argparse.Namespace, iteration: int) -> None:
+    """What each worker does in an iteration."""
     keys = np.arange(args.keys)
-    for iteration in range(args.epochs):
-        kv.push(keys, np.ones((args.keys, args.dim), dtype=np.float32)).wait()
-        values = kv.pull(keys).wait()
-        if not args.no_progress:
-            print(f"worker {kv.id}, iteration {iteration}: first values {values[:, 0].tolist()}",
-                  flush=True)
-        if args.management != "classic":
-            kv.localize(iteration % args.keys).wait()
+    kv.push(keys, np.ones((args.keys, args.dim), dtype=np.float32)).wait()
+    values = kv.pull(keys).wait()
+    if not args.no_progress:
+        print(f"worker {kv.id}, iteration {iteration}: first values {values[:, 0].tolist()}", flush=True)
+    if args.management != "classic":
+        kv.localize(iteration % args.keys).wait()
+
+
+def is_exact(kv, args: argparse.Namespace, expected: int) -> bool:
+    """Whether all workers see the expected sums."""
     kv.wait_replica_sync()
     kv.barrier()  # now all ranks have said so: every update is in every replica
-    return kv.pull(keys).wait()
+    values = kv.pull(np.arange(args.keys)).wait()
+    return bool(kv.allreduce((values == expected).all(), op="min"))
 
 
 def run(args: argparse.Namespace, comm) -> None:
     """Run the workers, check the sums and print the ``RESULT`` line."""
     import lapse
 
-    metrics = _base.collectively(comm, _base.Metrics, args.metrics if comm.rank == 0 else None)
+    training = Training("simple", comm, args)
+    if training.repeat_result():
+        return
+    args = training.args
     replicated = [0] if args.management == "lapse2" else None
     with lapse.Server(args.keys, args.dim, workers=args.workers, comm=comm, seed=args.seed,
                       replicated_keys=replicated) as server:
-        start = time.perf_counter()
-        results = server.run(work, args)
-        seconds = (time.perf_counter() - start) / args.epochs
-        stats = server.stats(all_ranks=True)
-    expected = comm.size * args.workers * args.epochs
-    exact = comm.allreduce(int(all((values == expected).all() for values in results))) == comm.size
-    metrics.write(epoch=args.epochs, seconds=seconds, loss=None, exact=exact, stats=stats)
-    if comm.rank == 0:
-        if not args.no_progress:
-            print(_base.locality_report(stats, args.epochs))
-        print(_base.result_line("simple", comm.size, args.workers, epochs=args.epochs,
-                                seconds_per_epoch=seconds, loss=None, expected=expected,
-                                exact=exact), flush=True)
+        training.restore(server)
+        expected = (training.state or {"expected": 0})["expected"]
+        for iteration in training.epochs(server):
+            server.run(work, args, iteration)
+            expected += server.num_workers
+            training.end_epoch(loss=None, state={"expected": expected})
+        exact = server.run(is_exact, args, expected)[0]
+    training.finish(expected=expected, exact=exact)
     if not exact:
         raise _base.AppError(f"not all values are {expected}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the application with the given arguments (default: those of the command line)."""
-    args = make_parser().parse_args(argv)
+    args = _base.parse(make_parser(), argv)
     from mpi4py import MPI  # not before: `--help` must not start MPI
 
     with _base.job(MPI.COMM_WORLD):

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 
 from lapse.apps import _base
+from lapse.apps._training import Training
 
 RANKS = 4
 EPOCHS = 8
@@ -79,28 +80,27 @@ def run(args: argparse.Namespace, comm) -> None:
     from lapse.apps.word2vec import train
 
     options = training_options("--epochs", args.epochs, "--max-runtime", MAX_RUNTIME)
+    training = Training("word2vec", comm, options)
     say(comm, f"Training word vectors on the documentation of this Python, on {comm.size} ranks.")
     text = train.survey(comm, train.locate_corpus(comm, None), options.workers, options.min_count)
     plan = train.make_plan(comm, options, text)
-    with train.open_server(comm, plan) as server:
-        outcome = train.train(server, plan, _base.Metrics(None))
+    with train.open_server(comm, plan, training.seed) as server:
+        train.train(server, plan, training)
         vectors = server.run(fetch_vectors, len(text.vocabulary))[0]
+    training.exit_if_interrupted()
     if comm.rank == 0:
         print("\nNearest neighbours:\n" + neighbour_table(text.vocabulary, vectors), flush=True)
     say(comm, "\nOne epoch with each management technique:")
     rows = [measure(comm, text, management) for management in ("classic", "lapse", "lapse2")]
     say(comm, comparison_table(rows))
-    say(comm, _base.result_line("word2vec", comm.size, options.workers, epochs=outcome.epochs,
-                                seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss,
-                                vocab=len(text.vocabulary),
-                                words_per_second=outcome.words_per_second))
+    training.finish(vocab=len(text.vocabulary), words_per_second=train.words_per_second(training.history))
 
 
 def training_options(*options) -> argparse.Namespace:
     """The application's defaults, with a few of our own."""
     from lapse.apps.word2vec.__main__ import make_parser
 
-    return make_parser().parse_args([str(option) for option in options])
+    return _base.parse(make_parser(), [str(option) for option in options])
 
 
 def say(comm, text: str) -> None:
@@ -137,12 +137,14 @@ def measure(comm, text, management: str) -> dict:
     from lapse.apps.word2vec import train
 
     options = training_options("--epochs", 1, "--management", management)
+    training = Training("word2vec", comm, options)
     plan = train.make_plan(comm, options, text)
-    with train.open_server(comm, plan) as server:
-        outcome = train.train(server, plan, _base.Metrics(None))
-    return {"management": management, "seconds": outcome.seconds_per_epoch,
-            "local": _base.local_share(outcome.stats), "messages": outcome.stats["messages_sent"],
-            "megabytes": outcome.stats["bytes_sent"] / 1e6, "loss": outcome.loss}
+    with train.open_server(comm, plan, training.seed) as server:
+        train.train(server, plan, training)
+    training.exit_if_interrupted()
+    epoch, stats = training.history[-1], training.stats
+    return {"management": management, "seconds": epoch["seconds"], "local": epoch["local"],
+            "messages": stats["messages_sent"], "megabytes": stats["bytes_sent"] / 1e6, "loss": epoch["loss"]}
 
 
 def comparison_table(rows: list[dict]) -> str:

@@ -94,10 +94,10 @@ def run(args: argparse.Namespace, comm) -> None:
         train(server, plan, training)
         if args.output is not None and not training.is_interrupted:
             save(server, text.vocabulary, args.output, args.dim, args.binary)
-    training.finish(vocab=len(text.vocabulary), words_per_second=_words_per_second(training.history))
+    training.finish(vocab=len(text.vocabulary), words_per_second=words_per_second(training.history))
 
 
-def _words_per_second(history: list[dict]) -> float:
+def words_per_second(history: list[dict]) -> float:
     """Over all epochs."""
     seconds = sum(each["seconds"] for each in history)
     return sum(each["seconds"] * each["words_per_second"] for each in history) / max(seconds, 1e-9)
