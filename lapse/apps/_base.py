@@ -114,8 +114,8 @@ def add_system_options(parser: argparse.ArgumentParser):
 def add_checkpoint_options(group) -> None:
     """Add what concerns the continuation of a run."""
     group.add_argument("--checkpoint-every", type=positive_int, metavar="N",
-                       help="save a checkpoint under --output every N epochs (one is saved in any case at "
-                            "the end, after SIGINT or SIGTERM, and after --max-runtime)")
+                       help="save a checkpoint under --output every N epochs and at the end (default: only "
+                            "where SIGINT, SIGTERM or --max-runtime ends the training before)")
     group.add_argument("--resume", action="store_true",
                        help="continue from the newest complete checkpoint under --output, with the options of "
                             "that run; start anew where there is none")

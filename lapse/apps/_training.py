@@ -81,7 +81,7 @@ class Training:
         self._comm = comm
         self._quality = quality
         self._signals = Signals()
-        self.args, self._saved, self._result, was_found = _base.on_rank_0(comm, _prepare, app, args)
+        self.args, self._saved, self._result, was_found, self._keeps_checkpoints = _base.on_rank_0(comm, _prepare, app, args)
         self.epoch = self._saved.epoch
         self.state = self._saved.state
         self.resumed_from = self.epoch if was_found else None
@@ -226,9 +226,12 @@ class Training:
     # Checkpoints ------------------------------------------------------------------------------
 
     def _is_time_to_save(self) -> bool:
+        if self.args.output is None:
+            return False
+        if self._is_over():  # of use to whoever asks for the result again, and lest an older one is taken for it
+            return self._keeps_checkpoints
         every = self.args.checkpoint_every
-        ends = self._is_over() or self.is_interrupted or self._is_out_of_time
-        return self.args.output is not None and (ends or (every is not None and self.epoch % every == 0))
+        return self.is_interrupted or self._is_out_of_time or (every is not None and self.epoch % every == 0)
 
     def _save(self, state) -> None:
         self._saved.epoch, self._saved.state = self.epoch, state
@@ -279,7 +282,7 @@ class Training:
         line = _base.result_line(self._saved.app, self._comm.size, self.args.workers, **figures)
         if self.args.plot is not None:
             _plot.draw(self.args.plot, self._saved.app, history, self._quality)
-        if self.args.output is not None and self._is_over():
+        if self._keeps_checkpoints and self._is_over():
             _resume.write_result(_resume.folder_of(self.args), json.loads(line.partition(" ")[2]))
         return line
 
@@ -302,7 +305,9 @@ def _prepare(app: str, args: argparse.Namespace):
             args = _resume.take_over(args, saved.options)
     if args.plot is not None:
         _plot.require()
-    return args, saved or _resume.Saved(app, _resume.encode_options(args)), result, saved is not None
+    keeps = args.output is not None and (
+        args.resume or args.checkpoint_every is not None or _resume.folder_of(args).exists())
+    return args, saved or _resume.Saved(app, _resume.encode_options(args)), result, saved is not None, keeps
 
 
 def _show(figures: dict) -> str:
