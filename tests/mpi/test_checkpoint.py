@@ -1,0 +1,209 @@
+"""Checkpoints by several ranks: values equal bit for bit, whoever saved and whoever loads; errors on all ranks."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lapse
+from lapse import checkpoint
+from mpi4py.MPI import COMM_WORLD as comm
+
+NUM_KEYS = 60
+KEYS = np.arange(NUM_KEYS)
+LAST = comm.size - 1
+
+
+@pytest.fixture
+def folder():
+    """The same new folder on all ranks."""
+    path = comm.bcast(tempfile.mkdtemp(prefix="lapse-checkpoint-") if comm.rank == 0 else None)
+    yield Path(path)
+    comm.Barrier()
+    if comm.rank == 0:
+        shutil.rmtree(path)
+
+
+def some_ranks(count):
+    """A communicator of the first ranks; None on the others."""
+    part = comm.Split(0 if comm.rank < count else 1, comm.rank)
+    return part if comm.rank < count else None
+
+
+def move_about(kv, server):
+    """Write some keys (others never), relocate some, and push to those of others without waiting."""
+    keys = KEYS[KEYS % 4 != 0]
+    rng = np.random.default_rng(kv.id)
+    kv.localize(rng.permutation(KEYS)[:20])
+    elements = int(server.value_length(keys).sum())
+    kv.push(keys, (rng.integers(-99, 99, elements) / 8).astype(server.dtype))
+
+
+def pull_all(kv):
+    kv.barrier()
+    values = kv.pull(KEYS).wait()
+    kv.barrier()
+    return values
+
+
+def saved_values(count, path, lengths, dtype, replicated):
+    """Values that `count` ranks have saved."""
+    part = some_ranks(count)
+    values = None
+    if part is not None:
+        with lapse.Server(NUM_KEYS, lengths, dtype, replicated_keys=replicated, comm=part) as server:
+            server.run(move_about, server)
+            server.save(path, {"ranks": count})
+            values = server.run(pull_all)[0]
+        part.Free()
+    return comm.bcast(values)
+
+
+def check_loaded(count, path, lengths, dtype, replicated, expected):
+    """Load by `count` ranks into a server whose keys have moved already."""
+    part = some_ranks(count)
+    if part is None:
+        return
+    with lapse.Server(NUM_KEYS, lengths, dtype, replicated_keys=replicated, comm=part, workers=2) as server:
+        server.run(move_about, server)
+        before = server.local_keys()
+        assert server.load(path)["ranks"] >= 1
+        np.testing.assert_array_equal(server.local_keys(), before)
+        for values in server.run(pull_all):
+            np.testing.assert_array_equal(values.view(np.uint8), expected.view(np.uint8))
+    part.Free()
+
+
+SIZES = sorted({1, 2, comm.size // 2 or 1, comm.size} & set(range(1, comm.size + 1)))
+
+
+@pytest.mark.parametrize("lengths, dtype", [(3, "float32"), (np.arange(1, NUM_KEYS + 1), "float64")], ids=["one", "many"])
+@pytest.mark.parametrize("replicated", [None, [1, 4, 5, 30]], ids=["relocated", "replicated"])
+def test_any_number_of_ranks_loads_what_any_number_has_saved(folder, lengths, dtype, replicated):
+    for savers in SIZES:
+        expected = saved_values(savers, folder / "ck", lengths, dtype, replicated)
+        for loaders in SIZES:
+            check_loaded(loaders, folder / "ck", lengths, dtype, replicated, expected)
+        check_loaded(comm.size, folder / "ck", lengths, dtype, [2, 4], expected)
+        comm.Barrier()
+
+
+def test_each_key_is_saved_once_by_the_rank_that_owns_it(folder):
+    with lapse.Server(NUM_KEYS, 2, replicated_keys=[3, 7]) as server:
+        server.initialize(KEYS, lapse.Normal())
+        server.run(lambda kv: kv.localize(KEYS[kv.id :: comm.size]).wait())
+        server.save(folder)
+        owned = server.local_keys()
+    step = folder / checkpoint.current_step(folder)
+    mine = list(step.glob(f"rank-{comm.rank:05d}-*"))
+    import safetensors.numpy
+
+    keys = np.concatenate([safetensors.numpy.load_file(file)["keys"] for file in mine] or [[]])
+    np.testing.assert_array_equal(np.sort(keys), owned)
+    assert sum(comm.allgather(len(keys))) == NUM_KEYS
+    comm.Barrier()
+
+
+def test_training_goes_on_after_save_and_load(folder):
+    with lapse.Server(NUM_KEYS, 2, replicated_keys=[3, 7]) as server:
+        for _ in range(3):
+            server.run(lambda kv: kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4")))
+            server.save(folder)
+        server.run(lambda kv: kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4")))
+        server.load(folder)
+        server.run(lambda kv: (kv.localize(KEYS), kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4")), kv.wait_replica_sync()))
+        assert (server.run(pull_all)[0] == 4 * comm.size).all()
+    assert comm.allgather(len(list(folder.iterdir()))) == [2] * comm.size  # CURRENT and one step
+
+
+@pytest.mark.parametrize("bad", sorted({0, LAST}))
+def test_a_rank_that_cannot_write_is_an_error_on_all(folder, monkeypatch, bad):
+    with lapse.Server(NUM_KEYS, 2) as server:
+        server.initialize(KEYS, lapse.Constant(1))
+        server.save(folder, {"n": 1})
+        server.initialize(KEYS, lapse.Constant(2))
+        with monkeypatch.context() as patch:
+            if comm.rank == bad:
+                patch.setattr(checkpoint, "write_values", _full)
+            with pytest.raises(OSError, match="No space left") as caught:
+                server.save(folder, {"n": 2})
+            assert comm.rank == bad or f"(on rank {bad})" in getattr(caught.value, "__notes__", [f"(on rank {bad})"])
+        comm.Barrier()
+        assert len(list(folder.iterdir())) == 2
+        assert server.load(folder) == {"n": 1}
+        assert (server.run(pull_all)[0] == 1).all()
+        server.save(folder, {"n": 3})
+        assert server.load(folder) == {"n": 3}
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("bad", sorted({0, LAST}))
+def test_a_rank_that_cannot_read_is_an_error_on_all(folder, monkeypatch, bad):
+    with lapse.Server(NUM_KEYS, 2) as server:
+        server.save(folder)
+        with monkeypatch.context() as patch:
+            if comm.rank == bad:
+                patch.setattr(checkpoint, "check_files", _full)
+            with pytest.raises(OSError, match="No space left"):
+                server.load(folder)
+        server.load(folder)
+
+
+def test_a_damaged_file_is_found_by_whoever_checks_it_and_told_to_all(folder):
+    with lapse.Server(NUM_KEYS, 2) as server:
+        server.initialize(KEYS, lapse.Constant(1))
+        server.save(folder)
+        for number in range(comm.size):
+            comm.Barrier()
+            file = folder / checkpoint.current_step(folder) / f"rank-{number:05d}-00000.safetensors"
+            content = file.read_bytes() if file.exists() else None
+            comm.Barrier()
+            if content is None:
+                continue
+            if comm.rank == 0:
+                file.write_bytes(content[:-1] + b"\x01")
+            comm.Barrier()
+            with pytest.raises(lapse.CheckpointError, match=f"{file.name} is damaged"):
+                server.load(folder)
+            if comm.rank == 0:
+                file.write_bytes(content)
+        comm.Barrier()
+        server.load(folder)
+
+
+def test_errors_that_all_ranks_see(folder):
+    with lapse.Server(NUM_KEYS, 2) as server:
+        with pytest.raises(FileNotFoundError):
+            server.save(folder / "none" / "ck")
+        with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+            server.load(folder)
+        with pytest.raises(TypeError):
+            server.save(None if comm.rank == LAST else folder)
+        if comm.size > 1:
+            with pytest.raises(ValueError, match="same path"):
+                server.save(folder / str(comm.rank))
+        server.save(folder)
+    with lapse.Server(NUM_KEYS, 3) as server, pytest.raises(lapse.CheckpointError, match="value_lengths"):
+        server.load(folder)
+
+
+def test_two_servers_save_at_a_time_each_into_its_folder_and_foreign_files_stay(folder):
+    if comm.rank == 0:
+        (folder / "notes.txt").write_text("mine")
+    with lapse.Server(NUM_KEYS, 2) as one, lapse.Server(9, 1) as other:
+        one.initialize(KEYS, lapse.Normal())
+        for _ in range(2):
+            one.save(folder)
+            other.save(folder / "other")
+        assert other.load(folder / "other") == one.load(folder) == {}
+    assert (folder / "notes.txt").read_text() == "mine"
+    manifest = json.loads((folder / checkpoint.current_step(folder) / "manifest.json").read_text())
+    assert manifest["ranks"] == comm.size
+    assert os.path.isdir(folder / "other")
