@@ -1,0 +1,201 @@
+"""Trainings that are killed, interrupted, stopped by time, and continued."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import launch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
+from app import result_of, run_app, write_topics  # noqa: E402
+
+EPOCHS = 12
+OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
+KILLS = int(os.environ.get("LAPSE_TEST_KILLS", 6))
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory):
+    return write_topics(tmp_path_factory.mktemp("corpus") / "topics.txt", sentences=1500)
+
+
+@contextlib.contextmanager
+def started(ranks, *options, app="word2vec"):
+    """A job of an application in a session of its own."""
+    command = [launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{app}", *options]
+    process = subprocess.Popen(
+        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=launch.job_environment(), start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            launch.kill_group(process)
+
+
+def ranks_of(process):
+    """The processes of the ranks: Python, in the session of the launcher or below it."""
+    parents, ranks = {process.pid}, []
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):
+            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) in parents:
+                parents.add(pid)
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(os.fsencode(sys.executable) + b"\0"):
+                    ranks.append(pid)
+    return ranks
+
+
+def kill_ranks(process):
+    """SIGKILL all ranks, as a machine that loses power would."""
+    for pid in ranks_of(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+
+
+def epochs_done(folder):
+    from lapse import checkpoint
+
+    return checkpoint.read_manifest(folder / "checkpoint")["metadata"]["epoch"]
+
+
+def wait_for_a_checkpoint(folder, process):
+    while process.poll() is None and not (folder / "checkpoint" / "CURRENT").exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.deadline(240)
+def test_whatever_moment_all_ranks_are_killed_at_resuming_works(tmp_path):
+    """The sums of `simple` are exact: nothing is lost of what was saved, and nothing counts twice."""
+    rng = random.Random(3)
+    options = ("-k", 2000, "-v", 50, "-i", 400, "--no-progress", "--output", tmp_path, "--checkpoint-every", 1)
+    resumed, kills = [], 0
+    while kills < KILLS:
+        with started(2, *options, "--resume", app="simple") as process:
+            before = step(tmp_path)
+            while process.poll() is None and step(tmp_path) in (before, None):
+                time.sleep(0.005)
+            time.sleep(rng.random() * 0.1)
+            if process.poll() is not None:
+                break
+            kill_ranks(process)
+            kills += 1
+            resumed.append(epochs_done(tmp_path))
+    assert resumed == sorted(resumed) and len(set(resumed)) > min(KILLS, 5) - 2
+    result = result_of(run_app("simple", 2, *options, "--resume"))
+    assert result["exact"] and result["epochs"] == 400
+    assert result["resumed_from"] is None or result["resumed_from"] >= resumed[-1]
+
+
+def step(folder):
+    with contextlib.suppress(OSError):
+        return (folder / "checkpoint" / "CURRENT").read_text()
+    return None
+
+
+@pytest.mark.deadline(150)
+def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(topics, tmp_path):
+    options = ("--corpus", topics, *OPTIONS)
+    whole = result_of(run_app("word2vec", 2, *options))
+    out = (*options, "--output", tmp_path, "--metrics", tmp_path / "m.jsonl", "--checkpoint-every", 1)
+    for _ in range(3):
+        with started(2, *out, "--resume") as process:
+            before = step(tmp_path)
+            while process.poll() is None and step(tmp_path) in (before, None):
+                time.sleep(0.01)
+            kill_ranks(process)
+    epoch = epochs_done(tmp_path)
+    result = result_of(run_app("word2vec", 3, *out, "--resume"))  # another number of ranks
+    assert result["resumed_from"] == epoch > 0
+    assert result["epochs"] == EPOCHS
+    assert result["loss"] == pytest.approx(whole["loss"], rel=0.01)
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    for line in lines:
+        assert set(line["time"]) == {"compute", "waiting", "evaluation"}
+        assert line["time"]["compute"] <= line["seconds"]
+    again = result_of(run_app("word2vec", 1, "--output", tmp_path, "--resume"))
+    assert again == result
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to", ["all ranks", "one rank"])
+def test_a_signal_ends_training_with_a_checkpoint(topics, tmp_path, number, to):
+    options = ("--corpus", topics, *OPTIONS, "--epochs", 10_000, "--output", tmp_path)
+    with started(3, *options, "--checkpoint-every", 10) as process:
+        wait_for_a_checkpoint(tmp_path, process)
+        ranks = ranks_of(process)
+        assert len(ranks) == 3
+        for pid in ranks if to == "all ranks" else ranks[-1:]:
+            os.kill(pid, number)
+        out, err = process.communicate(timeout=40)
+    assert process.returncode == 128 + number, err
+    assert f"ended by {number.name} after epoch" in err
+    assert "Traceback" not in err
+    assert epochs_done(tmp_path) >= 10
+    assert f"after epoch {epochs_done(tmp_path)};" in err
+    again = result_of(run_app("word2vec", 2, "--output", tmp_path, "--resume", "--max-runtime", 2))
+    assert again["resumed_from"] >= 10
+
+
+def test_a_signal_without_an_output_folder_ends_cleanly_too(topics):
+    with started(2, "--corpus", topics, *OPTIONS, "--epochs", 10_000) as process:
+        assert "words" in process.stderr.readline()
+        for _ in range(2):
+            process.stderr.readline()
+        for pid in ranks_of(process):
+            os.kill(pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == 143
+    assert "nothing was saved, for lack of --output" in err
+
+
+def test_training_goes_on_from_within_an_epoch(tmp_path):
+    """The blocks that lie behind are not trained again."""
+    corpus = write_topics(tmp_path / "topics.txt", sentences=8000)
+    options = ("--corpus", corpus, *OPTIONS, "--epochs", 2, "--slow-down", 20)
+    out = (*options, "--output", tmp_path / "out", "--metrics", tmp_path / "m")
+    first = result_of(run_app("word2vec", 1, *out, "--max-runtime", 1.5))
+    part = json.loads((tmp_path / "m").read_text().splitlines()[-1])
+    assert part["is_partial"] and part["epoch"] == first["epochs"] + 1 <= 2
+    again = result_of(run_app("word2vec", 1, *out, "--resume"))
+    assert (again["resumed_from"], again["epochs"]) == (first["epochs"], 2)
+    lines = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    whole = lines[2 - part["epoch"]]  # of the other epoch
+    if first["epochs"] == 0:
+        assert lines[0]["pairs"] + part["pairs"] == pytest.approx(whole["pairs"], rel=0.02)
+
+
+def test_resuming_where_there_is_nothing_and_where_options_contradict(topics, tmp_path):
+    options = ("--corpus", topics, *OPTIONS[:2], "--no-progress", "--output", tmp_path)
+    first = run_app("word2vec", 2, *options, "--epochs", 1, "--resume")
+    assert "starting anew" in first.stderr
+    assert result_of(first)["resumed_from"] is None
+    wrong = run_app("word2vec", 2, *options, "--epochs", 3, "--resume")
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("--epochs is 3 now, but 1 in the checkpoint") == 1
+    assert "Traceback" not in wrong.stderr
+    none = run_app("word2vec", 2, "--resume")
+    assert none.returncode != 0 and none.stderr.count("--resume needs --output") == 1
+
+
+def test_a_damaged_checkpoint_is_said_once_and_ends_the_job(topics, tmp_path):
+    options = ("--corpus", topics, *OPTIONS[:2], "--no-progress", "--output", tmp_path, "--epochs", 1)
+    result_of(run_app("word2vec", 2, *options, "--checkpoint-every", 1))
+    (tmp_path / "checkpoint" / "result.json").unlink()
+    file = next((tmp_path / "checkpoint").glob("step-*/rank-00001*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    job = run_app("word2vec", 3, *options, "--resume", timeout=30)
+    assert job.returncode != 0 and not job.timed_out
+    assert job.stderr.count(f"{file.name} has") == 1
+    assert "Traceback" not in job.stderr
