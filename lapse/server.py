@@ -424,7 +424,7 @@ class Server:
         """Write all values into a folder, every rank those that it owns. Collective.
 
         The values are those after all operations that were issued before the call; nobody may use the server
-        during it. A save that is killed or fails at whatever moment leaves the one before it as it was; a save that
+        during it: call it between two runs, or from `run` or `worker` where ranks have one worker. A save that is killed or fails at whatever moment leaves the one before it as it was; a save that
         succeeds deletes it. Files in the folder that are not Lapse's are left alone.
 
         Parameters
@@ -446,7 +446,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            self._attempt("the start of save", _check_path, path)
+            self._attempt("the path of save", _check_path, path)
             paths = self._exchange("the path of save", os.fspath(path), list)
             if len(set(paths)) > 1:
                 raise ValueError(f"save needs the same path on all ranks, not {', '.join(sorted(set(paths)))}")
@@ -491,7 +491,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            manifest = self._attempt("the start of load", self._on_rank_0, checkpoint.read_manifest, path)[0]
+            manifest = self._attempt("the manifest of load", self._on_rank_0, checkpoint.read_manifest, path)[0]
             self._attempt("the checks of load", self._check_checkpoint, path, manifest)
             self._come_to_rest("load")
             self._attempt("the values of load", checkpoint.read_values, path, manifest, self._store)
@@ -503,9 +503,15 @@ class Server:
 
     def _come_to_rest(self, what):
         """Wait until nothing is under way on any rank; then who is where stays as it is until somebody moves it."""
+        self._attempt(f"the start of {what}", self._check_can_rest, what)
         self._control._wait_for_rank()  # a key that is on its way would be here and there, or nowhere
         self._control.wait_replica_sync()
         self._exchange(f"rest before {what}")
+
+    def _check_can_rest(self, what):
+        """A worker that waits in a barrier for the one that calls would never rest."""
+        if self._seats_taken.locked() and self._workers > 1:
+            raise RuntimeError(f"{what} while {self._workers} workers of a rank are at work: call it between two runs")
 
     def _attempt(self, what, fn, *args):
         return self._collectives.attempt(self._control, what, fn, *args)
@@ -556,7 +562,8 @@ class Server:
             Key positions pulled, pushed, localized and sampled, how many of them locally, relocations, messages
             and bytes. What was not `_local` and not `_in_transit` was remote. `replica_syncs`: rounds in which this
             rank sent changes of replicas; `replica_keys_sent`: values that it sent for that, as contributions to
-            homes and as sums to the other ranks.
+            homes and as sums to the other ranks. `waited_nanoseconds`: the time that workers spent waiting for
+            operations, together; barriers do not count.
         """
         self._check_open()
         counters = self._counters()

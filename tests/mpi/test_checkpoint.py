@@ -207,3 +207,27 @@ def test_two_servers_save_at_a_time_each_into_its_folder_and_foreign_files_stay(
     manifest = json.loads((folder / checkpoint.current_step(folder) / "manifest.json").read_text())
     assert manifest["ranks"] == comm.size
     assert os.path.isdir(folder / "other")
+
+
+def test_a_worker_saves_where_it_is_the_only_one_of_its_rank(folder):
+    def work(kv, server):
+        kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4"))
+        server.save(folder)
+        kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4")).wait()
+        server.load(folder)
+        kv.barrier()
+        return kv.pull(KEYS).wait()
+
+    with lapse.Server(NUM_KEYS, 2) as server:
+        assert (server.run(work, server)[0] == comm.size).all()
+
+
+def test_a_worker_beside_others_is_told_to_save_elsewhere(folder):
+    def work(kv, server):
+        if kv.id % 2 == 0:
+            server.save(folder)
+        kv.barrier()
+
+    with lapse.Server(NUM_KEYS, 2, workers=2) as server:
+        with pytest.raises((RuntimeError, lapse.RemoteError), match="between two runs"):
+            server.run(work, server)
