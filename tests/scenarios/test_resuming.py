@@ -96,6 +96,50 @@ def test_whatever_moment_all_ranks_are_killed_at_resuming_works(tmp_path):
     assert result["resumed_from"] is None or result["resumed_from"] >= resumed[-1]
 
 
+KILLED_IN_SAVE = """
+import os, signal, sys
+import lapse
+
+path, moment = sys.argv[1], int(sys.argv[2])
+calls = 0
+
+def dying(call):
+    def counted(*args, **options):
+        global calls
+        calls += 1
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **options)
+    return counted
+
+with lapse.Server(20, 3) as server:
+    server.initialize(range(20), lapse.Constant(1))
+    server.save(path, {"n": 1})
+    server.initialize(range(20), lapse.Constant(2))
+    for name in ("mkdir", "fsync", "replace", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+    server.save(path, {"n": 2})
+"""
+
+
+def test_a_save_may_be_killed_before_each_of_its_steps(tmp_path):
+    import lapse
+
+    found, status, moment = [], None, 0
+    with lapse.Server(20, 3) as server:
+        while status != 0:
+            moment += 1
+            folder = tmp_path / f"{moment}"
+            status = launch.run([sys.executable, "-c", KILLED_IN_SAVE, folder, moment]).returncode
+            assert status in (0, -signal.SIGKILL)
+            found.append(server.load(folder)["n"])
+            with server.worker() as kv:
+                assert (kv.pull(range(20)).wait() == found[-1]).all()
+            server.save(folder)
+            assert len(list(folder.iterdir())) == 2  # CURRENT and one step
+    assert found == sorted(found) and {1, 2} == set(found) and len(found) > 8
+
+
 def step(folder):
     with contextlib.suppress(OSError):
         return (folder / "checkpoint" / "CURRENT").read_text()
