@@ -335,7 +335,7 @@ cdef class Store:
         first : int
             Look from this key on.
         most_bytes : int
-            Stop before the values together have more bytes; one value is taken in any case.
+            Stop before keys and values together have more bytes; one value is taken in any case.
 
         Returns
         -------
@@ -346,15 +346,17 @@ cdef class Store:
         """
         cdef key_t key = first
         cdef int64_t count = 0
-        cdef size_t taken = 0
-        keys = np.empty(min(most_bytes // self.c.slabs[0].row_bytes + 1, self.c.num_keys - first), dtype=np.int64)
+        cdef size_t size, taken = 0
+        smallest = self.c.slabs[0].row_bytes + sizeof(key_t)
+        keys = np.empty(min(most_bytes // smallest + 1, self.c.num_keys - first), dtype=np.int64)
         cdef key_t[::1] view = keys
         with nogil:
             while key < self.c.num_keys:
                 if is_written(&self.c, key):
-                    if count > 0 and taken + value_bytes(&self.c, key) > most_bytes:
+                    size = value_bytes(&self.c, key) + sizeof(key_t)
+                    if count > 0 and taken + size > most_bytes:
                         break
-                    taken += value_bytes(&self.c, key)
+                    taken += size
                     view[count] = key
                     count += 1
                 key += 1

@@ -32,7 +32,7 @@ from lapse.errors import LapseError
 
 VERSION = 1
 CURRENT, MANIFEST = "CURRENT", "manifest.json"
-FILE_BYTES = 64 << 20  # of values in one file, and in memory while it is written
+FILE_BYTES = 64 << 20  # of keys and values in one file, and in memory while it is written
 BLOCK_BYTES = 4 << 20  # of values that are read at a time
 BLOCK_KEYS = 65536
 _STEP = re.compile(r"step-(\d{6,})")

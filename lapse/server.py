@@ -446,7 +446,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            self._attempt("the path of save", _check_path, path)
+            self._attempt("the arguments of save", _check_save, path, metadata)
             paths = self._exchange("the path of save", os.fspath(path), list)
             if len(set(paths)) > 1:
                 raise ValueError(f"save needs the same path on all ranks, not {', '.join(sorted(set(paths)))}")
@@ -759,8 +759,10 @@ def _management(replication):
     )
 
 
-def _check_path(path):
+def _check_save(path, metadata):
     pathlib.Path(path)  # a TypeError for what is no path
+    if not isinstance(metadata, (dict, type(None))):
+        raise TypeError(f"metadata must be a dict that fits into JSON, not {type(metadata).__name__}")
 
 
 def _sum_by_name(dictionaries):

@@ -52,6 +52,8 @@ class Training:
         What `_base.parse` returned, with the shared options.
     quality
         Names of the figures that ``--plot`` draws beside the loss.
+    is_logged
+        Tell of each epoch, and of locality at the end.
 
     Attributes
     ----------
@@ -77,9 +79,11 @@ class Training:
         written, ``--plot`` without matplotlib.
     """
 
-    def __init__(self, app: str, comm, args: argparse.Namespace, quality: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: str, comm, args: argparse.Namespace, quality: tuple[str, ...] = (),
+                 is_logged: bool = True) -> None:
         self._comm = comm
         self._quality = quality
+        self._is_logged = is_logged
         self._signals = Signals()
         self.args, self._saved, self._result, was_found, self._keeps_checkpoints = _base.on_rank_0(comm, _prepare, app, args)
         self.epoch = self._saved.epoch
@@ -146,7 +150,7 @@ class Training:
                     raise RuntimeError("an epoch must end with Training.end_epoch")
         finally:
             self._signals.restore()  # all is saved
-        if self._stats:
+        if self._stats and self._is_logged:
             log.info(_base.locality_report(self.stats, len(self._stats)))
 
     def _begin_epoch(self) -> None:
@@ -220,8 +224,13 @@ class Training:
         line = {"epoch": number, "seconds": self.seconds, "loss": loss, **figures}
         self.history.append({**line, "local": _base.local_share(stats), "is_partial": self.is_partial})
         self._metrics.write(**line, is_partial=self.is_partial, time=split, stats=stats)
-        log.info("epoch %d%s: %.1f s, %s, %.1f%% of accesses local", number, " (a part)" * self.is_partial,
-                 self.seconds, _show({"loss": loss, **figures}), 100 * _base.local_share(stats))
+        if self._is_logged:
+            self._log(line, stats)
+
+    def _log(self, line: dict, stats: dict) -> None:
+        figures = {name: value for name, value in line.items() if name not in ("epoch", "seconds")}
+        log.info("epoch %d%s: %.1f s, %s, %.1f%% of accesses local", line["epoch"], " (a part)" * self.is_partial,
+                 self.seconds, _show(figures), 100 * _base.local_share(stats))
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -245,7 +254,7 @@ class Training:
                 raise AppError(f"the last checkpoint could not be written: {error}") from error
             log.warning("no checkpoint after epoch %d, training goes on: %s", self.epoch, error)
             return
-        log.info("saved a checkpoint in %s", folder)
+        log.log(logging.INFO if self._is_logged else logging.DEBUG, "saved a checkpoint in %s", folder)
 
     # The end ----------------------------------------------------------------------------------
 

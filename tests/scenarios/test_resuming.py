@@ -19,7 +19,7 @@ from app import result_of, run_app, write_topics  # noqa: E402
 
 EPOCHS = 12
 OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
-KILLS = int(os.environ.get("LAPSE_TEST_KILLS", 6))
+KILLS = int(os.environ.get("LAPSE_TEST_KILLS", 4))
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +171,7 @@ def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(
     assert again == result
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("to", ["all ranks", "one rank"])
+@pytest.mark.parametrize("number, to", [(signal.SIGTERM, "all ranks"), (signal.SIGINT, "one rank")])
 def test_a_signal_ends_training_with_a_checkpoint(topics, tmp_path, number, to):
     options = ("--corpus", topics, *OPTIONS, "--epochs", 10_000, "--output", tmp_path)
     with started(3, *options, "--checkpoint-every", 10) as process:

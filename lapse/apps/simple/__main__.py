@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, comm) -> None:
     """Run the workers, check the sums and print the ``RESULT`` line."""
     import lapse
 
-    training = Training("simple", comm, args)
+    training = Training("simple", comm, args, is_logged=False)
     if training.repeat_result():
         return
     args = training.args
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace, comm) -> None:
             expected += server.num_workers
             training.end_epoch(loss=None, state={"expected": expected})
         exact = server.run(is_exact, args, expected)[0]
+    if comm.rank == 0 and not args.no_progress:
+        print(_base.locality_report(training.stats, len(training.history)))
     training.finish(expected=expected, exact=exact)
     if not exact:
         raise _base.AppError(f"not all values are {expected}")
