@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from lapse.apps._base import AppError
 
 
@@ -27,15 +29,17 @@ def draw(path: Path, title: str, history: list[dict], quality: tuple[str, ...]) 
     """
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-    panels = [("loss", ("loss",)), ("quality", quality), ("local share of accesses", ("local",))]
+    label = quality[0] if len(quality) == 1 else "quality"
+    panels = [("loss", ("loss",)), (label, quality), ("local share of accesses", ("local",))]
     panels = [(label, names) for label, names in panels if any(_points(history, name) for name in names)]
     figure = Figure(figsize=(4 * max(len(panels), 1), 3), layout="constrained")
     figure.suptitle(title)
     for position, (label, names) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), position, xlabel="epoch", ylabel=label)
+        axes = figure.add_subplot(1, len(panels), position, xlabel="epoch", ylabel=label.replace("_", " "))
         for name in names:
-            axes.plot(*zip(*_points(history, name)), marker=".", label=name)
-        if len(names) > 1 or names[0] != label and label == "quality":
+            points = np.array(_points(history, name), dtype=float).reshape(-1, 2)
+            axes.plot(points[:, 0], points[:, 1], marker=".", label=name.replace("_", " "))
+        if len(names) > 1:
             axes.legend()
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path)

@@ -137,7 +137,7 @@ def test_a_plot_without_matplotlib_is_refused(monkeypatch):
 def test_a_plot_of_what_there_is(tmp_path):
     pytest.importorskip("matplotlib")
     history = [{"epoch": n, "loss": 1 / n, "local": 0.5, "mrr": n if n % 2 else None} for n in (1, 2, 3)]
-    for quality in ((), ("mrr",), ("mrr", "hits1")):
+    for quality in ((), ("mrr",), ("mrr", "never_there"), ("never_there",)):
         _plot.draw(tmp_path / "plot.png", "kge", history, quality)
         assert (tmp_path / "plot.png").read_bytes()[1:4] == b"PNG"
     _plot.draw(tmp_path / "nothing.svg", "kge", [], ())

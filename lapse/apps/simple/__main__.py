@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, comm) -> None:
             training.end_epoch(loss=None, state={"expected": expected})
         exact = server.run(is_exact, args, expected)[0]
     if comm.rank == 0 and not args.no_progress:
-        print(_base.locality_report(training.stats, len(training.history)))
+        print(_base.locality_report(training.stats, training.epoch - (training.resumed_from or 0)))
     training.finish(expected=expected, exact=exact)
     if not exact:
         raise _base.AppError(f"not all values are {expected}")
