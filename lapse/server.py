@@ -36,6 +36,8 @@ _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received"
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
 _REPLICAS = ("replica_syncs", "replica_keys_sent")
 
+_WAITED = "waited_nanoseconds"  # kept with the counters, but a time
+
 _open_servers = {}  # as an ordered set: in the order of creation
 
 
@@ -562,8 +564,7 @@ class Server:
             Key positions pulled, pushed, localized and sampled, how many of them locally, relocations, messages
             and bytes. What was not `_local` and not `_in_transit` was remote. `replica_syncs`: rounds in which this
             rank sent changes of replicas; `replica_keys_sent`: values that it sent for that, as contributions to
-            homes and as sums to the other ranks. `waited_nanoseconds`: the time that workers spent waiting for
-            operations, together; barriers do not count.
+            homes and as sums to the other ranks.
         """
         self._check_open()
         counters = self._counters()
@@ -571,6 +572,27 @@ class Server:
             with self._lock:
                 counters = self._exchange("stats", counters, _sum_by_name)
         return counters
+
+    def seconds_waited(self, all_ranks=False):
+        """The time that workers have spent waiting for operations since the last `reset_stats`, added up.
+
+        Barriers do not count.
+
+        Parameters
+        ----------
+        all_ranks : bool
+            Of the workers of all ranks; collective then.
+
+        Returns
+        -------
+        float
+        """
+        self._check_open()
+        seconds = sum_counters(self._comm)[_WAITED] / 1e9
+        if all_ranks:
+            with self._lock:
+                seconds = self._exchange("seconds_waited", seconds, sum)
+        return seconds
 
     def reset_stats(self):
         """Let this rank's counters start at zero."""
@@ -580,6 +602,7 @@ class Server:
 
     def _counters(self):
         counters = dict(sum_counters(self._comm))
+        del counters[_WAITED]
         running = np.subtract(self._running_counters(), self._zero).tolist()
         counters.update(zip(_TRAFFIC + _RELOCATIONS + _REPLICAS, running))
         return counters

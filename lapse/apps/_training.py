@@ -177,6 +177,7 @@ class Training:
         self._has_met = True
         self.seconds = time.perf_counter() - self._start
         self._stats.append(self._server.stats(all_ranks=True))
+        self._waited = self._server.seconds_waited(all_ranks=True)
         mine = (self._was_cut, self._signals.received, _base.out_of_time(self.args.max_runtime))
         cuts, signals, times = zip(*self._comm.allgather(mine))
         self._signal = next((number for number in signals if number is not None), None)
@@ -219,7 +220,7 @@ class Training:
     def _report(self, loss, figures: dict) -> None:
         stats = self._stats[-1]
         number = self.epoch + self.is_partial
-        waiting = stats["waited_nanoseconds"] / 1e9 / self._server.num_workers
+        waiting = self._waited / self._server.num_workers
         split = {"compute": max(self.seconds - waiting, 0.0), "waiting": waiting, "evaluation": self._evaluation}
         line = {"epoch": number, "seconds": self.seconds, "loss": loss, **figures}
         self.history.append({**line, "local": _base.local_share(stats), "is_partial": self.is_partial})

@@ -1,5 +1,7 @@
 """Servers: made together, compared, several at once, on other communicators, counted."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -433,3 +435,21 @@ def test_setup_resets_the_statistics_and_ends_with_all_operations_done():
         stats = server.stats()
         assert stats["pushed_keys"] == 0 and stats["localize_keys"] == 0
         assert stats["pulled_keys"] == 40 and stats["relocations_in"] == 0
+
+
+def test_time_spent_waiting_is_counted_apart_from_barriers():
+    def work(kv):
+        kv.barrier()
+        if kv.id == 0:
+            time.sleep(0.2)
+        kv.barrier()  # the others wait here: not for a parameter
+        for _ in range(50):
+            kv.pull(range(20)).wait()
+
+    with lapse.Server(20, 2, shared_memory=False) as server:
+        server.run(work)
+        waited, everywhere = server.seconds_waited(), server.seconds_waited(all_ranks=True)
+        assert everywhere == pytest.approx(sum(comm.allgather(waited)))
+        assert (waited > 0) == (comm.size > 1)
+        server.reset_stats()
+        assert server.seconds_waited() == 0
