@@ -231,3 +231,19 @@ def test_a_worker_beside_others_is_told_to_save_elsewhere(folder):
     with lapse.Server(NUM_KEYS, 2, workers=2) as server:
         with pytest.raises((RuntimeError, lapse.RemoteError), match="between two runs"):
             server.run(work, server)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("call", ["save", "load"])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_rank_that_leaves_instead_is_an_error_on_the_others(folder, call, bad):
+    with lapse.Server(NUM_KEYS, 2) as server:
+        server.save(folder, {"n": 1})
+    with pytest.raises(ZeroDivisionError if comm.rank == bad else lapse.RemoteError, match="zero"):
+        with lapse.Server(NUM_KEYS, 2) as server:
+            if comm.rank == bad:
+                raise ZeroDivisionError("zero")
+            getattr(server, call)(folder)
+    comm.Barrier()
+    with lapse.Server(NUM_KEYS, 2) as server:
+        assert server.load(folder) == {"n": 1}

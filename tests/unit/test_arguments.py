@@ -311,6 +311,9 @@ def test_every_call_of_a_closed_server_is_a_closed_error():
         server.local_keys,
         server.stats,
         server.reset_stats,
+        server.seconds_waited,
+        lambda: server.save("none"),
+        lambda: server.load("none"),
         server.__enter__,
     ]:
         with pytest.raises(lapse.ClosedError, match="closed"):
