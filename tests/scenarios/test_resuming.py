@@ -77,7 +77,7 @@ def wait_for_a_checkpoint(folder, process):
 def test_whatever_moment_all_ranks_are_killed_at_resuming_works(tmp_path):
     """The sums of `simple` are exact: nothing is lost of what was saved, and nothing counts twice."""
     rng = random.Random(3)
-    options = ("-k", 2000, "-v", 50, "-i", 400, "--no-progress", "--output", tmp_path, "--checkpoint-every", 1)
+    options = ("-k", 2000, "-v", 50, "-i", 25 * KILLS, "--no-progress", "--output", tmp_path, "--checkpoint-every", 1)
     resumed, kills = [], 0
     while kills < KILLS:
         with started(2, *options, "--resume", app="simple") as process:
@@ -92,7 +92,7 @@ def test_whatever_moment_all_ranks_are_killed_at_resuming_works(tmp_path):
             resumed.append(epochs_done(tmp_path))
     assert resumed == sorted(resumed) and len(set(resumed)) > min(KILLS, 5) - 2
     result = result_of(run_app("simple", 2, *options, "--resume"))
-    assert result["exact"] and result["epochs"] == 400
+    assert result["exact"] and result["epochs"] == 25 * KILLS
     assert result["resumed_from"] is None or result["resumed_from"] >= resumed[-1]
 
 
