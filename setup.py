@@ -21,6 +21,7 @@ MODULES = [
     "lapse._comm",
     "lapse._worker",
     "lapse._virtual_rank",
+    "lapse.apps.mf._kernel",
     "lapse.apps.word2vec._kernel",
 ]
 MPI_MODULES = {"lapse._comm"}  # the only ones that include mpi.h

@@ -1,0 +1,367 @@
+"""Files of ratings: ``row column rating`` a line, as text, csv or tsv, or MatrixMarket; also compressed by gzip.
+
+Each rank reads its share of the lines. A plain file is entered in the middle; a compressed one is unpacked by every
+rank, but only the rank's own lines are looked at. A rating is known by the place of its line in the (unpacked) text,
+so that what is decided by it, such as what is held out, does not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import os
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+#: Of a compressed file the ranks take turns by pieces of so many bytes.
+PIECE = 1 << 20
+#: Separators that a first line is searched for, in this order; otherwise white space.
+SEPARATORS = (b"\t", b"::", b",", b";")
+BANNER = b"%%matrixmarket"
+MOST_INDEX = 2**31 - 1  # row and column numbers are int32
+MOST_VALUE = float(np.finfo(np.float32).max)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class RatingsError(Exception):
+    """A file that cannot be read as ratings; the text names file and line."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a text in memory that goes by a name.
+
+    Attributes
+    ----------
+    name
+        Of the file; for messages otherwise.
+    content
+        The text; None: it is in the file.
+    """
+
+    name: str
+    content: bytes | None = None
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the file begins as gzip's do, whatever it is called."""
+        if self.content is not None:
+            return False
+        with open(self.name, "rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.path.getsize(self.name) if self.content is None else len(self.content)
+
+    def open(self) -> io.BufferedIOBase:
+        """A file of bytes, unpacked."""
+        if self.content is not None:
+            return io.BytesIO(self.content)
+        return gzip.open(self.name, "rb") if self.is_compressed else open(self.name, "rb")
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the head of a file says.
+
+    Attributes
+    ----------
+    begin
+        Where the first line with a rating may be.
+    separator
+        Of fields; None: white space.
+    shape
+        Rows, columns and entries of a MatrixMarket file; None for others.
+    """
+
+    begin: int
+    separator: bytes | None = None
+    shape: tuple[int, int, int] | None = None
+
+
+@dataclass
+class Share:
+    """Some ratings.
+
+    Attributes
+    ----------
+    rows, columns
+        int32: places in `row_ids` and `column_ids`, or, where these are None, the numbers themselves.
+    values
+        float32.
+    identities
+        uint64: by which a rating is known.
+    row_ids, column_ids
+        Names, each once; None for a matrix of known `shape`.
+    shape
+        Rows and columns; None where names are collected.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    identities: np.ndarray
+    row_ids: list[str] | None = None
+    column_ids: list[str] | None = None
+    shape: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class BadLine(Exception):
+    """What is wrong with the line at `offset`."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.offset, self.reason = offset, reason
+
+
+def read_share(source: Source, index: int = 0, count: int = 1) -> Share:
+    """Read part `index` of `count` of a file; together the parts have each rating once.
+
+    Raises
+    ------
+    RatingsError
+        Names the file, the line where there is one, and what is expected.
+    """
+    try:
+        form = read_format(source)
+        parse = _parse_named if form.shape is None else _parse_matrix_market
+        return parse(_share_of_lines(source, form.begin, index, count), form)
+    except BadLine as bad:
+        raise RatingsError(f"{source.name}:{line_number(source, bad.offset)}: {bad.reason}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise RatingsError(f"{source.name}: cannot be unpacked as gzip: {error}") from None
+
+
+def line_number(source: Source, offset: int) -> int:
+    """The number, from 1, of the line at an offset."""
+    lines = 1
+    with source.open() as file:
+        while offset > 0 and (piece := file.read(min(offset, PIECE))):
+            lines += piece.count(b"\n")
+            offset -= len(piece)
+    return lines
+
+
+def check_entries(source: Source, declared: int, found: int) -> None:
+    """Compare what a MatrixMarket file declares with what all shares of it have together."""
+    if declared != found:
+        raise RatingsError(f"{source.name}: {found:,} entries, but the size line declares {declared:,}: is the file "
+                           f"complete?")
+
+
+# --- the head of a file ----------------------------------------------------------------------------
+
+
+def read_format(source: Source) -> Format:
+    """Find out how a file is laid out."""
+    with source.open() as file:
+        offset = 0
+        for line in file:
+            text = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
+            if text.strip():
+                if text[: len(BANNER)].lower() == BANNER:
+                    return _read_size(file, text, offset + len(line))
+                return _guess(text, offset, offset + len(line))
+            offset += len(line)
+    return Format(0)
+
+
+def _guess(line: bytes, offset: int, after: int) -> Format:
+    """Separator and beginning by the first line, which may be a header: one without any number."""
+    separator = next((s for s in SEPARATORS if s in line), None)
+    fields = _split(line, separator)
+    if len(fields) < 3:
+        raise BadLine(offset, _expected(line, f"has {len(fields)} fields"))
+    is_header = not any(_is_number(text) for text in fields)
+    return Format(after if is_header else offset, separator)
+
+
+def _read_size(file, banner: bytes, offset: int) -> Format:
+    """The banner and the size line of MatrixMarket (Boisvert, Pozo, Remington 1996)."""
+    words = banner.decode("latin-1").lower().split()[1:]
+    if words[:2] != ["matrix", "coordinate"] or words[2:3] not in (["real"], ["double"], ["integer"]) \
+            or words[3:] != ["general"]:
+        raise BadLine(0, f"'{' '.join(words)}' is not a kind of MatrixMarket file with ratings: must be 'matrix "
+                         f"coordinate real general' (or integer)")
+    for line in file:
+        if line.strip() and not line.startswith(b"%"):
+            return Format(offset + len(line), None, _parse_size(line, offset))
+        offset += len(line)
+    raise BadLine(offset, "ends before the size line 'rows columns entries'")
+
+
+def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
+    try:
+        rows, columns, entries = map(int, line.split())
+    except ValueError:
+        raise BadLine(offset, f"{_show(line)} is not a size line 'rows columns entries'") from None
+    if not (0 <= rows <= MOST_INDEX and 0 <= columns <= MOST_INDEX and entries >= 0):
+        raise BadLine(offset, f"a matrix of {rows} x {columns} with {entries} entries: rows and columns go up to "
+                              f"{MOST_INDEX:,}")
+    return rows, columns, entries
+
+
+# --- lines -----------------------------------------------------------------------------------------
+
+
+def _share_of_lines(source: Source, begin: int, index: int, count: int) -> Iterator[tuple[int, bytes]]:
+    """Offsets and lines of one part of `count`, from offset `begin` on."""
+    cut = _alternating_lines if source.is_compressed else _adjacent_lines
+    with source.open() as file:
+        yield from cut(file, source, begin, index, count)
+
+
+def _adjacent_lines(file, source: Source, begin: int, index: int, count: int) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in the part's range of bytes."""
+    length = max(source.size - begin, 0)
+    offset, end = (begin + length * i // count for i in (index, index + 1))
+    if index > 0:  # a line that begins before belongs to the part before
+        file.seek(offset - 1)
+        offset += len(file.readline()) - 1
+    else:
+        file.seek(offset)
+    while offset < end and (line := file.readline()):
+        yield offset, line
+        offset += len(line)
+
+
+def _alternating_lines(file, source: Source, begin: int, index: int, count: int) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in every `count`-th piece."""
+    offset = 0
+    for line in file:
+        if offset >= begin and offset // PIECE % count == index:
+            yield offset, line
+        offset += len(line)
+
+
+def _split(line: bytes, separator: bytes | None) -> list[bytes]:
+    line = line.rstrip(b"\r\n")
+    if separator in (b",", b";") and b'"' in line:
+        row = next(csv.reader([line.decode("latin-1")], delimiter=separator.decode()))
+        return [text.encode("latin-1") for text in row]
+    return line.split(separator)
+
+
+# --- ratings ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Columns:
+    """Ratings while they are collected, four arrays that grow."""
+
+    rows: array = field(default_factory=lambda: array("i"))
+    columns: array = field(default_factory=lambda: array("i"))
+    values: array = field(default_factory=lambda: array("f"))
+    offsets: array = field(default_factory=lambda: array("Q"))
+
+    def add(self, row: int, column: int, value: float, offset: int) -> None:
+        self.rows.append(row)
+        self.columns.append(column)
+        self.values.append(value)
+        self.offsets.append(offset)
+
+    def share(self, **names) -> Share:
+        return Share(np.array(self.rows, np.int32), np.array(self.columns, np.int32),
+                     np.array(self.values, np.float32), np.array(self.offsets, np.uint64), **names)
+
+
+class _Names(dict):
+    """Numbers names in the order in which they turn up."""
+
+    def __missing__(self, name: bytes) -> int:
+        text = name.strip()
+        if not text:
+            raise ValueError("an empty name")
+        text.decode()
+        self[name] = len(self)
+        return self[name]
+
+    def texts(self) -> list[str]:
+        return [name.decode() for name in self]
+
+
+def _parse_named(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
+    rows, columns, found = _Names(), _Names(), _Columns()
+    for offset, line in lines:
+        fields = _split(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line, form.separator)
+        if len(fields) < 3:
+            if not line.strip():
+                continue
+            raise BadLine(offset, _expected(line, f"has {len(fields)} fields"))
+        value = _value(fields[2], line, offset)
+        try:
+            found.add(rows[fields[0].strip()], columns[fields[1].strip()], value, offset)
+        except UnicodeDecodeError:
+            raise BadLine(offset, f"{_show(line)} has a name that is not UTF-8") from None
+        except ValueError:
+            raise BadLine(offset, _expected(line, "has an empty name")) from None
+    return found.share(row_ids=rows.texts(), column_ids=columns.texts())
+
+
+def _parse_matrix_market(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
+    num_rows, num_columns, _ = form.shape
+    found = _Columns()
+    for offset, line in lines:
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 3:
+            raise BadLine(offset, f"{_show(line)} is not an entry 'row column value'")
+        row, column = (_index(text, most, line, offset) for text, most in zip(fields, (num_rows, num_columns)))
+        found.add(row, column, _value(fields[2], line, offset), offset)
+    return found.share(shape=(num_rows, num_columns))
+
+
+def _index(text: bytes, most: int, line: bytes, offset: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= most:
+        raise BadLine(offset, f"{_show(line)} has the index {_show(text)}, which must be from 1 to {most:,}")
+    return number - 1
+
+
+def _value(text: bytes, line: bytes, offset: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadLine(offset, _expected(line, f"has the rating {_show(text)}, which is not a number")) from None
+    if not abs(value) <= MOST_VALUE:  # NaN too
+        raise BadLine(offset, f"{_show(line)} has the rating {_show(text)}, which must be finite and at most "
+                              f"{MOST_VALUE:.3g}")
+    return value
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
+def _expected(line: bytes, problem: str) -> str:
+    return f"{_show(line)} {problem}: a line must be 'row column rating', further fields are left out"
+
+
+def _show(text: bytes) -> str:
+    """Bytes of a file for a message, shortened."""
+    shown = text.strip().decode("utf-8", "backslashreplace")
+    return repr(shown if len(shown) <= 60 else shown[:57] + "...")
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The names in a file with one a line, as the model's folder has them."""
+    return Path(path).read_text("utf-8").split("\n")[:-1]
