@@ -79,12 +79,15 @@ class Format:
         Where the first line with a rating may be.
     separator
         Of fields; None: white space.
+    fields
+        How many the first line has.
     shape
         Rows, columns and entries of a MatrixMarket file; None for others.
     """
 
     begin: int
     separator: bytes | None = None
+    fields: int = 3
     shape: tuple[int, int, int] | None = None
 
 
@@ -185,7 +188,7 @@ def _guess(line: bytes, offset: int, after: int) -> Format:
     if len(fields) < 3:
         raise BadLine(offset, _expected(line, f"has {len(fields)} fields"))
     is_header = not any(_is_number(text) for text in fields)
-    return Format(after if is_header else offset, separator)
+    return Format(after if is_header else offset, separator, len(fields))
 
 
 def _read_size(file, banner: bytes, offset: int) -> Format:
@@ -197,7 +200,7 @@ def _read_size(file, banner: bytes, offset: int) -> Format:
                          f"coordinate real general' (or integer)")
     for line in file:
         if line.strip() and not line.startswith(b"%"):
-            return Format(offset + len(line), None, _parse_size(line, offset))
+            return Format(offset + len(line), shape=_parse_size(line, offset))
         offset += len(line)
     raise BadLine(offset, "ends before the size line 'rows columns entries'")
 
@@ -254,6 +257,19 @@ def _split(line: bytes, separator: bytes | None) -> list[bytes]:
     return line.split(separator)
 
 
+def _fields(line: bytes, form: Format) -> list[bytes]:
+    """The fields of a line.
+
+    Files with tabs were sometimes edited by hand, by people whose editor writes spaces instead (two lines of one copy
+    of MovieLens 100k are so): a line that has not as many fields as the first one, but has between white space, is
+    taken so. Names may contain spaces otherwise.
+    """
+    fields = _split(line, form.separator)
+    if form.separator == b"\t" and len(fields) != form.fields and len(words := line.split()) == form.fields:
+        return words
+    return fields
+
+
 # --- ratings ---------------------------------------------------------------------------------------
 
 
@@ -295,7 +311,7 @@ class _Names(dict):
 def _parse_named(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
     rows, columns, found = _Names(), _Names(), _Columns()
     for offset, line in lines:
-        fields = _split(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line, form.separator)
+        fields = _fields(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line, form)
         if len(fields) < 3:
             if not line.strip():
                 continue
