@@ -1,0 +1,232 @@
+"""A matrix of ratings, shared out: each worker has a range of rows, with their training and held-out ratings.
+
+Made by all ranks together from what each has read. Who has which row, and in which order its ratings lie, depends on
+the ratings and on the number of workers only, not on the way in which ranks read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lapse.apps import _base
+from lapse.apps.mf.data import MOST_INDEX, Share
+from lapse.apps.mf.schedule import cut_evenly
+
+#: How ratings travel.
+RECORD = np.dtype([("row", "i4"), ("column", "i4"), ("value", "f4"), ("held_out", "u1")])
+#: Records for one rank that are sent at once: counts and sizes stay far below 2^31 whatever there is in all.
+RECORDS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ratings of one worker, by column, then row.
+
+    Attributes
+    ----------
+    rows
+        int32, counted from the worker's first row.
+    columns
+        int32.
+    values
+        float32.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def where(self, chosen: np.ndarray) -> Part:
+        """Those that a boolean array chooses."""
+        return Part(self.rows[chosen], self.columns[chosen], self.values[chosen])
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What a rank knows of the matrix.
+
+    Attributes
+    ----------
+    bounds
+        int64 of shape (workers + 1,): worker w has the rows ``bounds[w] .. bounds[w + 1] - 1``.
+    row_counts, column_counts
+        int64: training ratings of each row and column.
+    training, held_out
+        The parts of this rank's workers.
+    num_held_out
+        Held-out ratings of all workers.
+    mean, low, high
+        Of all training ratings.
+    row_ids, column_ids
+        Names; None: the numbers from 1.
+    """
+
+    bounds: np.ndarray
+    row_counts: np.ndarray
+    column_counts: np.ndarray
+    training: list[Part]
+    held_out: list[Part]
+    num_held_out: int
+    mean: float
+    low: float
+    high: float
+    row_ids: list[str] | None
+    column_ids: list[str] | None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_counts)
+
+    @property
+    def num_columns(self) -> int:
+        return len(self.column_counts)
+
+    @property
+    def num_training(self) -> int:
+        """Training ratings of all workers."""
+        return int(self.row_counts.sum())
+
+
+def is_held_out(identities: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose about this fraction of ratings, each by its identity and the seed alone.
+
+    The function is the finalizer of SplitMix64 (Steele, Lea, Flood 2014), as in `lapse.initializers`.
+    """
+    root = np.random.SeedSequence((seed, 0x7E57)).generate_state(1, np.uint64)[0]
+    x = (identities ^ root) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return (x >> np.uint64(11)) * 2.0**-53 < fraction
+
+
+def assemble(comm, workers: int, share: Share, test: Share | None, fraction: float, seed: int) -> Matrix:
+    """Make the matrix from what each rank has read. Collective.
+
+    Parameters
+    ----------
+    workers
+        Of each rank.
+    share
+        Ratings to train on, those to hold out among them if there is no `test`.
+    test
+        Ratings to hold out; None: choose the `fraction` of `share` by `seed`.
+    """
+    shares = [share] if test is None else [share, test]
+    row_ids, column_ids, shape = _merge_names(comm, shares)
+    records = np.concatenate([_records(one, held_out) for one, held_out in zip(
+        shares, [is_held_out(share.identities, fraction, seed)] if test is None else [False, True])])
+    row_counts, column_counts = (
+        _sum(comm, np.bincount(records[axis][records["held_out"] == 0], minlength=size))
+        for axis, size in zip(("row", "column"), shape))
+    if row_counts.sum() == 0:
+        raise _base.AppError("there are no ratings to train on")
+    worker_of_row = cut_evenly(row_counts, comm.size * workers)
+    bounds = np.searchsorted(worker_of_row, np.arange(comm.size * workers + 1))
+    mean, low, high = _survey(comm, records)
+    mine = _exchange(comm, records, bounds[::workers])
+    parts = [_sorted_parts(mine, bounds, worker) for worker in range(comm.rank * workers, (comm.rank + 1) * workers)]
+    training, held_out = map(list, zip(*parts))
+    return Matrix(bounds, row_counts, column_counts, training, held_out, comm.allreduce(sum(map(len, held_out))),
+                  mean, low, high, row_ids, column_ids)
+
+
+def _merge_names(comm, shares: list[Share]):
+    """Give all shares of all ranks the same numbering, by sorted names; names and shape."""
+    if len({one.shape is None for one in shares}) > 1 or (
+            shares[0].shape is not None and len({one.shape for one in shares}) > 1):
+        shown = " and ".join("ratings with names" if s.shape is None else f"{s.shape[0]} x {s.shape[1]}" for s in shares)
+        raise _base.AppError(f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
+                             f"as MatrixMarket of the same shape")
+    if shares[0].shape is not None:
+        return None, None, shares[0].shape
+    names = []
+    for axis in ("row", "column"):
+        merged = _union(comm, [getattr(one, f"{axis}_ids") for one in shares])
+        numbers = {name: number for number, name in enumerate(merged)}
+        for one in shares:
+            translation = np.array([numbers[name] for name in getattr(one, f"{axis}_ids")], np.int32)
+            setattr(one, f"{axis}s", translation[getattr(one, f"{axis}s")])
+        names.append(merged)
+    return *names, (len(names[0]), len(names[1]))
+
+
+def _union(comm, lists: list[list[str]]) -> list[str]:
+    """The names that any rank has, integers by value, others by alphabet. Collective."""
+    gathered = comm.gather(sorted(set().union(*lists)))
+    merged = _base.on_rank_0(comm, lambda: _sort_names(set().union(*gathered)))
+    return merged
+
+
+def _sort_names(names: set[str]) -> list[str]:
+    if len(names) > MOST_INDEX:
+        raise _base.AppError(f"{len(names):,} different names, but rows and columns go up to {MOST_INDEX:,}")
+    numeric = all(name.isascii() and name.isdigit() and len(name) < 19 for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+def _records(share: Share, held_out) -> np.ndarray:
+    records = np.empty(len(share), RECORD)
+    records["row"], records["column"], records["value"] = share.rows, share.columns, share.values
+    records["held_out"] = held_out
+    return records
+
+
+def _sum(comm, mine: np.ndarray) -> np.ndarray:
+    total = np.empty(len(mine), np.int64)
+    comm.Allreduce(mine.astype(np.int64), total)
+    return total
+
+
+def _survey(comm, records: np.ndarray) -> tuple[float, float, float]:
+    """Mean and range of the training ratings."""
+    values = records["value"][records["held_out"] == 0].astype(np.float64)
+    from mpi4py import MPI
+
+    total, count = comm.allreduce(values.sum()), comm.allreduce(len(values))
+    low = comm.allreduce(values.min(initial=np.inf), op=MPI.MIN)
+    high = comm.allreduce(values.max(initial=-np.inf), op=MPI.MAX)
+    return float(total / count), float(low), float(high)
+
+
+def _exchange(comm, records: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Send each rating to the rank that has its row, in rounds of bounded size. Collective."""
+    destination = np.searchsorted(bounds, records["row"], side="right") - 1
+    # ranks without rows share a bound with the next one: the last of them would be chosen, which has the row
+    records = records[np.argsort(destination, kind="stable")]
+    ends = np.cumsum(np.bincount(destination, minlength=comm.size))
+    starts = ends - np.bincount(destination, minlength=comm.size)
+    rounds = comm.allgather(int(-(-(ends - starts).max(initial=0) // RECORDS_AT_ONCE)))
+    received = []
+    for turn in range(max(rounds)):
+        pieces = [records[min(start + turn * RECORDS_AT_ONCE, end): min(start + (turn + 1) * RECORDS_AT_ONCE, end)]
+                  for start, end in zip(starts, ends)]
+        received += _alltoall(comm, pieces)
+    return np.concatenate(received) if received else np.empty(0, RECORD)
+
+
+def _alltoall(comm, pieces: list[np.ndarray]) -> list[np.ndarray]:
+    from mpi4py import MPI
+
+    sizes = np.array([piece.nbytes for piece in pieces], np.int64)
+    coming = np.empty_like(sizes)
+    comm.Alltoall(sizes, coming)
+    outgoing, incoming = np.concatenate(pieces).view(np.uint8), np.empty(int(coming.sum()), np.uint8)
+    comm.Alltoallv([outgoing, sizes, np.cumsum(sizes) - sizes, MPI.BYTE],
+                   [incoming, coming, np.cumsum(coming) - coming, MPI.BYTE])
+    return [incoming.view(RECORD)]
+
+
+def _sorted_parts(records: np.ndarray, bounds: np.ndarray, worker: int) -> tuple[Part, Part]:
+    """The training and held-out ratings of a worker; by value too, lest the order of reading matter."""
+    first, end = bounds[worker], bounds[worker + 1]
+    mine = records[(records["row"] >= first) & (records["row"] < end)]
+    mine = mine[np.lexsort((mine["value"], mine["row"], mine["column"]))]
+    part = Part(mine["row"] - np.int32(first), mine["column"].copy(), mine["value"].copy())
+    held_out = mine["held_out"] != 0
+    return part.where(~held_out), part.where(held_out)

@@ -1,0 +1,94 @@
+"""In which order a worker trains its ratings, by algorithm.
+
+Every random choice is a function of (seed, epoch, worker, purpose), so that nothing needs to be saved to repeat it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Purposes of random streams.
+BLOCKS, ORDER = range(2)
+#: In place of a worker's number: what all workers must choose alike.
+EVERYBODY = 2**32 - 1
+
+
+def stream(seed: int, epoch: int, worker: int, purpose: int) -> np.random.Generator:
+    """The random stream for a purpose."""
+    return np.random.default_rng((seed, epoch, worker, purpose))
+
+
+class LatinSquare:
+    """DSGD's schedule for an epoch: in each sub-epoch, every worker has a block of columns of its own.
+
+    Over the sub-epochs, as many as there are workers, every worker has every block once (Gemulla et al., KDD 2011,
+    section 4). Blocks are cut anew for each epoch, from the columns in random order, such that they have about as
+    many ratings; with more workers than columns some are empty. All workers compute the same.
+
+    Parameters
+    ----------
+    counts
+        Training ratings per column, of all workers.
+    workers
+        How many there are.
+    seed, epoch
+        Of the random choice.
+    """
+
+    def __init__(self, counts: np.ndarray, workers: int, seed: int, epoch: int) -> None:
+        rng = stream(seed, epoch, EVERYBODY, BLOCKS)
+        self.workers = workers
+        self._start = int(rng.integers(workers))
+        self.block_of = cut_evenly(counts, workers, rng.permutation(len(counts)))
+
+    def block(self, worker: int, sub_epoch: int) -> int:
+        """Which block a worker has.
+
+        The next one is the present one of the next worker, which is often of the same rank.
+        """
+        return (worker + self._start + sub_epoch) % self.workers
+
+    def orders(self, worker: int, columns: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """The numbers of a worker's ratings for each sub-epoch, in random order; `columns` are the ratings'."""
+        blocks = self.block_of[columns]
+        by_block = np.argsort(blocks, kind="stable")
+        ends = np.cumsum(np.bincount(blocks, minlength=self.workers))
+        parts = np.split(by_block, ends[:-1])
+        return [rng.permutation(parts[self.block(worker, sub_epoch)]) for sub_epoch in range(self.workers)]
+
+
+def cut_evenly(counts: np.ndarray, parts: int, order: np.ndarray | None = None) -> np.ndarray:
+    """Assign items to `parts` such that these have about as many ratings each.
+
+    Parameters
+    ----------
+    counts
+        Ratings per item.
+    parts
+        How many parts.
+    order
+        A permutation of the items: each part is a run of it; None: as they are.
+
+    Returns
+    -------
+    numpy.ndarray of int32
+        The part of each item.
+    """
+    weights = counts.astype(np.float64) + 1e-3  # items without ratings are shared out as well
+    weights = weights if order is None else weights[order]
+    before = np.cumsum(weights) - weights / 2  # an item goes where its middle lies
+    part_of = np.empty(len(counts), np.int32)
+    part_of[slice(None) if order is None else order] = np.minimum(before / weights.sum() * parts, parts - 1)
+    return part_of
+
+
+def plain_order(ratings: int, rng: np.random.Generator) -> np.ndarray:
+    """All ratings in random order."""
+    return rng.permutation(ratings)
+
+
+def columnwise_order(columns: np.ndarray, num_columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Columns in random order, the ratings of each one after the other, in random order."""
+    turn = rng.permutation(num_columns).astype(np.int32)
+    shuffled = rng.permutation(len(columns))
+    return shuffled[np.argsort(turn[columns[shuffled]], kind="stable")]
