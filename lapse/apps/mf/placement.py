@@ -86,7 +86,7 @@ def expected_batches(counts: np.ndarray, batch: int, algorithm: str) -> np.ndarr
     if algorithm == "columnwise":
         return (counts > 0) + np.maximum(counts - 1, 0) / batch
     batches = max(-(-counts.sum() // batch), 1)
-    with np.errstate(divide="ignore"):  # with a single batch the logarithm is minus infinity, as it should be
+    with np.errstate(divide="ignore", invalid="ignore"):  # with a single batch the logarithm is minus infinity, as it should be
         return np.where(counts > 0, batches * -np.expm1(counts * np.log1p(-1 / batches)), 0.0)
 
 

@@ -1,0 +1,378 @@
+"""The training run: ratings, server, epochs, evaluation, model files.
+
+Every step is collective over the ranks. A worker has a range of rows, the same in each epoch, and trains their ratings
+in an order that depends on (seed, epoch, worker) alone: the same under every management technique.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import lapse
+from lapse.apps import _base
+from lapse.apps._training import Training
+from lapse.apps.mf import data, matrix, output, placement, schedule, stdlib_matrix, synthetic
+from lapse.apps.mf.__main__ import STDLIB
+from lapse.apps.mf._kernel import Model, Trainer
+from lapse.apps.mf.matrix import Matrix, Part
+from lapse.apps.mf.placement import Placement
+
+log = logging.getLogger(__name__)
+
+#: Batches between two looks at the clock and at signals.
+BATCHES_AT_ONCE = 8
+#: Ratings of a batch in evaluation, where nothing changes meanwhile.
+EVALUATED_AT_ONCE = 16384
+#: The factors of rows and columns with so many ratings per element are known as well as the noise allows.
+COVERED = 10
+#: What the bold driver does after an epoch in which the loss fell, and after one in which it rose (Gemulla et al.).
+FASTER, SLOWER = 1.05, 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all workers need to know for training and evaluation."""
+
+    args: argparse.Namespace
+    matrix: Matrix
+    model: Model
+    placement: Placement
+
+    @property
+    def num_keys(self) -> int:
+        """Row i has the key i, column j the key ``num_rows + j``."""
+        return self.matrix.num_rows + self.matrix.num_columns
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean figures over all ratings of a kind; None where there are none."""
+
+    loss: float | None
+    rmse: float | None
+
+
+def run(args: argparse.Namespace, comm) -> None:
+    """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
+    training = Training("mf", comm, args, quality=("rmse", "train_rmse"))
+    if training.repeat_result():
+        return
+    plan = make_plan(comm, training.args, load(comm, training.args))
+    with open_server(comm, plan, training.seed) as server:
+        training.restore(server)
+        train(server, plan, training)
+        if plan.args.output is not None and not training.is_interrupted:
+            output.save(server, plan, plan.args.output)
+    training.finish(**_figures(training.history))
+
+
+def _figures(history: list[dict]) -> dict:
+    """For ``RESULT``: what the last epoch came to."""
+    last = history[-1] if history else {}
+    return {name: last[name] for name in ("rmse", "train_rmse", "rmse_covered") if name in last}
+
+
+# --- ratings ---------------------------------------------------------------------------------------
+
+
+def load(comm, args: argparse.Namespace) -> Matrix:
+    """Read or make the ratings, each rank its share, and share them out by rows. Collective."""
+    if args.ratings is None:
+        if args.test is not None:
+            raise _base.AppError("--test goes with --ratings FILE: of a synthetic matrix, --test-fraction is held out")
+        share, test = _base.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
+    else:
+        share = read(comm, locate(comm, args.ratings))
+        test = None if args.test is None else read(comm, data.Source(str(args.test)))
+    ratings = matrix.assemble(comm, args.workers, share, test, args.test_fraction, args.seed)
+    log.info("%s training and %s held-out ratings of %s rows and %s columns, from %g to %g, on average %.4g",
+             *(f"{n:,}" for n in (ratings.num_training, ratings.num_held_out, ratings.num_rows, ratings.num_columns)),
+             ratings.low, ratings.high, ratings.mean)
+    return ratings
+
+
+def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.Share:
+    try:
+        recipe = synthetic.Recipe(args.rows, args.columns, args.entries, args.planted_rank, args.noise, args.exponent,
+                                  args.seed)
+    except ValueError as error:
+        raise _base.AppError(f"--entries: {error}") from None
+    return synthetic.make_share(recipe, index, count)
+
+
+def locate(comm, ratings: str) -> data.Source:
+    """The file of that name, or the matrix of the standard library as rank 0 has it."""
+    if ratings != STDLIB:
+        return data.Source(ratings)
+    if Path(STDLIB).exists():
+        log.warning("--ratings %s takes the standard library, not the file here of that name: write ./%s for that one",
+                    STDLIB, STDLIB)
+    return data.Source(stdlib_matrix.NAME, _base.on_rank_0(comm, stdlib_matrix.gather))
+
+
+def read(comm, source: data.Source) -> data.Share:
+    """Read this rank's share. Collective."""
+    share = _base.collectively(comm, _read, source, comm.rank, comm.size)
+    declared = _base.collectively(comm, lambda: data.read_format(source).shape)
+    if declared is not None:
+        found = comm.allreduce(len(share))
+        _base.collectively(comm, _in_words, data.check_entries, source, declared[2], found)
+    return share
+
+
+def _read(source: data.Source, index: int, count: int) -> data.Share:
+    return _in_words(data.read_share, source, index, count)
+
+
+def _in_words(fn, *args):
+    """Call `fn`; what is wrong with a file speaks for itself, whichever rank has found it."""
+    try:
+        return fn(*args)
+    except data.RatingsError as error:
+        raise _base.AppError(str(error)) from None
+
+
+# --- the server ------------------------------------------------------------------------------------
+
+
+def make_plan(comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
+    """Decide what is decided once for all epochs. Collective."""
+    model = Model(rank=args.rank, biases=not args.no_biases, adagrad=args.step == "adagrad", mean=ratings.mean,
+                  low=ratings.low, high=ratings.high, regularization=args.regularization,
+                  bias_regularization=args.bias_regularization)
+    chosen = _base.collectively(comm, placement.decide, comm, args, ratings, model.length)
+    if replicated := int(chosen.is_replicated.sum()):
+        log.info("%s of %s columns are replicated, a round at least every %s ratings of all ranks", f"{replicated:,}",
+                 f"{ratings.num_columns:,}", f"{args.sync_ratings:,}")
+    return Plan(args, ratings, model, chosen)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial values: random factors, all else 0.
+
+    Factors of both sides at 0 would stay there.
+    """
+
+    rank: int
+    std: float
+
+    def values(self, keys: np.ndarray, length: int, seed: int) -> np.ndarray:
+        """Values of shape (len(keys), length), as `lapse.Server.initialize` wants them."""
+        values = np.zeros((len(keys), length))
+        values[:, :self.rank] = lapse.Normal(0, self.std).values(keys, self.rank, seed)
+        return values
+
+
+def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
+    """A server with the factors initialised.
+
+    Those of rows and columns without training ratings stay at 0, such that a held-out rating there is predicted by
+    what is known of it: the mean, and the bias of the other side.
+    """
+    server = lapse.Server(plan.num_keys, plan.model.length, workers=plan.args.workers, comm=comm, seed=seed,
+                          replicated_keys=plan.placement.replicated_keys(plan.matrix.num_rows),
+                          replication=plan.placement.replication)
+    counts = np.concatenate([plan.matrix.row_counts, plan.matrix.column_counts])
+    server.initialize(np.flatnonzero(counts), Start(plan.args.rank, plan.args.init_std))
+    return server
+
+
+def make_trainer(kv: lapse.Worker, plan: Plan, part: Part, *, batch: int, lookahead: int = 0,
+                 localize: np.ndarray | None = None) -> Trainer:
+    """The kernel for some ratings of a worker."""
+    first, end = plan.matrix.bounds[kv.id: kv.id + 2].tolist()
+    columns = plan.matrix.num_columns
+    return Trainer(kv, plan.model, part.rows, part.columns, part.values, first_row=first, num_rows=end - first,
+                   first_column=plan.matrix.num_rows, num_columns=columns, batch=batch, lookahead=lookahead,
+                   localize=np.zeros(columns, np.uint8) if localize is None else localize)
+
+
+def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
+    """A worker's own among those of its rank."""
+    return parts[kv.id - kv.rank * plan.args.workers]
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def train(server: lapse.Server, plan: Plan, training: Training) -> None:
+    """Run the epochs that are left."""
+    if plan.placement.moves:
+        server.run(localize_rows, plan)
+    rates = Rates(plan.args, training.state)
+    for epoch in training.epochs(server):
+        counted = server.run(train_epoch, server, plan, training, epoch, rates.rate(epoch))[0]
+        training.meet()
+        figures = {"loss": None}
+        if not training.is_interrupted:
+            with training.evaluating():
+                figures = evaluate(server, plan)
+            check(figures["loss"], rates.rate(epoch))
+        state = rates.learn(figures["loss"]) if not training.is_partial else rates.state
+        training.end_epoch(**figures, **counted, learning_rate=rates.rate(epoch), state=state)
+
+
+def check(loss: float, rate: float) -> None:
+    """Give up where the loss has left all bounds: it does not come back."""
+    if not math.isfinite(loss):
+        raise _base.AppError(f"the training diverged with a learning rate of {rate:g}: give a smaller --learning-rate "
+                             f"or a larger --regularization")
+
+
+def localize_rows(kv: lapse.Worker, plan: Plan) -> None:
+    """Take a worker's rows to its rank, where they stay."""
+    first, end = plan.matrix.bounds[kv.id: kv.id + 2]
+    kv.localize(np.arange(first, end)).wait()
+
+
+class Rates:
+    """Learning rates: decaying, constant (AdaGrad) or those of the bold driver.
+
+    Parameters
+    ----------
+    args
+        With ``step``, ``learning_rate`` and ``decay``.
+    state
+        Of the run that is continued, or None.
+    """
+
+    def __init__(self, args: argparse.Namespace, state: dict | None) -> None:
+        self._step, self._decay = args.step, args.decay
+        self.state = state or {"rate": args.learning_rate, "loss": None}
+
+    def rate(self, epoch: int) -> float:
+        """That of an epoch, from 0."""
+        return self.state["rate"] * (self._decay**epoch if self._step == "sgd" else 1.0)
+
+    def learn(self, loss: float | None) -> dict:
+        """Note the training loss of a complete epoch; returns the state to go on from."""
+        rate, before = self.state["rate"], self.state["loss"]
+        if self._step == "bold-driver" and loss is not None and before is not None:
+            rate *= FASTER if loss < before else SLOWER
+        self.state = {"rate": rate, "loss": loss}
+        return self.state
+
+
+def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
+                rate: float) -> dict:
+    """Train one worker's ratings once; what all workers did."""
+    part = part_of(kv, plan, plan.matrix.training)
+    trainer = make_trainer(kv, plan, part, batch=plan.args.batch, lookahead=plan.placement.lookahead,
+                           localize=plan.placement.localize)
+    progress = Reporter(server, plan, epoch, len(part)) if kv.id == 0 else None
+    pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
+    for _ in pass_over(kv, plan, training, epoch, rate, part, trainer):
+        if progress is not None:
+            progress.show(trainer.trained)
+    trainer.finish()
+    if progress is not None:
+        progress.close()
+    trained, compute = kv.allreduce(np.array([trainer.trained, trainer.compute_seconds]))
+    return {"ratings": int(trained), "kernel_seconds": float(compute / kv.num_workers)}
+
+
+def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
+    """DSGD: in each sub-epoch the worker's ratings in a block of columns that nobody else uses."""
+    square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
+    rng = schedule.stream(plan.args.seed, epoch, kv.id, schedule.ORDER)
+    for order in square.orders(kv.id, part.columns, rng):
+        # the barrier between sub-epochs, at which all agree whether there is another
+        if kv.allreduce(int(training.should_stop()), op="max"):
+            break
+        if plan.placement.moves:
+            kv.localize(plan.matrix.num_rows + np.unique(part.columns[order]))
+        trainer.train(order, rate)
+        trainer.finish()  # or others would take the block with updates still on their way
+        yield
+
+
+def train_in_order(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
+    """Column-wise or plain: all of the worker's ratings in a random order, while others use the same columns."""
+    rng = schedule.stream(plan.args.seed, epoch, kv.id, schedule.ORDER)
+    if plan.args.algorithm == "columnwise":
+        order = schedule.columnwise_order(part.columns, plan.matrix.num_columns, rng)
+    else:
+        order = schedule.plain_order(len(part), rng)
+    at_once = plan.args.batch * BATCHES_AT_ONCE
+    for begin in range(0, len(order), at_once):
+        if training.should_stop():
+            break
+        trainer.train(order[begin: begin + at_once], rate)
+        yield
+
+
+class Reporter:
+    """Shows an epoch's progress, as seen from the first worker, who has about as many ratings as the others."""
+
+    def __init__(self, server: lapse.Server, plan: Plan, epoch: int, share: int) -> None:
+        self._server, self._total, self._share = server, plan.matrix.num_training, max(share, 1)
+        title = f"epoch {epoch + 1}/{plan.args.epochs}"
+        self._progress = _base.Progress(title, self._total, "ratings", not plan.args.no_progress)
+
+    def show(self, trained: int) -> None:
+        """Say how far the worker is."""
+        local = f"{100 * _base.local_share(self._server.stats()):.0f}%"
+        self._progress.show(trained / self._share * self._total, local=local)
+
+    def close(self) -> None:
+        """Take the display away."""
+        self._progress.close()
+
+
+# --- evaluation ------------------------------------------------------------------------------------
+
+
+def evaluate(server: lapse.Server, plan: Plan) -> dict:
+    """Loss and RMSE on training ratings, RMSE on held-out ones. Collective.
+
+    The loss is the mean over the training ratings of the squared error plus the regularization of what the prediction
+    is made of. RMSEs are of predictions, which are clipped to the range of the training ratings.
+    """
+    training, covered, others = (_mean(sums) for sums in server.run(evaluate_parts, plan)[0])
+    figures = {"loss": training[0], "rmse": _rmse(covered, others), "train_rmse": _rmse(training)}
+    if plan.args.ratings is None:
+        figures["rmse_covered"] = _rmse(covered)
+    return figures
+
+
+def _mean(sums: np.ndarray) -> tuple[float | None, float, int]:
+    """Loss, sum of squared errors of predictions, and number, from the sums over ratings."""
+    squares, clipped, penalty, count = sums.tolist()
+    return (squares + penalty) / count if count else None, clipped, int(count)
+
+
+def _rmse(*parts: tuple) -> float | None:
+    count = sum(part[2] for part in parts)
+    return math.sqrt(sum(part[1] for part in parts) / count) if count else None
+
+
+def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
+    """Sums over all workers' training ratings, covered held-out ones, and other held-out ones.
+
+    Returns
+    -------
+    numpy.ndarray of shape (3, 4)
+        Squared errors, those of clipped predictions, penalty, and how many.
+    """
+    if plan.placement.is_replicated.any():
+        kv.wait_replica_sync()
+    kv.barrier()
+    held_out = part_of(kv, plan, plan.matrix.held_out)
+    covered = is_covered(plan, held_out, int(plan.matrix.bounds[kv.id]))
+    parts = [part_of(kv, plan, plan.matrix.training), held_out.where(covered), held_out.where(~covered)]
+    sums = [(*make_trainer(kv, plan, part, batch=EVALUATED_AT_ONCE).evaluate(), len(part)) for part in parts]
+    return kv.allreduce(np.array(sums, np.float64))
+
+
+def is_covered(plan: Plan, part: Part, first_row: int) -> np.ndarray:
+    """Which ratings are in rows and columns with enough training ratings for their factors."""
+    least = COVERED * plan.args.rank
+    return ((plan.matrix.row_counts[first_row + part.rows] >= least)
+            & (plan.matrix.column_counts[part.columns] >= least))
