@@ -230,7 +230,7 @@ def _adjacent_lines(file, source: Source, begin: int, index: int, count: int) ->
     """The lines that begin in the part's range of bytes."""
     length = max(source.size - begin, 0)
     offset, end = (begin + length * i // count for i in (index, index + 1))
-    if index > 0:  # a line that begins before belongs to the part before
+    if offset > begin:  # a line that begins before belongs to the part before
         file.seek(offset - 1)
         offset += len(file.readline()) - 1
     else:

@@ -1,0 +1,155 @@
+"""Matrix factorization, end to end: planted matrices, every management and algorithm, files, errors, resuming."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import result_of, run_app
+
+KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "rmse", "train_rmse"}
+#: A planted matrix that 20 epochs find: with less noise than this nothing is to be had.
+NOISE = 0.1
+SMALL = ("--rows", 300, "--columns", 60, "--entries", 9000, "--planted-rank", 3, "--epochs", 20, "--no-progress")
+MOVIELENS = Path(os.environ.get("LAPSE_DATA", "/nonexistent"), "ml-100k", "u.data.gz")
+
+
+def train(ranks, *options, small=SMALL):
+    return result_of(run_app("mf", ranks, *small, *options))
+
+
+def write_ratings(path, separator="\t", rows=80, columns=30, count=1500, seed=0):
+    """Ratings that are biases and a product of factors of length 1, of users with names."""
+    rng = np.random.default_rng(seed)
+    p, q, b = rng.normal(size=rows), rng.normal(size=columns), rng.normal(size=rows)
+    cells = rng.permutation(rows * columns)[:count]
+    lines = [separator.join((f"user {r}", f"{c}", f"{3 + b[r] + p[r] * q[c]:.4f}"))
+             for r, c in zip(cells // columns, cells % columns)]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+@pytest.mark.parametrize("algorithm", ["dsgd", "columnwise", "plain"])
+@pytest.mark.parametrize("ranks, management", [(1, "lapse2"), (2, "lapse"), (2, "classic"), (3, "lapse2")])
+def test_planted_factors_are_found(ranks, management, algorithm):
+    result = train(ranks, "--management", management, "--algorithm", algorithm, "--batch", 256)
+    assert result.keys() >= KEYS
+    assert result["ranks"] == ranks and result["epochs"] == 20 and result["resumed_from"] is None
+    assert 0.8 * NOISE < result["rmse_covered"] < 1.25 * NOISE
+    assert result["train_rmse"] < result["rmse"] < 0.4
+
+
+def test_dsgd_is_exact_wherever_parameters_are():
+    """Four workers on one rank or on two, with parameters that move or stay: bit by bit the same."""
+    results = [train(ranks, "--workers", 4 // ranks, "--management", management, "--epochs", 3)
+               for ranks, management in ((1, "lapse"), (2, "lapse"), (2, "classic"))]
+    assert len({result["train_rmse"] for result in results}) == 1
+    np.testing.assert_allclose([result["rmse"] for result in results], results[0]["rmse"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("step", ["adagrad", "bold-driver"])
+def test_other_steps(step):
+    result = train(2, "--step", step, "--learning-rate", 0.1 if step == "adagrad" else 0.04, "--algorithm", "plain",
+                   "--batch", 256, "--replicate", 5)
+    assert result["rmse_covered"] < 1.5 * NOISE
+
+
+def test_more_workers_than_columns():
+    result = train(3, "--workers", 2, "--rows", 40, "--columns", 4, "--entries", 120, small=("--epochs", 2))
+    assert result["rmse"] > 0
+
+
+def test_the_same_ratings_are_held_out_for_any_number_of_ranks(tmp_path):
+    ratings = write_ratings(tmp_path / "ratings.tsv")
+    plain = ("--ratings", ratings, "--no-biases", "--rank", 1, "--epochs", 1, "--learning-rate", 1e-9,
+             "--init-std", 1e-6, "--no-progress")
+    results = [train(ranks, small=plain) for ranks in (1, 3)]
+    assert results[0]["rmse"] == pytest.approx(results[1]["rmse"], rel=1e-4)
+
+
+def test_the_model_predicts_what_the_program_says(tmp_path):
+    ratings, test = write_ratings(tmp_path / "ratings.csv", ","), tmp_path / "test.csv.gz"
+    lines = ratings.read_bytes().splitlines(keepends=True)
+    ratings.write_bytes(b"user,item,rating\n" + b"".join(lines[150:]))
+    test.write_bytes(gzip.compress(b"".join(lines[:150])))
+    metrics, folder = tmp_path / "metrics.jsonl", tmp_path / "model"
+    result = train(2, "--ratings", ratings, "--test", test, "--output", folder, "--metrics", metrics, "--epochs", 30,
+                   "--rank", 4, "--regularization", 0.01, small=("--no-progress",))
+    about = json.loads((folder / "model.json").read_text())
+    p, q, b, c = (np.load(folder / f"{name}.npy") for name in ("rows", "columns", "row_biases", "column_biases"))
+    row, column = ({name: i for i, name in enumerate((folder / f"{side}_ids.txt").read_text().splitlines())}
+                   for side in ("row", "column"))
+    errors = []
+    for line in lines[:150]:
+        user, item, rating = line.decode().split(",")
+        i, j = row[user], column[item]
+        errors.append(float(rating) - np.clip(about["mean"] + b[i] + c[j] + p[i] @ q[j], about["low"], about["high"]))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(result["rmse"], rel=1e-5)
+    assert result["rmse"] < 0.6 and p.shape == (80, 4)
+    written = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in written] == list(range(1, 31))
+    assert written[-1]["rmse"] == result["rmse"] and written[-1]["stats"]["pulled_keys"] > 0
+    assert written[-1]["time"].keys() == {"compute", "waiting", "evaluation"}
+
+
+def test_a_run_that_was_ended_and_resumed_goes_on_as_if_it_had_not_been(tmp_path):
+    common = ("--step", "bold-driver", "--epochs", 8)
+    whole = train(2, *common)
+    first = train(2, *common, "--output", tmp_path, "--checkpoint-every", 3, "--max-runtime", 0.01)
+    assert first["epochs"] == 0
+    part = train(2, *common, "--output", tmp_path, "--resume")
+    assert part["resumed_from"] == 0 and part["epochs"] == 8
+    assert part["loss"] == pytest.approx(whole["loss"], rel=0.01)
+    assert train(2, *common, "--output", tmp_path, "--resume") == part
+
+
+def test_matrix_market(tmp_path):
+    path = tmp_path / "ratings.mtx.gz"
+    cells = np.random.default_rng(0).permutation(20 * 10)[:100]
+    entries = "".join(f"{i // 10 + 1} {i % 10 + 1} {i % 5}\n" for i in cells)
+    path.write_bytes(gzip.compress(f"%%MatrixMarket matrix coordinate integer general\n20 10 100\n{entries}".encode()))
+    small = ("--ratings", path, "--epochs", 2, "--output", tmp_path / "model")
+    assert train(2, small=small)["rmse"] > 0
+    assert np.load(tmp_path / "model" / "columns.npy").shape == (10, 40)
+    assert (tmp_path / "model" / "column_ids.txt").read_text().split() == [str(i) for i in range(1, 11)]
+    path.write_bytes(gzip.compress(f"%%MatrixMarket matrix coordinate integer general\n20 10 101\n{entries}".encode()))
+    job = run_app("mf", 2, *small)
+    assert job.returncode != 0 and job.stderr.count("100 entries, but the size line declares 101") == 1
+
+
+def test_without_held_out_ratings(tmp_path):
+    result = train(2, "--ratings", write_ratings(tmp_path / "r"), "--test-fraction", 0, small=("--epochs", 1))
+    assert result["rmse"] is None and result["train_rmse"] > 0
+
+
+@pytest.mark.parametrize("text, options, message", [
+    (None, (), "none.txt"),
+    ("a b 1\n" * 9 + "a b\n", (), "r:10: 'a b' has 2 fields"),
+    ("\n", (), "no ratings"),
+    ("a b 1\nc d 2\n" * 9, ("--learning-rate", 1e30, "--epochs", 2), "diverged"),
+    ("a b 1\n", ("--test", "none.txt"), "none.txt"),
+])
+def test_errors_are_said_once_and_end_the_job(tmp_path, text, options, message):
+    path = tmp_path / "none.txt"
+    if text is not None:
+        path = tmp_path / "r"
+        path.write_text(text)
+    job = run_app("mf", 3, "--ratings", path, *options, timeout=30)
+    assert job.returncode != 0 and not job.timed_out
+    assert job.stderr.count(message) == 1, job.output
+    assert "Traceback" not in job.stderr
+
+
+def test_the_standard_library():
+    result = train(2, "--ratings", "stdlib", small=("--epochs", 3, "--no-progress"))
+    assert 0 < result["rmse"] < 1.5
+
+
+@pytest.mark.skipif(not MOVIELENS.exists(), reason="LAPSE_DATA does not name a folder with ml-100k/u.data.gz")
+@pytest.mark.parametrize("options, most", [((), 0.915), (("--no-biases",), 0.93)])
+def test_movielens(options, most):
+    results = [train(2, "--ratings", MOVIELENS, *options, "--seed", seed, small=("--no-progress",)) for seed in (1, 2, 3)]
+    assert np.mean([result["rmse"] for result in results]) < most
