@@ -207,6 +207,20 @@ def test_the_hottest_columns_are_replicated():
     assert set(np.flatnonzero(chosen.is_replicated)) < set(range(8))
 
 
+@pytest.mark.parametrize("given, expected", [
+    (("--batch", 10), 2 * 10 * 2), (("--batch", 10, "--workers", 3), 2 * 10 * 6), (("--sync-ratings", 77), 77),
+])
+def test_ratings_between_two_rounds(given, expected):
+    ratings = assemble(synthetic.make_share(Recipe(200, 100, 5000)))
+    assert placement.ratings_per_round(options(*given), ratings, 2) == expected
+
+
+def test_a_round_has_few_ratings_of_the_hottest_column():
+    ratings = assemble(synthetic.make_share(Recipe(2000, 100, 50_000)))
+    most = placement.ratings_per_round(options("--batch", 100_000), ratings, 8)
+    assert 99 < most * ratings.column_counts.max() / ratings.num_training <= 100
+
+
 def test_one_rank_moves_nothing():
     args = options("--algorithm", "plain")
     chosen = placement.decide(MPI.COMM_SELF, args, assemble(synthetic.make_share(SMALL)), 6)

@@ -42,8 +42,8 @@ ADAGRAD_RATE = 0.05
 BATCH = {"dsgd": 16384, "columnwise": 1024, "plain": 1024}
 #: Enough to hide the time a column needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 2
-#: Ratings between two rounds in which replicas are synchronised.
-DEFAULT_SYNC_RATINGS = 20_000
+#: Between two rounds in which replicas are synchronised: batches of each worker, and ratings of the hottest column.
+BATCHES_PER_ROUND, HOTTEST_PER_ROUND = 2, 100
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -121,9 +121,10 @@ def add_schedule_options(system) -> None:
     system.add_argument("--replicate", type=_base.natural_int, metavar="N",
                         help="lapse2, columnwise and plain: replicate the N columns that are used most; 0: none "
                              "(default: those for which it costs less than to move them)")
-    system.add_argument("--sync-ratings", type=_base.positive_int, default=DEFAULT_SYNC_RATINGS, metavar="N",
+    system.add_argument("--sync-ratings", type=_base.positive_int, metavar="N",
                         help="lapse2: ratings that all ranks together train at most between two rounds in which "
-                             "replicas are synchronised (default: %(default)s)")
+                             f"replicas are synchronised (default: {BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} "
+                             "ratings of the hottest column)")
 
 
 def natural_float(text: str) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import lapse
+from lapse.apps.mf.__main__ import BATCHES_PER_ROUND, HOTTEST_PER_ROUND
 from lapse.apps.mf.matrix import Matrix
 
 #: Workers wait at twice `max_pending`: half of the ratings that `--sync-ratings` allows, and a little less, since how
@@ -95,13 +96,25 @@ def choose_replicated(args: argparse.Namespace, matrix: Matrix, uses: np.ndarray
     """The columns to replicate: those for which it costs less, or as many as `--replicate` says."""
     if args.replicate is not None:
         return np.argsort(-uses, kind="stable")[:args.replicate]
-    rounds = max(matrix.num_training / args.sync_ratings, 1)
+    rounds = max(matrix.num_training / ratings_per_round(args, matrix, ranks), 1)
     return lapse.choose_hot_spots(uses, ranks=ranks, rounds=rounds, value_lengths=length)
+
+
+def ratings_per_round(args: argparse.Namespace, matrix: Matrix, ranks: int) -> int:
+    """Ratings of all ranks between two rounds, at most: by `--sync-ratings`, or such that no round has too many.
+
+    Between two rounds each rank moves a hot column by all that it knows, and the moves are summed: with large steps and
+    many ratings of that column they go too far, and the training diverges.
+    """
+    if args.sync_ratings is not None:
+        return args.sync_ratings
+    hottest = matrix.column_counts.max() / matrix.num_training
+    return max(int(min(BATCHES_PER_ROUND * args.batch * args.workers * ranks, HOTTEST_PER_ROUND / hottest)), 1)
 
 
 def pace(args: argparse.Namespace, matrix: Matrix, uses: np.ndarray, replicated: np.ndarray,
          ranks: int) -> lapse.Replication:
     """Rounds by work: all ranks together train at most `--sync-ratings` ratings between two of one rank."""
     pushes_per_rating = uses[replicated != 0].sum() / max(matrix.num_training, 1)
-    most = PACE * pushes_per_rating * args.sync_ratings / ranks
+    most = PACE * pushes_per_rating * ratings_per_round(args, matrix, ranks) / ranks
     return lapse.Replication(max_pending=max(int(most), 1))

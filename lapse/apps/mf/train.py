@@ -66,9 +66,13 @@ def run(args: argparse.Namespace, comm) -> None:
     plan = make_plan(comm, training.args, load(comm, training.args))
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
-        train(server, plan, training)
-        if plan.args.output is not None and not training.is_interrupted:
+        went_well = train(server, plan, training)
+        if plan.args.output is not None and went_well and not training.is_interrupted:
             output.save(server, plan, plan.args.output)
+    if not went_well:
+        raise _base.AppError(f"the training diverged: its loss is no number any more. Give a --learning-rate smaller "
+                             f"than {plan.args.learning_rate:g}, or a --regularization other than "
+                             f"{plan.args.regularization:g}")
     training.finish(**_figures(training.history))
 
 
@@ -149,7 +153,7 @@ def make_plan(comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
     chosen = _base.collectively(comm, placement.decide, comm, args, ratings, model.length)
     if replicated := int(chosen.is_replicated.sum()):
         log.info("%s of %s columns are replicated, a round at least every %s ratings of all ranks", f"{replicated:,}",
-                 f"{ratings.num_columns:,}", f"{args.sync_ratings:,}")
+                 f"{ratings.num_columns:,}", f"{placement.ratings_per_round(args, ratings, comm.size):,}")
     return Plan(args, ratings, model, chosen)
 
 
@@ -202,28 +206,24 @@ def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
 # --- training --------------------------------------------------------------------------------------
 
 
-def train(server: lapse.Server, plan: Plan, training: Training) -> None:
-    """Run the epochs that are left."""
+def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
+    """Run the epochs that are left, as long as the loss is finite; whether it still is."""
     if plan.placement.moves:
         server.run(localize_rows, plan)
     rates = Rates(plan.args, training.state)
     for epoch in training.epochs(server):
-        counted = server.run(train_epoch, server, plan, training, epoch, rates.rate(epoch))[0]
+        used = rates.rate(epoch)
+        counted = server.run(train_epoch, server, plan, training, epoch, used)[0]
         training.meet()
         figures = {"loss": None}
         if not training.is_interrupted:
             with training.evaluating():
                 figures = evaluate(server, plan)
-            check(figures["loss"], rates.rate(epoch))
+            if not math.isfinite(figures["loss"]):  # it does not come back; nothing is saved of it
+                return False
         state = rates.learn(figures["loss"]) if not training.is_partial else rates.state
-        training.end_epoch(**figures, **counted, learning_rate=rates.rate(epoch), state=state)
-
-
-def check(loss: float, rate: float) -> None:
-    """Give up where the loss has left all bounds: it does not come back."""
-    if not math.isfinite(loss):
-        raise _base.AppError(f"the training diverged with a learning rate of {rate:g}: give a smaller --learning-rate "
-                             f"or a larger --regularization")
+        training.end_epoch(**figures, **counted, learning_rate=used, state=state)
+    return True
 
 
 def localize_rows(kv: lapse.Worker, plan: Plan) -> None:
@@ -287,7 +287,8 @@ def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, pa
         if kv.allreduce(int(training.should_stop()), op="max"):
             break
         if plan.placement.moves:
-            kv.localize(plan.matrix.num_rows + np.unique(part.columns[order]))
+            # waited for, since the first batch needs most of the block anyway
+            kv.localize(plan.matrix.num_rows + np.unique(part.columns[order])).wait()
         trainer.train(order, rate)
         trainer.finish()  # or others would take the block with updates still on their way
         yield
