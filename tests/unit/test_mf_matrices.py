@@ -207,6 +207,11 @@ def test_the_hottest_columns_are_replicated():
     assert set(np.flatnonzero(chosen.is_replicated)) < set(range(8))
 
 
+def test_by_default_replicas_take_a_tenth_of_the_size_of_all_values():
+    chosen, _ = decide("--algorithm", "plain", "--batch", 100)
+    assert chosen.is_replicated.sum() == 30
+
+
 @pytest.mark.parametrize("given, expected", [
     (("--batch", 10), 2 * 10 * 2), (("--batch", 10, "--workers", 3), 2 * 10 * 6), (("--sync-ratings", 77), 77),
 ])

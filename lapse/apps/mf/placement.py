@@ -97,7 +97,8 @@ def choose_replicated(args: argparse.Namespace, matrix: Matrix, uses: np.ndarray
     if args.replicate is not None:
         return np.argsort(-uses, kind="stable")[:args.replicate]
     rounds = max(matrix.num_training / ratings_per_round(args, matrix, ranks), 1)
-    return lapse.choose_hot_spots(uses, ranks=ranks, rounds=rounds, value_lengths=length)
+    everything = np.concatenate([np.zeros(matrix.num_rows), uses])  # replicas may take a part of the size of all values
+    return lapse.choose_hot_spots(everything, ranks=ranks, rounds=rounds, value_lengths=length) - matrix.num_rows
 
 
 def ratings_per_round(args: argparse.Namespace, matrix: Matrix, ranks: int) -> int:
