@@ -23,6 +23,7 @@ MODULES = [
     "lapse._virtual_rank",
     "lapse.apps.mf._kernel",
     "lapse.apps.word2vec._kernel",
+    "lapse.apps.kge._kernel",
 ]
 MPI_MODULES = {"lapse._comm"}  # the only ones that include mpi.h
 
