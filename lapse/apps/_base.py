@@ -71,10 +71,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     return args
 
 
-def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int, dim: int | None,
+def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int | None, dim: int | None,
                        dim_names: tuple[str, ...] = ("--dim", "--vector-size"),
-                       dim_help: str = "length of each vector (default: %(default)s)"):
-    """Add the options that every training application has; `epochs` and `dim` are defaults.
+                       dim_help: str | None = None):
+    """Add the options that every training application has; `epochs` and `dim` are defaults, None: by model.
 
     Where the field calls the length of a vector by another name, `dim_names` are the option's.
 
@@ -85,8 +85,9 @@ def add_shared_options(parser: argparse.ArgumentParser, *, epochs: int, dim: int
     """
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive_int, default=epochs, metavar="N",
-                          help="passes over the data (default: %(default)s)")
-    training.add_argument(*dim_names, type=positive_int, default=dim, metavar="N", help=dim_help)
+                          help=f"passes over the data (default: {epochs or 'by model'})")
+    training.add_argument(*dim_names, type=positive_int, default=dim, metavar="N",
+                          help=dim_help or f"length of each vector (default: {dim or 'by model'})")
     training.add_argument("--seed", type=natural_int, default=1, metavar="N",
                           help="seed of every random stream (default: %(default)s)")
     training.add_argument("--max-runtime", type=positive_float, metavar="SECONDS",

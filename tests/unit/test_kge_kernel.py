@@ -122,7 +122,8 @@ def test_scores_of_any_length(model, dim):
     everything[:NUM_ENTITIES, :dim] = entities
     for norm in (1, 2):
         for asked, known in ((_kernel.OBJECT, 0), (_kernel.SUBJECT, 2)):
-            query = _kernel.queries(model, asked, everything[triples[:, known]], relations[triples[:, 1]], dim)
+            query = _kernel.queries(model, asked, everything[triples[:, known]], relations,
+                                    triples[:, 1].copy(), dim)
             found = _kernel.scores(model, norm, query, everything)
             for i, (s, r, o) in enumerate(triples):
                 for e in range(NUM_ENTITIES):

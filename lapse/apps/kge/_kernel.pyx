@@ -53,7 +53,7 @@ cdef extern from "_kge.h" nogil:
     double kge_regularize(const float* x, float* gradient, int64_t n, int64_t half, float n3, float l2)
     void kge_adagrad(float* value, const float* gradient, int64_t n, float rate)
     void kge_queries(int model, int asked, int64_t n, const float* entities, const float* relations,
-                     int64_t relation_length, float* queries, int64_t dim, int64_t padded)
+                     const int64_t* rows, int64_t relation_length, float* queries, int64_t dim, int64_t padded)
     void kge_scores(int model, int norm, int64_t queries, const float* q, int64_t columns, const float* e,
                     int64_t padded, float* scores, int64_t step, float* panel)
     void kge_pair_scores(int model, int norm, int64_t queries, const float* q, const float* e, int64_t padded,
@@ -532,7 +532,8 @@ cdef class Trainer(Gradients):
 # --- evaluation ------------------------------------------------------------------------------------------------
 
 
-def queries(str model, int asked, const float[:, ::1] entities, const float[:, ::1] relations, int64_t dim):
+def queries(str model, int asked, const float[:, ::1] entities, const float[:, ::1] relations,
+            const int64_t[::1] rows, int64_t dim):
     """The queries of entities that are known and relations.
 
     Parameters
@@ -541,7 +542,9 @@ def queries(str model, int asked, const float[:, ::1] entities, const float[:, :
         `SUBJECT` or `OBJECT`: the entity that is asked for.
     entities : shape (n, padded)
         See `padded`.
-    relations : shape (n, relation_length)
+    relations : shape (m, relation_length)
+    rows : array of int64, shape (n,)
+        Which of `relations` each query has.
 
     Returns
     -------
@@ -550,11 +553,14 @@ def queries(str model, int asked, const float[:, ::1] entities, const float[:, :
     result = np.zeros((entities.shape[0], entities.shape[1]), dtype=np.float32)
     cdef float[:, ::1] out = result
     cdef int number = MODELS[model]
-    _check(entities.shape[0] == relations.shape[0] and dim <= entities.shape[1], "queries")
+    cdef int64_t i
+    _check(entities.shape[0] == rows.shape[0] and dim <= entities.shape[1], "queries")
+    for i in range(rows.shape[0]):
+        _check(0 <= rows[i] < relations.shape[0], "queries")
     if entities.shape[0]:
         with nogil:
-            kge_queries(number, asked, entities.shape[0], &entities[0, 0], &relations[0, 0], relations.shape[1],
-                        &out[0, 0], dim, entities.shape[1])
+            kge_queries(number, asked, entities.shape[0], &entities[0, 0], &relations[0, 0], &rows[0],
+                        relations.shape[1], &out[0, 0], dim, entities.shape[1])
     return result
 
 

@@ -527,13 +527,14 @@ static void kge_adagrad(float *restrict value, const float *restrict gradient, i
     }
 }
 
-/* Queries of n entities (padded rows) and relations, for evaluation. */
+/* Queries of n entities (padded rows), for evaluation; the relation of query i is row `rows[i]`. */
 KGE_CLONES
 static void kge_queries(int model, int asked, int64_t n, const float *entities, const float *relations,
-                        int64_t relation_length, float *queries, int64_t dim, int64_t padded) {
+                        const int64_t *rows, int64_t relation_length, float *queries, int64_t dim,
+                        int64_t padded) {
     for (int64_t i = 0; i < n; i++)
-        kge_query(model, asked, entities + i * padded, relations + i * relation_length, queries + i * padded,
-                  dim);
+        kge_query(model, asked, entities + i * padded, relations + rows[i] * relation_length,
+                  queries + i * padded, dim);
 }
 
 #endif

@@ -1,0 +1,217 @@
+"""How well a model completes triples: the rank of the true entity among all.
+
+For each triple, all entities are scored in the place of its object, then of its subject. The *raw* rank
+counts every entity with a higher score, the *filtered* one leaves out those that make a triple known from
+train, valid or test (Bordes et al., NIPS 2013). Entities with an equal score count half: that is the expected rank
+when ties are broken at random.
+
+Every worker ranks a part of the triples. Entities are pulled in blocks, so that no rank holds the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import lapse
+from lapse.apps.kge import _kernel
+from lapse.apps.kge.data import Known
+from lapse.apps.kge.models import Model
+
+#: Triples that are ranked while the entities pass by once, and entities that are scored at once.
+QUERY_ROWS, ENTITY_ROWS = 1024, 2048
+HITS = (1, 3, 10)
+#: The sums that ranks are reduced to, which can be added over workers.
+SUMS = 3 + len(HITS)
+_COLUMNS = {_kernel.SUBJECT: 0, _kernel.OBJECT: 2}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Figures over both sides of all triples; None where there are no triples."""
+
+    mrr: float | None
+    mean_rank: float | None
+    hits1: float | None
+    hits3: float | None
+    hits10: float | None
+
+    @classmethod
+    def of(cls, sums: np.ndarray) -> Quality:
+        """From what `sum_up` returns, added over workers."""
+        count = sums[0]
+        return cls(*(sums[1:] / count).tolist()) if count else cls(*[None] * (SUMS - 1))
+
+    def named(self, suffix: str = "") -> dict[str, float | None]:
+        """The figures, by name."""
+        return {name + suffix: value for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        if self.mrr is None:
+            return "none (no triples)"
+        return (f"MRR {self.mrr:.4f}, mean rank {self.mean_rank:.0f}, Hits@1 {self.hits1:.4f}, "
+                f"@3 {self.hits3:.4f}, @10 {self.hits10:.4f}")
+
+
+def sum_up(ranks: np.ndarray) -> np.ndarray:
+    """Count, sum of 1 / rank, of ranks, and numbers of hits; shape (SUMS,)."""
+    hits = [(ranks <= k).sum() for k in HITS]
+    return np.array([len(ranks), (1 / ranks).sum(), ranks.sum(), *hits], dtype=np.float64)
+
+
+def evaluate(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[Quality, Quality]:
+    """Rank triples. Collective over all workers.
+
+    Returns
+    -------
+    filtered, raw
+        The same on all workers.
+    """
+    sums = np.zeros((2, SUMS))
+    mine = triples[kv.id :: kv.num_workers]
+    for first in range(0, len(mine), QUERY_ROWS):
+        part = mine[first : first + QUERY_ROWS]
+        for ranks, total in zip(rank(kv, model, known, part), sums, strict=True):
+            total += sum_up(ranks)
+    filtered, raw = kv.allreduce(sums.reshape(-1)).reshape(2, SUMS)
+    return Quality.of(filtered), Quality.of(raw)
+
+
+def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Filtered and raw ranks of the subjects and of the objects of some triples; shape (2 n,) each."""
+    sides = [ask(kv, model, triples, asked) for asked in (_kernel.OBJECT, _kernel.SUBJECT)]
+    queries, targets, target_scores = (np.concatenate(parts) for parts in zip(*sides, strict=True))
+    answers = [known.answers(triples, _COLUMNS[asked]) for asked in (_kernel.OBJECT, _kernel.SUBJECT)]
+    rows = np.concatenate([answers[0][0], answers[1][0] + len(triples)])
+    entities = np.concatenate([answers[0][1], answers[1][1]])
+
+    def score_block(first: int, block: np.ndarray) -> np.ndarray:
+        return _kernel.scores(model.name, model.norm, queries, block)[:, : min(ENTITY_ROWS, model.num_entities - first)]
+
+    blocks = ((first, score_block(first, block)) for first, block in entity_blocks(kv, model))
+    return count_ranks(blocks, targets, target_scores, rows, entities)
+
+
+def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tuple[np.ndarray, ...]:
+    """Queries for one side of triples, the entities that answer them, and these entities' scores."""
+    column = _COLUMNS[asked]
+    given, targets = triples[:, 2 - column], triples[:, column]
+    relations = model.num_entities + triples[:, 1]
+    formula = asked
+    if model.reciprocal and asked == _kernel.SUBJECT:  # the inverse relation's object
+        relations, formula = relations + model.num_relations, _kernel.OBJECT
+    unique, rows = np.unique(relations, return_inverse=True)
+    queries = _kernel.queries(model.name, formula, pull_entities(kv, model, given),
+                              np.ascontiguousarray(pull_vectors(kv, unique)), rows, model.dim)
+    scores = _kernel.pair_scores(model.name, model.norm, queries, pull_entities(kv, model, targets))
+    return queries, targets, scores
+
+
+def count_ranks(blocks: Iterator[tuple[int, np.ndarray]], targets: np.ndarray, target_scores: np.ndarray,
+                rows: np.ndarray, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Filtered and raw ranks, from scores that come in blocks of entities.
+
+    Parameters
+    ----------
+    blocks
+        Pairs (first entity, scores of shape (queries, entities of the block)); scores may be overwritten.
+    targets, target_scores
+        The true entity of each query, and its score.
+    rows, entities
+        Entity ``entities[i]`` is left out of the filtered rank of query ``rows[i]``.
+
+    Notes
+    -----
+    A score that is no number counts as higher than all, that of a true entity as lower than all: a model that
+    has diverged must not look good.
+    """
+    wanted = np.where(np.isnan(target_scores), np.finfo(np.float32).min, target_scores)[:, None]
+    raw = np.ones(len(targets))
+    filtered_out = np.zeros(len(targets))
+    for first, scores in blocks:
+        inside = (targets >= first) & (targets < first + scores.shape[1])
+        scores[np.isnan(scores)] = np.inf
+        scores[np.flatnonzero(inside), targets[inside] - first] = -np.inf  # not ranked against itself
+        raw += _places(scores, wanted).sum(axis=1)
+        here = (entities >= first) & (entities < first + scores.shape[1])
+        places = _places(scores[rows[here], entities[here] - first], wanted[rows[here], 0])
+        filtered_out += np.bincount(rows[here], weights=places, minlength=len(targets))
+    return raw - filtered_out, raw
+
+
+def _places(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """By how much each score worsens the rank of the wanted one: 1, or 1/2 for a tie."""
+    return 0.5 * (np.greater(scores, wanted).astype(np.float32) + np.greater_equal(scores, wanted))
+
+
+# --- pulling -----------------------------------------------------------------------------------------------------
+
+
+def pull_entities(kv: lapse.Worker, model: Model, entities: np.ndarray) -> np.ndarray:
+    """Vectors of entities, each pulled once; shape (n, padded)."""
+    unique, where = np.unique(entities, return_inverse=True)
+    result = np.zeros((len(unique), _kernel.padded(model.dim)), dtype=np.float32)
+    if len(unique):
+        result[:, : model.dim] = pull_vectors(kv, unique)
+    return result[where]
+
+
+def pull_vectors(kv: lapse.Worker, keys: np.ndarray) -> np.ndarray:
+    """The vectors of keys of one length, without the sums of squares behind them."""
+    values = kv.pull(keys).wait().reshape(len(keys), -1)
+    return values[:, : values.shape[1] // 2]
+
+
+def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, np.ndarray]]:
+    """All entities' vectors, padded, a block at a time: pairs (first entity, vectors)."""
+    for first in range(0, model.num_entities, ENTITY_ROWS):
+        keys = np.arange(first, min(first + ENTITY_ROWS, model.num_entities))
+        block = np.zeros((_kernel.padded(len(keys)), _kernel.padded(model.dim)), dtype=np.float32)
+        block[: len(keys), : model.dim] = pull_vectors(kv, keys)
+        yield first, block
+
+
+# --- a rule to compare with --------------------------------------------------------------------------------------
+
+
+def frequency_rule(train: np.ndarray, triples: np.ndarray, known: Known, num_entities: int) -> dict[str, Quality]:
+    """The rule "most frequent object of this relation" (or subject): its filtered quality.
+
+    Returns
+    -------
+    dict
+        By ``"object"``, the question (s, r, ?), and ``"both"``, that and (?, r, o), as models are measured.
+    """
+    sums = {column: _rule_sums(train, triples, known, num_entities, column) for column in (0, 2)}
+    return {"object": Quality.of(sums[2]), "both": Quality.of(sums[0] + sums[2])}
+
+
+def _rule_sums(train, triples, known: Known, num_entities: int, column: int) -> np.ndarray:
+    total = np.zeros(SUMS)
+    for relation in np.unique(triples[:, 1]):
+        counts = np.bincount(train[train[:, 1] == relation, column], minlength=num_entities).astype(np.float32)
+        asked = triples[triples[:, 1] == relation]
+        for first in range(0, len(asked), QUERY_ROWS):
+            part = asked[first : first + QUERY_ROWS]
+            scores = np.repeat(counts[None], len(part), axis=0)
+            targets = part[:, column]
+            total += sum_up(count_ranks(iter([(0, scores)]), targets, counts[targets],
+                                        *known.answers(part, column))[0])
+    return total
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def complete(kv: lapse.Worker, model: Model, known: Known, subject: int, relation: int, most: int = 5,
+             accept: Callable[[int], bool] = lambda entity: True) -> list[int]:
+    """The entities with the highest scores as objects of a subject and a relation, unknown ones only."""
+    triple = np.array([[subject, relation, subject]])
+    queries = ask(kv, model, triple, _kernel.OBJECT)[0]
+    scores = np.concatenate([_kernel.scores(model.name, model.norm, queries, block)[0]
+                             for _, block in entity_blocks(kv, model)])[: model.num_entities]
+    scores[known.answers(triple, 2)[1]] = -np.inf
+    best = (int(entity) for entity in np.argsort(-scores, kind="stable") if accept(int(entity)))
+    return [entity for entity, _ in zip(best, range(most), strict=False)]

@@ -1,0 +1,129 @@
+"""Which technique manages which parameter: what is replicated, relocated ahead, or stays at home.
+
+Decided before the server exists, from the counts of the training triples: how many blocks are expected to
+use each entity and each relation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+
+import lapse
+from lapse.apps.kge.models import Model
+
+#: How negatives are drawn where `--sampling-scheme` does not say.
+SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
+#: Workers wait at twice `max_pending`: half of the triples that `--sync-triples` allows, and a little less, since
+#: what a triple costs is an estimate.
+PACE = 0.5 * 0.9
+#: Replicas take at most this share of the size of all values. A block of a small graph uses many of its
+#: entities, so that it pays to replicate more than the tenth that the library proposes.
+MEMORY = 0.5
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the server and the kernel need to know of it.
+
+    Attributes
+    ----------
+    replicated_keys
+        Sorted.
+    localize
+        Whether the keys of coming blocks are localized.
+    lookahead
+        See `_kernel.Trainer`.
+    sampling, replication
+        For the server.
+    """
+
+    replicated_keys: np.ndarray
+    localize: bool
+    lookahead: int
+    sampling: lapse.Sampling
+    replication: lapse.Replication
+
+
+@dataclass(frozen=True)
+class Usage:
+    """In how many blocks each key is expected, in one epoch of all workers together.
+
+    Attributes
+    ----------
+    positive
+        Per key: as part of a true triple.
+    sampled
+        Per key: among the negatives.
+    """
+
+    positive: np.ndarray
+    sampled: np.ndarray
+    blocks: float
+    triples: int
+
+    @property
+    def together(self) -> np.ndarray:
+        """Per key: in either role."""
+        return self.positive + self.sampled * (1 - self.positive / self.blocks)
+
+
+def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: int) -> Placement:
+    """The same on all ranks, by the options and the training triples."""
+    several = ranks > 1
+    replicated, replication = np.empty(0, np.int64), lapse.Replication()
+    if args.management == "lapse2" and several:
+        usage = expect_usage(args, model, train)
+        replicated = choose_replicated(args, model, usage, ranks)
+        replication = pace(args, usage, replicated, ranks)
+    localize = args.management != "classic" and several
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    sampling = lapse.Sampling(scheme, lapse.Uniform(0, model.num_entities), reuse=args.sampling_reuse,
+                              postpone=args.sampling_postpone)
+    return Placement(replicated, localize, args.lookahead if localize else 0, sampling, replication)
+
+
+def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> Usage:
+    """From how often each key occurs: blocks are drawn at random (by relation they are not quite)."""
+    counts = np.bincount(train[:, [0, 2]].reshape(-1), minlength=model.num_entities)
+    relations = np.bincount(train[:, 1], minlength=model.num_relations)
+    counts = np.concatenate([counts] + [relations] * (model.relation_keys // model.num_relations))
+    blocks = max(len(train) / args.batch_size, 1.0)
+    share = np.minimum(counts / max(len(train), 1), 1.0)
+    positive = blocks * (1 - (1 - share) ** args.batch_size)
+    sampled = np.zeros(model.num_keys)
+    drawn = 2 * args.num_negs_per_pos
+    sampled[: model.num_entities] = -blocks * np.expm1(drawn * np.log1p(-1 / max(model.num_entities, 2)))
+    return Usage(positive, sampled, blocks, len(train))
+
+
+def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, ranks: int) -> np.ndarray:
+    """The keys to replicate, sorted.
+
+    Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local one,
+    and in a pool once for all the times that a draw is used.
+    """
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    times = {"local": 0.0, "pool": 1 / args.sampling_reuse}.get(scheme, 1.0)
+    counts = usage.positive + times * usage.sampled
+    if args.replicate is not None:
+        return np.sort(np.argsort(-counts, kind="stable")[: args.replicate])
+    rounds = max(usage.triples / args.sync_triples, 1)
+    return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=value_lengths(model),
+                                  memory=MEMORY)
+
+
+def value_lengths(model: Model) -> np.ndarray:
+    """Elements of each key's value: a vector, and as many sums of squares."""
+    lengths = np.full(model.num_keys, 2 * model.dim, dtype=np.int64)
+    lengths[model.num_entities :] = 2 * model.relation_length
+    return lengths
+
+
+def pace(args: argparse.Namespace, usage: Usage, replicated: np.ndarray, ranks: int) -> lapse.Replication:
+    """Rounds by work: all ranks together train at most `--sync-triples` triples between two of one rank."""
+    pushes_per_triple = usage.together[replicated].sum() / max(usage.triples, 1)
+    most = PACE * pushes_per_triple * args.sync_triples / ranks
+    return lapse.Replication(max_pending=max(int(most), 1))

@@ -1,0 +1,2 @@
+def standard_graph(): raise NotImplementedError
+def questions(dataset): return []
