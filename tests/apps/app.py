@@ -31,3 +31,25 @@ def write_topics(path, sentences=2000, seed=0):
             words = [f"t{topic}w{rng.randrange(TOPIC_WORDS)}" for _ in range(10)]
             file.write(" ".join(words) + "\n")
     return path
+
+
+def write_languages(folder, people=60, seed=0):
+    """A small graph with a known answer: a person lives in a city of a country, and speaks its language.
+
+    Where a person lives is told in train; which languages some of them speak is for valid and test.
+    """
+    rng = random.Random(seed)
+    cities = {f"city{c}": f"country{c % 4}" for c in range(8)}
+    splits = {"train": [], "valid": [], "test": []}
+    for city, country in cities.items():
+        splits["train"].append((city, "in", country))
+    for p in range(people):
+        city = rng.choice(sorted(cities))
+        splits["train"].append((f"person{p}", "lives_in", city))
+        split = "train" if p % 4 else ("valid", "test")[p // 4 % 2]
+        splits[split].append((f"person{p}", "speaks", cities[city].replace("country", "language")))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, triples in splits.items():
+        rng.shuffle(triples)
+        (folder / f"{name}.txt").write_text("".join("\t".join(triple) + "\n" for triple in triples))
+    return folder

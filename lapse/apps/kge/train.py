@@ -381,5 +381,6 @@ def _answer(kv: lapse.Worker, plan: Plan, questions: list[tuple[int, int]]) -> l
     for subject, relation in questions:
         seen = np.zeros(len(plan.dataset.entities), bool)
         seen[train[train[:, 1] == relation, 2]] = True
+        seen[subject] = False
         answers.append(evaluate.complete(kv, plan.model, plan.known, subject, relation, accept=seen.__getitem__))
     return answers
