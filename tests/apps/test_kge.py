@@ -1,0 +1,179 @@
+"""Knowledge-graph embeddings, end to end: a small graph with a known answer, errors, output, managements."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import result_of, run_app, write_languages
+from lapse.apps.kge import data
+
+SMALL = ("--dim", 16, "--epochs", 30, "--batch-size", 32, "--num-negs-per-pos", 32, "--eval-every", 10, "--no-progress")
+KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "mrr", "hits1", "hits3",
+        "hits10", "mean_rank", "mrr_raw"}
+REAL = os.environ.get("LAPSE_DATA")
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory):
+    return write_languages(tmp_path_factory.mktemp("languages"))
+
+
+@pytest.mark.parametrize("ranks, workers, management, model", [
+    (1, 1, "lapse2", "complex"), (1, 2, "classic", "rescal"), (2, 1, "classic", "transe"), (2, 2, "lapse", "distmult"),
+    (3, 1, "classic", "complex"), (3, 2, "lapse", "rescal"), (3, 1, "lapse2", "complex"), (2, 2, "lapse2", "rescal"),
+])
+def test_people_speak_the_language_of_their_country(languages, ranks, workers, management, model):
+    result = result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, "--workers", workers, "--management",
+                               management, "--model", model))
+    assert set(result) >= KEYS
+    assert (result["ranks"], result["workers"], result["epochs"]) == (ranks, workers, 30)
+    assert result["mrr"] > 0.85
+    assert result["hits1"] <= result["hits3"] <= result["hits10"] <= 1
+    assert result["mrr_raw"] < result["mrr"]
+
+
+@pytest.mark.parametrize("options", [
+    ("--sampling-scheme", "naive", "--replicate", 20), ("--sampling-scheme", "preloc", "--replicate", 0),
+    ("--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone"),
+    ("--sampling-scheme", "local", "--partition", "relation", "--lookahead", 3),
+])
+def test_sampling_schemes_and_placements(languages, options):
+    result = result_of(run_app("kge", 3, "--dataset", languages, *SMALL, *options))
+    assert result["mrr"] > 0.8
+
+
+@pytest.mark.parametrize("options", [
+    ("--loss", "bce", "--lr", 0.2), ("--loss", "margin", "--model", "transe", "--norm", 2),
+    ("--entity-dropout", 0.1, "--relation-dropout", 0.1), ("--preset", "lapse", "--lr", 0.2),
+])
+def test_losses_dropout_and_the_preset(languages, options):
+    result = result_of(run_app("kge", 1, "--dataset", languages, *SMALL, *options))
+    assert result["mrr"] > 0.5
+
+
+def test_one_worker_repeats_itself(languages):
+    one, other = (result_of(run_app("kge", 1, "--dataset", languages, *SMALL)) for _ in range(2))
+    assert (one["loss"], one["mrr"]) == (other["loss"], other["mrr"])
+
+
+def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    job = run_app("kge", 2, "--dataset", languages, *SMALL, "--metrics", metrics)
+    result = result_of(job)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 31))
+    assert [line["epoch"] for line in lines if "mrr" in line] == [10, 20, 30]
+    assert lines[-1]["loss"] == result["loss"] < lines[0]["loss"]
+    for line in lines:
+        assert line["seconds"] >= line["seconds_computing"] > 0 < line["seconds_waiting"]
+        assert (line["seconds_evaluating"] > 0) == ("mrr" in line)
+        assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
+    assert "local without leaving the rank" in job.stderr
+
+
+def test_classic_does_not_localize_and_one_rank_does_not_replicate(languages, tmp_path):
+    for ranks, management, name in ((2, "classic", "localize_keys"), (1, "lapse2", "replica_syncs")):
+        metrics = tmp_path / f"{ranks}.jsonl"
+        result_of(run_app("kge", ranks, "--dataset", languages, "--metrics", metrics, *SMALL, "--epochs", 2,
+                          "--management", management))
+        assert json.loads(metrics.read_text().splitlines()[0])["stats"][name] == 0
+
+
+@pytest.mark.parametrize("model", ["complex", "rescal"])
+def test_the_output_scores_as_the_model_does(languages, tmp_path, model):
+    """Plain NumPy on the files ranks the test triples as the RESULT line says."""
+    result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, "--output", tmp_path / "m", "--model", model))
+    entities, relations = (np.load(tmp_path / "m" / f"{name}.npy") for name in ("entities", "relations"))
+    ids = {stem: {name: int(i) for i, name in (line.split("\t") for line in path.read_text().splitlines())}
+           for stem in ("entities", "relations") for path in [tmp_path / "m" / f"{stem}.tsv"]}
+    dataset = data.read(languages)
+    assert list(ids["entities"]) == dataset.entities and list(ids["relations"]) == dataset.relations
+    assert json.loads((tmp_path / "m" / "model.json").read_text())["mrr"] == result["mrr"]
+    assert not list((tmp_path / "m").glob("*.part"))
+    inverse = np.load(tmp_path / "m" / "inverse_relations.npy") if model == "complex" else relations
+
+    def answers(entity, relation, is_inverse):
+        vector, matrix = entities[entity], (inverse if is_inverse else relations)[relation]
+        if model == "rescal":
+            return entities @ (matrix @ vector if is_inverse else vector @ matrix)
+        vector, matrix, all_vectors = (a[..., :8] + 1j * a[..., 8:] for a in (vector, matrix, entities))
+        return ((vector * matrix) @ all_vectors.conj().T).real
+
+    everything = {tuple(triple) for triple in dataset.everything().tolist()}
+    reciprocals = []
+    for s, r, o in dataset.test.tolist():
+        for given, target, is_inverse in ((s, o, False), (o, s, True)):
+            scores = answers(given, r, is_inverse)
+            better = sum(scores[e] > scores[target] for e in range(len(scores)) if e != target and
+                         ((e, r, o) if is_inverse else (s, r, e)) not in everything)
+            reciprocals.append(1 / (1 + better))
+    assert np.mean(reciprocals) == pytest.approx(result["mrr"], abs=1e-3)
+
+
+def test_the_best_model_is_kept_and_patience_ends_early(languages, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    job = run_app("kge", 3, "--dataset", languages, *SMALL, "--epochs", 400, "--eval-every", 2, "--patience", 2,
+                  "--metrics", metrics, "--lr", 0.3)
+    result = result_of(job)
+    found = [line for line in map(json.loads, metrics.read_text().splitlines()) if "mrr" in line]
+    best = max(range(len(found)), key=lambda i: found[i]["mrr"])
+    assert result["epochs"] < 400 and best == len(found) - 3
+    assert f"the best model is that of epoch {found[best]['epoch']}" in job.stderr
+
+
+def test_max_runtime_ends_early_and_saves(languages, tmp_path):
+    result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, "--epochs", 1_000_000, "--max-runtime", 3,
+                               "--output", tmp_path))
+    assert result["epochs"] < 1_000_000
+    assert (tmp_path / "entities.npy").exists()
+
+
+def test_more_workers_than_triples(tmp_path):
+    for name, text in (("train", "a\tr\tb\n"), ("valid", ""), ("test", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    result = result_of(run_app("kge", 2, "--dataset", tmp_path, *SMALL, "--workers", 2, "--epochs", 2))
+    assert result["mrr"] is None and result["loss"] > 0
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_errors_are_said_once_and_end_the_job(tmp_path, ranks):
+    missing = run_app("kge", ranks, "--dataset", tmp_path / "none", timeout=30)
+    (tmp_path / "train.txt").write_text("a\tr\tb\na\tb\n")
+    for name in ("valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("")
+    bad = run_app("kge", ranks, "--dataset", tmp_path, timeout=30)
+    for job, text in ((missing, "not a folder"), (bad, "train.txt:2:")):
+        assert job.returncode != 0 and not job.timed_out
+        assert job.stderr.count(text) == 1
+        assert "Traceback" not in job.stderr
+
+
+def test_an_odd_dimension_of_complex_vectors(languages):
+    job = run_app("kge", 1, "--dataset", languages, "--dim", 7)
+    assert job.returncode != 0 and "even number" in job.stderr and "Traceback" not in job.stderr
+
+
+@pytest.mark.deadline(150)
+def test_the_default_graph_is_gathered_once_and_cached(tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path)}
+    options = ("--epochs", 4, "--dim", 32, "--eval-every", 0, "--no-progress")
+    first = run_app("kge", 2, *options, env=env)
+    rule = float(first.stderr.partition("has MRR ")[2].partition(" ")[0])
+    assert result_of(first)["mrr"] > 0.15 and 0.05 < rule < 0.5
+    assert first.stderr.count("gathered the graph") == 1
+    assert "\njson imports ?" in first.stdout
+    second = run_app("kge", 2, *options, env=env)
+    assert result_of(second)["mrr"] > 0.15
+    assert "gathered earlier" in second.stderr
+
+
+@pytest.mark.skipif(not REAL, reason="LAPSE_DATA names no folder with fb15k-237 in it")
+@pytest.mark.deadline(1000)
+@pytest.mark.parametrize("model, target", [("complex", 0.32), ("rescal", 0.30)])
+def test_fb15k_237(model, target):
+    result = result_of(run_app("kge", 2, "--dataset", Path(REAL) / "fb15k-237", "--model", model, "--no-progress",
+                               timeout=950))
+    assert result["mrr"] >= target
