@@ -158,7 +158,7 @@ def _between(text: str, low: float, high: float, what: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the application with the given arguments (default: those of the command line)."""
-    args = make_parser().parse_args(argv)
+    args = _base.parse(make_parser(), argv)
     models.complete(args)
     from mpi4py import MPI  # not before: `--help` must not start MPI
 

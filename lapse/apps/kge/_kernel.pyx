@@ -19,7 +19,6 @@ block, which is what every other worker sees anyway.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from lapse cimport Worker, key_t, operation_t
 
@@ -85,12 +84,6 @@ cdef void* allocate(size_t count, size_t size) except NULL:
 
 cdef inline int64_t pad(int64_t n) noexcept nogil:
     return (n + KGE_PANEL - 1) // KGE_PANEL * KGE_PANEL
-
-
-cdef inline int64_t now() noexcept nogil:
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef class Gradients:
@@ -399,7 +392,6 @@ cdef class Trainer(Gradients):
 
     cdef readonly int64_t triples
     cdef readonly double loss
-    cdef int64_t waited, computed
 
     def __init__(self, Worker kv, *, double rate, bint localize, int lookahead, **parameters):
         if lookahead < 0:
@@ -424,16 +416,6 @@ cdef class Trainer(Gradients):
             free(self.ring[i].keys)
         free(self.ring)
         free(self.sampled)
-
-    @property
-    def seconds_waiting(self):
-        """Time in calls of the server: preparing, pulling, pushing."""
-        return self.waited * 1e-9
-
-    @property
-    def seconds_computing(self):
-        """Time of the arithmetic."""
-        return self.computed * 1e-9
 
     def train(self, const int64_t[:, ::1] triples):
         """Take a block of triples (shape (n, 3)); up to `lookahead` blocks stay prepared."""
@@ -468,7 +450,6 @@ cdef class Trainer(Gradients):
 
     cdef int _prepare(self, const int64_t* triples, int64_t n) except -1 nogil:
         cdef block_t* block = self.ring + (self.first + self.waiting) % self.ring_size
-        cdef int64_t began = now()
         memcpy(block.triples, triples, 3 * n * sizeof(int64_t))
         block.num_triples = n
         self._add_triples(triples, n)
@@ -482,7 +463,6 @@ cdef class Trainer(Gradients):
         self.waiting += 1
         if self.waiting < self.ring_size:
             self.kv.release_messages()
-        self.waited += now() - began
         return 0
 
     cdef int _use_first(self) except -1 nogil:
@@ -490,7 +470,7 @@ cdef class Trainer(Gradients):
         self._pull(block)
         self.loss += self._step(block)
         self.triples += block.num_triples
-        self._push()
+        self.kv.push_keys(self.keys, self.count, self.values, NULL)
         self._forget_rows()
         self.first = (self.first + 1) % self.ring_size
         self.waiting -= 1
@@ -498,7 +478,6 @@ cdef class Trainer(Gradients):
 
     cdef int _pull(self, block_t* block) except -1 nogil:
         """Choose the negatives, and pull everything, each key once."""
-        cdef int64_t began = now()
         self.kv.hold_messages()
         self.kv.choose_sample_of(block.sample, 2 * self.c.negatives, self.sampled)
         self.kv.finish_sample_of(block.sample)
@@ -509,24 +488,16 @@ cdef class Trainer(Gradients):
         if self.pulling != NULL:
             self.kv.wait_for(self.pulling)
             self.pulling = NULL
-        self.waited += now() - began
         return 0
 
     cdef double _step(self, block_t* block) noexcept nogil:
         """The values become what is to be pushed."""
-        cdef int64_t began = now(), i
+        cdef int64_t i
         cdef double loss = self._compute(block.num_triples, False)
         for i in range(self.count):
             kge_adagrad(self.values + 2 * self.offsets[i], self.gradients + self.offsets[i],
                         self._length(self.keys[i]), self.rate)
-        self.computed += now() - began
         return loss
-
-    cdef int _push(self) except -1 nogil:
-        cdef int64_t began = now()
-        self.kv.push_keys(self.keys, self.count, self.values, NULL)
-        self.waited += now() - began
-        return 0
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from lapse.apps.kge.models import Model
 
 #: How negatives are drawn where `--sampling-scheme` does not say.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
+#: Where a rank can expect to own fewer entities than this many times those of a block, a good part of them are those
+#: of the blocks at hand: to draw negatives among them would be to draw the entities that are to be predicted.
+LEAST_LOCAL_BLOCKS = 4
 #: Workers wait at twice `max_pending`: half of the triples that `--sync-triples` allows, and a little less, since
 #: what a triple costs is an estimate.
 PACE = 0.5 * 0.9
@@ -73,16 +76,26 @@ class Usage:
 def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: int) -> Placement:
     """The same on all ranks, by the options and the training triples."""
     several = ranks > 1
+    usage = expect_usage(args, model, train)
+    scheme = choose_scheme(args, model, usage, ranks)
     replicated, replication = np.empty(0, np.int64), lapse.Replication()
     if args.management == "lapse2" and several:
-        usage = expect_usage(args, model, train)
-        replicated = choose_replicated(args, model, usage, ranks)
+        replicated = choose_replicated(args, model, usage, scheme, ranks)
         replication = pace(args, usage, replicated, ranks)
     localize = args.management != "classic" and several
-    scheme = args.sampling_scheme or SCHEMES[args.management]
     sampling = lapse.Sampling(scheme, lapse.Uniform(0, model.num_entities), reuse=args.sampling_reuse,
                               postpone=args.sampling_postpone)
     return Placement(replicated, localize, args.lookahead if localize else 0, sampling, replication)
+
+
+def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: int) -> str:
+    """How negatives are drawn."""
+    scheme = args.sampling_scheme or SCHEMES[args.management]
+    entities_of_a_block = usage.positive[: model.num_entities].sum() / usage.blocks
+    if not args.sampling_scheme and scheme == "local" and ranks > 1 and (
+            model.num_entities < LEAST_LOCAL_BLOCKS * entities_of_a_block * ranks):
+        return "preloc"
+    return scheme
 
 
 def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> Usage:
@@ -99,13 +112,12 @@ def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> U
     return Usage(positive, sampled, blocks, len(train))
 
 
-def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, ranks: int) -> np.ndarray:
+def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, scheme: str, ranks: int) -> np.ndarray:
     """The keys to replicate, sorted.
 
     Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local one,
     and in a pool once for all the times that a draw is used.
     """
-    scheme = args.sampling_scheme or SCHEMES[args.management]
     times = {"local": 0.0, "pool": 1 / args.sampling_reuse}.get(scheme, 1.0)
     counts = usage.positive + times * usage.sampled
     if args.replicate is not None:

@@ -281,8 +281,9 @@ class _Reader:
             else:
                 yield from self._function(name, node, owner)
 
-    def _function(self, name: str, function: ast.AST, owner: str | None) -> Iterator[Triple]:
-        for node in ast.walk(function):
+    def _function(self, name: str, function: ast.FunctionDef | ast.AsyncFunctionDef,
+                  owner: str | None) -> Iterator[Triple]:
+        for node in (inner for statement in function.body for inner in ast.walk(statement)):
             if isinstance(node, ast.Raise) and node.exc is not None:
                 yield from self._links(name, "raises", [node.exc], ("class",))
             elif isinstance(node, ast.ExceptHandler) and node.type is not None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import time
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import lapse
+from lapse import checkpoint
 from lapse.apps import _base
+from lapse.apps._training import Training
 from lapse.apps.kge import data, evaluate, output, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
@@ -49,77 +50,39 @@ class Plan:
     shares: list[np.ndarray]
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch came to, over all workers of all ranks; the same on every rank.
-
-    Attributes
-    ----------
-    loss
-        Mean over triples and sides, without penalties.
-    computing, waiting
-        Seconds, mean over workers: the arithmetic, and the calls of the server.
-    """
-
-    loss: float | None
-    triples: int
-    computing: float
-    waiting: float
-    stopped: bool
-
-
-@dataclass
-class Outcome:
-    """What a training run came to so far; the same on every rank but for the seconds."""
-
-    epochs: int = 0
-    loss: float | None = None
-    seconds: list[float] = field(default_factory=list)
-    stats: list[dict] = field(default_factory=list)
-    evaluating: float = 0.0
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """The mean over the epochs."""
-        return sum(self.seconds) / max(len(self.seconds), 1)
-
-
 def run(args: argparse.Namespace, comm) -> None:
     """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
-    metrics = _base.collectively(comm, _prepare_output, args, comm.rank)
+    training = Training("kge", comm, args, quality=("mrr",))
+    if training.repeat_result():
+        return
+    args = training.args
     dataset = load(comm, args.dataset)
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
         _base.on_rank_0(comm, _tell_rule, plan)
-    with open_server(comm, plan) as server:
-        outcome = train(server, plan, metrics)
-        filtered, raw = server.run(evaluate.evaluate, plan.model, plan.known, dataset.test)[0]
-        log.info("test, filtered: %s", filtered)
-        log.info("test, raw: %s", raw)
-        if args.dataset is None:
-            _tell_completions(server, plan)
-        if args.output is not None:
-            server.run(output.write, plan.model, dataset, args.output, filtered.named())
-            log.info("wrote the model to %s", args.output)
-    if comm.rank == 0:
-        print(_result(args, comm.size, outcome, filtered, raw), flush=True)
+    best = Best(training, comm.rank)
+    figures = {}
+    with open_server(comm, plan, training.seed) as server:
+        training.restore(server)
+        train(server, plan, training, best)
+        if not training.is_interrupted:
+            figures = conclude(server, plan, best)
+    training.finish(model=args.model, **figures)
+    best.forget()
 
 
-def _prepare_output(args: argparse.Namespace, rank: int) -> _base.Metrics:
-    """Find out now, not after hours of training, that something cannot be written."""
-    if rank != 0:
-        return _base.Metrics(None)
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.output, os.W_OK):
-            raise PermissionError(f"cannot write to {args.output}")
-    return _base.Metrics(args.metrics)
-
-
-def _result(args: argparse.Namespace, ranks: int, outcome: Outcome, filtered: Quality, raw: Quality) -> str:
-    return _base.result_line("kge", ranks, args.workers, epochs=outcome.epochs,
-                             seconds_per_epoch=outcome.seconds_per_epoch, loss=outcome.loss, model=args.model,
-                             **filtered.named(), **raw.named("_raw"))
+def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
+    """Measure and write the best model; the figures for the ``RESULT`` line. Collective."""
+    best.restore(server)
+    filtered, raw = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.test)[0]
+    log.info("test, filtered: %s", filtered)
+    log.info("test, raw: %s", raw)
+    if plan.args.dataset is None:
+        _tell_completions(server, plan)
+    if plan.args.output is not None:
+        server.run(output.write, plan.model, plan.dataset, plan.args.output, filtered.named())
+        log.info("wrote the model to %s", plan.args.output)
+    return {**filtered.named(), **raw.named("_raw")}
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -131,7 +94,7 @@ def load(comm, folder: Path | None) -> Dataset:
     log.info("%s entities, %s relations; triples: %s for training, %s to validate, %s to test",
              *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid,
                                        dataset.test)))
-    if unseen := dataset.unseen():
+    if comm.rank == 0 and (unseen := dataset.unseen()):
         log.warning("%s triples of valid and test have an entity or relation that does not occur in train", unseen)
     return dataset
 
@@ -194,81 +157,50 @@ class Start:
         return rows
 
 
-def open_server(comm, plan: Plan) -> lapse.Server:
+def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the parameters where they begin."""
     args, chosen, model = plan.args, plan.placement, plan.model
     uniform = model.relation_length == model.dim
     server = lapse.Server(model.num_keys, 2 * model.dim if uniform else placement.value_lengths(model),
-                          workers=args.workers, comm=comm, seed=args.seed,
+                          workers=args.workers, comm=comm, seed=seed,
                           replicated_keys=chosen.replicated_keys, replication=chosen.replication,
                           sampling=chosen.sampling)
     server.initialize(np.arange(model.num_keys), Start(args.init_std))
     return server
 
 
-def train(server: lapse.Server, plan: Plan, metrics: _base.Metrics) -> Outcome:
-    """Run the epochs; the server has the best model afterwards."""
-    outcome, best = Outcome(), Best(plan.args.patience)
-    for epoch in range(plan.args.epochs):
-        server.reset_stats()
-        start = time.perf_counter()
-        result = server.run(train_epoch, plan, epoch)[0]
-        outcome.seconds.append(time.perf_counter() - start)
-        outcome.stats.append(server.stats(all_ranks=True))
-        outcome.loss = result.loss
-        outcome.epochs += not result.stopped
-        quality, seconds = _validate(server, plan, epoch, result.stopped)
-        outcome.evaluating += seconds
-        if quality is not None:
-            best.offer(server, epoch, quality)
-        _report_epoch(server, metrics, epoch, outcome, result, quality, seconds)
-        if result.stopped:
-            log.info("stopped by --max-runtime in epoch %d", epoch + 1)
-            break
+def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> None:
+    """Run the epochs that are left."""
+    for epoch in training.epochs(server):
+        best.is_present = False
+        loss = server.run(train_epoch, plan, training, epoch)[0]
+        training.meet()
+        figures = {}
+        if _is_to_validate(plan, training, epoch):
+            with training.evaluating():
+                filtered, _ = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.valid)[0]
+                best.offer(server, epoch + 1, filtered.mrr)
+            figures = filtered.named()
         if best.is_enough:
-            log.info("no better model in %d evaluations: stopped (--patience)", plan.args.patience)
-            break
-    best.restore(server, epoch)
-    log.info(_base.locality_report(_base.sum_stats(outcome.stats), len(outcome.seconds)))
-    return outcome
+            log.info("no better model in %d evaluations: the training ends (--patience)", plan.args.patience)
+        training.end_epoch(loss=loss, state={"worse": best.worse}, is_last=best.is_enough, **figures)
 
 
-def _validate(server, plan: Plan, epoch: int, last: bool) -> tuple[Quality | None, float]:
-    """The quality on valid, where it is due, and the seconds it took."""
+def _is_to_validate(plan: Plan, training: Training, epoch: int) -> bool:
     every = plan.args.eval_every
-    last = last or epoch + 1 == plan.args.epochs
-    if not every or not len(plan.dataset.valid) or not (last or (epoch + 1) % every == 0):
-        return None, 0.0
-    start = time.perf_counter()
-    filtered, _ = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.valid)[0]
-    return filtered, time.perf_counter() - start
+    if not every or not len(plan.dataset.valid) or training.is_interrupted:
+        return False
+    return training.is_partial or (epoch + 1) % every == 0 or epoch + 1 == plan.args.epochs
 
 
-def _report_epoch(server, metrics, epoch, outcome: Outcome, result: EpochResult, quality: Quality | None,
-                  evaluating: float) -> None:
-    if server.rank != 0:
-        return
-    seconds, stats = outcome.seconds[-1], outcome.stats[-1]
-    figures = {} if quality is None else quality.named()
-    metrics.write(epoch=epoch + 1, seconds=seconds, loss=result.loss, **figures,
-                  triples_per_second=result.triples / seconds, seconds_computing=result.computing,
-                  seconds_waiting=result.waiting, seconds_evaluating=evaluating, stats=stats)
-    log.info("epoch %d: %.1f s (%.1f computing, %.1f waiting for parameters), loss %s, %.1f%% of accesses local%s",
-             epoch + 1, seconds, result.computing, result.waiting,
-             "none" if result.loss is None else f"{result.loss:.4f}", 100 * _base.local_share(stats),
-             "" if quality is None else f"; valid: {quality} ({evaluating:.1f} s)")
-
-
-def train_epoch(kv: lapse.Worker, plan: Plan, epoch: int) -> EpochResult:
-    """Train one worker's share once."""
+def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) -> float | None:
+    """Train one worker's share once; the mean loss over triples and sides of all workers, without penalties."""
     trainer = make_trainer(kv, plan, epoch)
     share = len(plan.shares[kv.id])
     progress = _base.Progress(f"epoch {epoch + 1}/{plan.args.epochs}", share * kv.num_workers, "triples",
                               kv.id == 0 and not plan.args.no_progress)
-    stopped = False
     for block in batches(plan, kv.id, epoch):
-        stopped = _base.out_of_time(plan.args.max_runtime)
-        if stopped:
+        if training.should_stop():
             break
         trainer.train(block)
         if trainer.triples:
@@ -276,7 +208,8 @@ def train_epoch(kv: lapse.Worker, plan: Plan, epoch: int) -> EpochResult:
     trainer.finish()
     kv.wait_replica_sync()  # what comes next reads homes and replicas alike
     progress.close()
-    return _sum_up(kv, trainer, stopped)
+    loss, triples = kv.allreduce(np.array([trainer.loss, trainer.triples])).tolist()
+    return loss / triples / 2 if triples else None
 
 
 def learning_rate(args: argparse.Namespace, epoch: int) -> float:
@@ -298,49 +231,78 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         entity_l2=args.entity_l2, relation_n3=args.relation_n3, relation_l2=args.relation_l2, seed=int(seed))
 
 
-def _sum_up(kv: lapse.Worker, trainer: Trainer, stopped: bool) -> EpochResult:
-    mine = np.array([trainer.loss, trainer.triples, trainer.seconds_computing, trainer.seconds_waiting, stopped])
-    loss, triples, computing, waiting, stops = kv.allreduce(mine).tolist()
-    return EpochResult(loss / triples / 2 if triples else None, int(triples), computing / kv.num_workers,
-                       waiting / kv.num_workers, stops > 0)
-
-
 class Best:
-    """Keeps the best model so far: each rank a copy of the values that it owned at that moment.
+    """Keeps the best model so far.
+
+    With an output folder it is saved there as a checkpoint, so that a run that is continued has it too; without,
+    each rank keeps a copy of the values that it owned at that moment.
 
     Parameters
     ----------
-    patience
-        Evaluations without a better model after which it is enough; 0: never.
+    training
+        The run: its options, and whether it is continued.
+    rank
+        This one.
+
+    Attributes
+    ----------
+    worse
+        How many evaluations in a row have found no better model.
+    is_present
+        Whether the server has the best model at this moment.
     """
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._epoch = -1
-        self._quality: Quality | None = None
-        self._worse = 0
+    FOLDER = "checkpoint-best"
+
+    def __init__(self, training: Training, rank: int) -> None:
+        self._rank = rank
+        self._patience = training.args.patience
+        output_folder = training.args.output
+        self._folder = None if output_folder is None else output_folder / self.FOLDER
+        self.worse = (training.state or {}).get("worse", 0)
+        self._epoch, self._mrr = 0, None
         self._keys = self._values = None
+        self.is_present = False
+        if training.resumed_from is None:
+            self.forget()
+        elif self._is_saved():
+            found = checkpoint.read_manifest(self._folder)["metadata"]
+            self._epoch, self._mrr = found["epoch"], found["mrr"]
+
+    def _is_saved(self) -> bool:
+        return self._folder is not None and (self._folder / "CURRENT").is_file()
 
     @property
     def is_enough(self) -> bool:
-        """Whether there was no better one for too long."""
-        return 0 < self._patience <= self._worse
+        """Whether there was no better one for as long as ``--patience`` says."""
+        return 0 < self._patience <= self.worse
 
-    def offer(self, server: lapse.Server, epoch: int, quality: Quality) -> None:
-        """Keep the present model if it is better; no key may be on its way. Collective."""
-        if self._quality is not None and not quality.mrr > self._quality.mrr:
-            self._worse += 1
+    def offer(self, server: lapse.Server, epoch: int, mrr: float) -> None:
+        """Keep the present model if it is better. Collective."""
+        if self._mrr is not None and not mrr > self._mrr:
+            self.worse += 1
             return
-        self._epoch, self._quality, self._worse = epoch, quality, 0
+        self._epoch, self._mrr, self.worse, self.is_present = epoch, mrr, 0, True
+        if self._folder is not None:
+            server.save(self._folder, {"epoch": epoch, "mrr": mrr})
+            return
         self._keys = server.local_keys()
         self._values = server.run(_pull_once, server.workers, self._keys)[0]
 
-    def restore(self, server: lapse.Server, epoch: int) -> None:
-        """Set the values to the best model's, where the present one (of `epoch`) is another. Collective."""
-        if self._quality is None or self._epoch == epoch:
+    def restore(self, server: lapse.Server) -> None:
+        """Set the values to the best model's, where the present one is another. Collective."""
+        if self._mrr is None or self.is_present:
             return
-        log.info("the best model is that of epoch %d: MRR %.4f on valid", self._epoch + 1, self._quality.mrr)
-        server.run(_set_once, server.workers, self._keys, self._values)
+        log.info("the best model is that of epoch %d: MRR %.4f on valid", self._epoch, self._mrr)
+        if self._folder is not None:
+            server.load(self._folder)
+        else:
+            server.run(_set_once, server.workers, self._keys, self._values)
+
+    def forget(self) -> None:
+        """Remove what is saved: the run has ended, or another one begins here."""
+        if self._rank == 0 and self._is_saved():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _pull_once(kv: lapse.Worker, workers: int, keys: np.ndarray) -> np.ndarray | None:

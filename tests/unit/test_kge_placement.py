@@ -1,0 +1,162 @@
+"""Options and their defaults, shares of triples, and what is replicated."""
+
+import argparse
+
+import numpy as np
+import pytest
+
+from lapse.apps._base import AppError
+from lapse.apps.kge import models, placement, train
+from lapse.apps.kge.__main__ import make_parser
+from lapse.apps.kge.data import Dataset
+from lapse.apps.kge.models import Model
+
+
+def options(*given):
+    args = make_parser().parse_args([str(option) for option in given])
+    models.complete(args)
+    return args
+
+
+def graph(num_entities=100, num_relations=5, triples=2000, seed=0):
+    """Entity and relation 0 are the most frequent ones."""
+    rng = np.random.default_rng(seed)
+    s, o = (np.minimum(rng.zipf(1.5, triples) - 1, num_entities - 1) for _ in range(2))
+    r = np.minimum(rng.zipf(2.0, triples) - 1, num_relations - 1)
+    return np.stack([s, r, o], axis=1)
+
+
+def model_of(args, num_entities=100, num_relations=5):
+    return Model(args.model, args.dim, args.norm, args.reciprocal_relations, num_entities, num_relations)
+
+
+def test_defaults_come_from_common_then_model_then_preset_and_options_win():
+    assert options().dim == models.DEFAULTS["complex"]["dim"]
+    assert options().loss == models.COMMON["loss"]
+    assert options("--model", "rescal").reciprocal_relations is False
+    assert options("--model", "rescal", "--dim", 8).dim == 8
+    papers = options("--preset", "lapse")
+    assert (papers.loss, papers.num_negs_per_pos, papers.reciprocal_relations) == ("bce", 10, False)
+    assert papers.entity_n3 == 0
+    assert options("--preset", "lapse", "--loss", "softmax").loss == "softmax"
+    assert options("--no-reciprocal-relations").reciprocal_relations is False
+    assert options("--entity-n3", 0).entity_n3 == 0
+    assert None not in {name: value for name, value in vars(options()).items() if name in models.COMMON}.values()
+
+
+def test_the_length_of_a_relation():
+    assert Model("rescal", 6, 1, False, 10, 3).relation_length == 36
+    two_ways = Model("complex", 6, 1, True, 10, 3)
+    assert (two_ways.relation_length, two_ways.num_keys) == (6, 16)
+    with pytest.raises(AppError, match="even"):
+        Model("complex", 7, 1, True, 10, 3)
+
+
+@pytest.mark.parametrize("bad", [("--lr", 0), ("--lr-final", 2), ("--entity-dropout", 1), ("--entity-n3", -1),
+                                 ("--entity-l2", "x"), ("--relation-dropout", "nan")])
+def test_numbers_out_of_range(bad, capsys):
+    with pytest.raises(SystemExit):
+        options(*bad)
+    assert str(bad[1]) in capsys.readouterr().err
+
+
+def test_all_options_have_help(capsys):
+    with pytest.raises(SystemExit):
+        options("--help")
+    shown = capsys.readouterr().out
+    for name in ("--dataset", "--model", "--replicate", "--sync-triples", "--sampling-scheme", "--eval-every",
+                 "--checkpoint-every", "--resume", "rescal"):
+        assert name in shown
+    assert isinstance(options(), argparse.Namespace)
+
+
+def test_the_learning_rate_falls_linearly():
+    args = options("--epochs", 5, "--lr", 0.2, "--lr-final", 0.1)
+    assert [train.learning_rate(args, epoch) for epoch in (0, 2, 4)] == pytest.approx([0.2, 0.11, 0.02])
+
+
+def plan_of(args, triples, workers):
+    names = [str(i) for i in range(100)]
+    dataset = Dataset(names, names[:5], triples, triples[:0], triples[:0])
+    return train.Plan(args, dataset, None, model_of(args), None, train.share_out(args, triples, workers))
+
+
+@pytest.mark.parametrize("partition", ["random", "relation"])
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_each_triple_is_trained_once_an_epoch(partition, workers):
+    triples = graph()
+    plan = plan_of(options("--partition", partition, "--batch-size", 64), triples, workers)
+    epochs = []
+    for epoch in (0, 1):
+        blocks = [block for worker in range(workers) for block in train.batches(plan, worker, epoch)]
+        assert max(map(len, blocks)) <= 64
+        epochs.append(np.concatenate(blocks))
+        assert sorted(map(tuple, epochs[-1])) == sorted(map(tuple, triples))
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_triples_of_a_relation_stay_together():
+    triples = graph(num_relations=5)
+    shares = train.share_out(options("--partition", "relation"), triples, 3)
+    owners = [{worker for worker, share in enumerate(shares) if r in triples[share, 1]} for r in range(5)]
+    assert all(len(owner) <= 1 for owner in owners)
+
+
+def test_the_order_depends_on_seed_epoch_and_worker_only():
+    triples = graph()
+    for management in ("classic", "lapse2"):
+        plan = plan_of(options("--management", management, "--seed", 3), triples, 2)
+        first = next(train.batches(plan, 1, 4))
+        assert (first == next(train.batches(plan_of(options("--seed", 3), triples, 2), 1, 4))).all()
+
+
+def test_usage_counts_the_blocks_that_use_a_key():
+    args = options("--model", "distmult", "--batch-size", 100, "--num-negs-per-pos", 5)
+    triples, model = graph(), model_of(args)
+    usage = placement.expect_usage(args, model, triples)
+    counted = np.zeros(model.num_keys)
+    for block in train.batches(plan_of(args, triples, 1), 0, 0):
+        keys = np.concatenate([block[:, 0], block[:, 2], 100 + block[:, 1], 105 + block[:, 1]])
+        counted[np.unique(keys)] += 1
+    np.testing.assert_allclose(usage.positive, counted, atol=6)
+    assert usage.blocks == 20
+    assert usage.sampled[:100] == pytest.approx(20 * (1 - 0.99**10))
+    assert not usage.sampled[100:].any()
+    assert (usage.together <= usage.blocks + 1e-9).all()
+
+
+def test_what_is_used_most_is_replicated():
+    args = options("--replicate", 2)
+    model = model_of(args)
+    chosen = placement.decide(args, model, graph(), 4)
+    usage = placement.expect_usage(args, model, graph())
+    assert usage.positive[chosen.replicated_keys].min() >= np.sort(usage.positive)[-2]
+    assert chosen.replication.max_pending >= 1 and chosen.localize
+    for alone in (placement.decide(args, model, graph(), 1), placement.decide(options("--management", "lapse"), model,
+                                                                             graph(), 4)):
+        assert len(alone.replicated_keys) == 0
+
+
+@pytest.mark.parametrize("management, num_entities, scheme", [
+    ("classic", 100, "naive"), ("lapse", 100, "preloc"), ("lapse2", 100, "preloc"), ("lapse2", 100_000, "local")])
+def test_each_management_has_a_sampling_scheme(management, num_entities, scheme):
+    """Where a rank owns few entities, negatives are not drawn among them."""
+    args = options("--management", management)
+    assert placement.decide(args, model_of(args, num_entities), graph(), 3).sampling.scheme == scheme
+
+
+def test_a_chosen_scheme_stays():
+    args = options("--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone")
+    sampling = placement.decide(args, model_of(args), graph(), 3).sampling
+    assert (sampling.scheme, sampling.reuse, sampling.postpone) == ("pool", 4, True)
+
+
+def test_workers_wait_before_all_ranks_together_have_trained_the_triples_of_a_round():
+    args = options("--sync-triples", 3000, "--batch-size", 100)
+    model, triples = model_of(args), graph()
+    usage = placement.expect_usage(args, model, triples)
+    replicated = np.array([0, 1, 100])
+    pushes_per_triple = usage.together[replicated].sum() / len(triples)
+    for ranks in (2, 4):
+        most = placement.pace(args, usage, replicated, ranks).max_pending
+        assert 0.6 * 3000 < 2 * most / pushes_per_triple * ranks <= 3000
