@@ -33,7 +33,7 @@ def write_topics(path, sentences=2000, seed=0):
     return path
 
 
-def write_languages(folder, people=60, seed=0):
+def write_languages(folder, people=120, seed=0):
     """A small graph with a known answer: a person lives in a city of a country, and speaks its language.
 
     Where a person lives is told in train; which languages some of them speak is for valid and test.
