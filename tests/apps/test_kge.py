@@ -30,7 +30,7 @@ def test_people_speak_the_language_of_their_country(languages, ranks, workers, m
                                management, "--model", model))
     assert set(result) >= KEYS
     assert (result["ranks"], result["workers"], result["epochs"]) == (ranks, workers, 40)
-    assert result["mrr"] > 0.85
+    assert result["mrr"] > 0.7  # at random: 0.04
     assert result["hits1"] <= result["hits3"] <= result["hits10"] <= 1
     assert result["mrr_raw"] < result["mrr"]
 
@@ -42,7 +42,7 @@ def test_people_speak_the_language_of_their_country(languages, ranks, workers, m
 ])
 def test_sampling_schemes_and_placements(languages, options):
     result = result_of(run_app("kge", 3, "--dataset", languages, *SMALL, *options))
-    assert result["mrr"] > 0.8
+    assert result["mrr"] > 0.7
 
 
 @pytest.mark.parametrize("options", [
@@ -54,17 +54,20 @@ def test_losses_dropout_and_the_preset(languages, options):
     assert result["mrr"] > 0.5
 
 
-def test_one_worker_repeats_itself_and_a_resumed_run_comes_to_the_same(languages, tmp_path):
-    whole = result_of(run_app("kge", 1, "--dataset", languages, *SMALL))
-    part = ("--dataset", languages, *SMALL, "--output", tmp_path)
-    result_of(run_app("kge", 1, *part, "--checkpoint-every", 10, "--max-runtime", 1))
-    resumed = result_of(run_app("kge", 1, *part, "--resume", "--max-runtime", 1000))
-    assert resumed["epochs"] == whole["epochs"] == 40
-    assert resumed["resumed_from"] is not None and resumed["resumed_from"] < 40
-    assert resumed["loss"] == pytest.approx(whole["loss"], rel=0.05)
-    assert resumed["mrr"] == pytest.approx(whole["mrr"], abs=0.1)
-    assert not (tmp_path / "checkpoint-best").exists()
-    assert result_of(run_app("kge", 1, *part, "--resume")) == resumed
+def test_one_worker_repeats_itself(languages):
+    one, other = (result_of(run_app("kge", 1, "--dataset", languages, *SMALL)) for _ in range(2))
+    assert (one["loss"], one["mrr"]) == (other["loss"], other["mrr"])
+
+
+def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_path):
+    """By another number of ranks."""
+    part = ("--dataset", languages, *SMALL, "--epochs", 1_000_000, "--output", tmp_path)
+    cut = result_of(run_app("kge", 1, *part, "--checkpoint-every", 10, "--max-runtime", 3))
+    assert (tmp_path / "checkpoint-best" / "CURRENT").exists()
+    resumed = result_of(run_app("kge", 2, *part, "--resume", "--max-runtime", 4))
+    assert resumed["resumed_from"] == cut["epochs"] > 0
+    assert resumed["epochs"] > cut["epochs"]
+    assert cut["mrr"] > 0.7 < resumed["mrr"]
 
 
 def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
@@ -124,8 +127,9 @@ def test_the_output_scores_as_the_model_does(languages, tmp_path, model):
 def test_the_best_model_is_kept_and_patience_ends_early(languages, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     job = run_app("kge", 3, "--dataset", languages, *SMALL, "--epochs", 400, "--eval-every", 2, "--patience", 2,
-                  "--metrics", metrics, "--lr", 0.3)
+                  "--metrics", metrics, "--lr", 0.3, "--output", tmp_path)
     result = result_of(job)
+    assert not (tmp_path / "checkpoint-best").exists()
     found = [line for line in map(json.loads, metrics.read_text().splitlines()) if "mrr" in line]
     best = max(range(len(found)), key=lambda i: found[i]["mrr"])
     assert result["epochs"] < 400 and best == len(found) - 3

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace, comm) -> None:
         if not training.is_interrupted:
             figures = conclude(server, plan, best)
     training.finish(model=args.model, **figures)
-    best.forget()
+    if training.epoch >= args.epochs or best.is_enough:  # else it may go on, and the best is still needed
+        best.forget()
 
 
 def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
