@@ -13,7 +13,8 @@ from lapse._replicas cimport push_replica, read_replica
 from lapse._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
                                  prepare_replication, replace, wrong)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
-                           is_here, read_value, row_at, slab_for, slab_t, take_row, value_bytes)
+                           is_here, lock_entry, read_value, row_at, slab_for, slab_t, take_row, unlock_entry,
+                           value_bytes)
 from lapse._sync cimport drop_latch, store32, take_latch
 from lapse._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE
 from lapse._values cimport prefetch
@@ -165,7 +166,7 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
     cdef int32_t destination
     cdef int status = OK
     cdef bint latched = True
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     if entry.state == OWNED:
         if operation.kind == PULL:
             read_value(store, key, entry.slot, place_in(rank, operation, position))
@@ -185,7 +186,7 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
     else:
         destination = entry.route
         if size > COPIED_UNDER_LATCH:
-            drop_latch(&entry.latch)
+            unlock_entry(entry)
             latched = False
         charge(&rank.flow, destination, amount_of(rank, key))
         status = append_record(&rank.outboxes[destination], operation.kind, <uint16_t>rank.rank,
@@ -194,7 +195,7 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
         if status != OK:
             discharge(&rank.flow, destination, amount_of(rank, key))
     if latched:
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
     return status
 
 
@@ -261,7 +262,7 @@ cdef int localize(rank_t* rank, operation_t* operation, key_t key, int64_t* done
     """Ask for one key, or wait for it with those who asked before, or find it here (`done` grows by one)."""
     cdef entry_t* entry = &rank.store.entries[key]
     cdef int status = OK
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     if is_here(entry):
         done[0] += 1
     elif entry.state == ARRIVING:
@@ -269,7 +270,7 @@ cdef int localize(rank_t* rank, operation_t* operation, key_t key, int64_t* done
             status = NO_MEMORY
     else:
         status = begin_arrival(rank, operation, key, entry)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 
@@ -288,9 +289,9 @@ cdef int32_t recorded_owner(rank_t* rank, key_t key) noexcept nogil:
     # at the key's home
     cdef entry_t* entry = &rank.store.entries[key]
     cdef int32_t owner
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     owner = entry.route
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return owner
 
 
@@ -320,7 +321,7 @@ cdef int on_pull(rank_t* rank, frame_t* frame) noexcept nogil:
 cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, int64_t* done) noexcept nogil:
     cdef entry_t* entry = &rank.store.entries[record.key]
     cdef int status = OK
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     if entry.state == OWNED:
         status = answer_pull(rank, frame.origin, frame.charged, frame.operation, record.key, record.position,
                              entry.slot)
@@ -334,7 +335,7 @@ cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, int64_t
         # latch, before a later HAND_OVER, so that it bounces at most once.
         status = append_record(&rank.outboxes[entry.route], PULL, frame.origin, frame.charged, frame.operation,
                                record.key, record.position, NULL, 0)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 
@@ -380,9 +381,9 @@ cdef int set_replica(rank_t* rank, int32_t source, frame_t* frame, record_t* rec
         gathering[0] = open_gathering(&rank.replication, frame.origin, frame.charged, frame.operation)
         if gathering[0] == NULL:
             return NO_MEMORY
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     status = replace(&rank.replication, gathering[0], entry, <char*>(record + 1), amount_of(rank, record.key))
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 
@@ -392,7 +393,7 @@ cdef inline int change_one(rank_t* rank, frame_t* frame, record_t* record, size_
     cdef const char* given = <const char*>(record + 1)
     cdef int status = OK
     cdef int32_t to
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     if entry.state == OWNED:
         change_value(rank.store, record.key, &entry.slot, frame.kind, given)
         done[0] += 1
@@ -406,10 +407,10 @@ cdef inline int change_one(rank_t* rank, frame_t* frame, record_t* record, size_
                                record.key, record.position, given, size)
     else:
         to = entry.route
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
         return append_record(&rank.outboxes[to], frame.kind, frame.origin, frame.charged, frame.operation,
                              record.key, record.position, given, size)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 
@@ -472,16 +473,16 @@ cdef int redirect(rank_t* rank, int32_t source, key_t key, int32_t requester) no
     cdef entry_t* entry = &rank.store.entries[key]
     cdef int32_t old
     cdef int status
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     old = entry.route
     entry.route = <uint16_t>requester
     if old == requester:
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
         return wrong(&rank.replication, source, "a localize by the recorded owner", key)
     if old == rank.rank:
         return hand_over(rank, source, key, entry, requester)
     status = append_record(&rank.outboxes[old], HAND_OVER, <uint16_t>requester, 0, 0, <uint32_t>key, 0, NULL, 0)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 
@@ -493,18 +494,18 @@ cdef int hand_over(rank_t* rank, int32_t source, key_t key, entry_t* entry, int3
         slot = entry.slot
         entry.slot = NO_SLOT
         entry.state = ABSENT
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
         rank.relocations.given_away += 1
         return send_value(rank, key, slot, requester)
     if entry.state == ARRIVING:
         arrival = arrival_at(rank, entry.slot)
         if arrival.successor < 0:
             arrival.successor = requester
-            drop_latch(&entry.latch)
+            unlock_entry(entry)
             return OK
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
         return wrong(&rank.replication, source, "a second successor", key)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return wrong(&rank.replication, source, "asked to hand over a key that is not here", key)
 
 
@@ -516,7 +517,7 @@ cdef int on_hand_over(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
     for i in range(<uint32_t>frame.count):
         prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
         entry = &rank.store.entries[record.key]
-        take_latch(&entry.latch)
+        lock_entry(rank.store, entry)
         status = hand_over(rank, source, record.key, entry, frame.origin)
         if status != OK:
             return status
@@ -555,9 +556,9 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
     cdef uint32_t number
     cdef int32_t successor
     cdef int status = OK
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     if entry.state != ARRIVING:
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
         return wrong(&rank.replication, source, "the transfer of a key that nobody here asked for", key)
     number = entry.slot
     arrival = arrival_at(rank, number)
@@ -573,7 +574,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
     else:
         entry.state = ABSENT
         entry.slot = NO_SLOT
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     rank.relocations.arrived += 1
     discharge(&rank.flow, arrival.charged, amount_of(rank, key))
     close_arrival(rank, number)
@@ -614,10 +615,10 @@ cdef int serve_parked(rank_t* rank, key_t key, entry_t* entry, arrival_t* arriva
             finished += 1
         served += 1
         free(parked)
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     for i in range(finished):
         complete(mine[i], 1)
-    take_latch(&entry.latch)
+    lock_entry(rank.store, entry)
     return status
 
 

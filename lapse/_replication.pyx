@@ -10,7 +10,7 @@ from lapse._operations cimport complete, ring_seat
 from lapse._outbox cimport append_ack, append_record
 from lapse._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, replica_t,
                               replicas_t)
-from lapse._store cimport REPLICATED
+from lapse._store cimport REPLICATED, lock_entry, unlock_entry
 from lapse._sync cimport drop_latch, fence, fetch_add, load, load32, store, take_latch, try_latch
 from lapse._types cimport FAILED, NO_MEMORY, OK
 from lapse._values cimport norm_of, scale_value
@@ -91,13 +91,13 @@ cdef int send_deltas(replication_t* r, bint whatever_size) noexcept nogil:
     for i in range(count):
         replica = replica_at(r, r.store.replicas.changed.drained[i])
         entry = &r.store.entries[replica.key]
-        take_latch(&entry.latch)
+        lock_entry(r.store, entry)
         replica.is_changed = False
         if replica.has_delta and status == OK:
             status = contribute(r, r.store.replicas.changed.drained[i], whatever_size)
         elif replica.has_delta:
             note_changed(&r.store.replicas, r.store.replicas.changed.drained[i])
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
     return status
 
 
@@ -218,11 +218,11 @@ cdef int send_sums(replication_t* r) noexcept nogil:
     for i in range(count):
         replica = replica_at(r, r.store.replicas.collected.drained[i])
         entry = &r.store.entries[replica.key]
-        take_latch(&entry.latch)
+        lock_entry(r.store, entry)
         replica.is_collected = False
         if replica.has_sum and status == OK:
             status = send_sum(r, replica)
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
     return status
 
 
@@ -394,7 +394,7 @@ cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, rec
     if entry.state != REPLICATED:
         return wrong(r, source, "news of a replica that is not here", record.key)
     replica = replica_at(r, entry.slot)
-    take_latch(&entry.latch)
+    lock_entry(r.store, entry)
     if frame.kind == DELTA:
         status = on_delta(r, source, entry, record)
     elif frame.kind == SUM:
@@ -402,7 +402,7 @@ cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, rec
     else:
         replica.epoch = record.position
         put_in_place(r, replica, <char*>(record + 1))
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return status
 
 

@@ -91,6 +91,14 @@ cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
     return slab.rows + slot * slab.row_bytes
 
 
+cdef inline void lock_entry(const store_t* store, entry_t* entry) noexcept nogil:
+    take_latch(&entry.latch)
+
+
+cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
+    drop_latch(&entry.latch)
+
+
 # One key; the caller holds its latch where a slot is concerned. ------------------------------------
 
 cdef uint32_t take_row(slab_t* slab, bint zeroed) noexcept nogil

@@ -62,14 +62,14 @@ cdef bint read_here(const store_t* store, key_t key, char* out) noexcept nogil:
     """Copy a value if it is owned or replicated here, in one step; whether it was."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint found = True
-    take_latch(&entry.latch)
+    lock_entry(store, entry)
     if entry.state == OWNED:
         read_value(store, key, entry.slot, out)
     elif entry.state == REPLICATED:
         read_replica(&store.replicas.all[entry.slot], out)
     else:
         found = False
-    drop_latch(&entry.latch)
+    unlock_entry(entry)
     return found
 
 
@@ -134,7 +134,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         look_ahead(store, keys, i, count)
         entry = &store.entries[keys[i]]
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
-        take_latch(&entry.latch)
+        lock_entry(store, entry)
         if entry.state == OWNED:
             if kind == PULL:
                 read_value(store, keys[i], entry.slot, value)
@@ -148,7 +148,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         else:
             missed[misses] = <uint32_t>i
             misses += 1
-        drop_latch(&entry.latch)
+        unlock_entry(entry)
     return misses
 
 
@@ -386,12 +386,12 @@ cdef class Store:
         cdef size_t at = 0
         for i in range(keys.shape[0]):
             entry = &self.c.entries[keys[i]]
-            take_latch(&entry.latch)
+            lock_entry(&self.c, entry)
             if entry.state == REPLICATED:
                 fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
             elif entry.state == OWNED:
                 change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
-            drop_latch(&entry.latch)
+            unlock_entry(entry)
             at += value_bytes(&self.c, keys[i])
 
     def read(self, const key_t[::1] keys):
@@ -424,10 +424,10 @@ cdef class Store:
         with nogil:
             for key in range(self.c.num_keys):
                 entry = &self.c.entries[key]
-                take_latch(&entry.latch)
+                lock_entry(&self.c, entry)
                 if entry.state == REPLICATED:
                     fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
                 elif entry.state == OWNED:
                     give_row_back(slab_for(&self.c, key), entry.slot)
                     entry.slot = NO_SLOT
-                drop_latch(&entry.latch)
+                unlock_entry(entry)
