@@ -11,6 +11,8 @@ import find_mpi  # noqa: E402  (a neighbour of this file, which build backends d
 
 MODULES = [
     "lapse._replicas",
+    "lapse._segment",
+    "lapse._siblings",
     "lapse._store",
     "lapse._draws",
     "lapse._sampling",

@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse._messages cimport frame_t
 from lapse._protocol cimport Protocol, rank_t
+from lapse._siblings cimport Siblings
 from lapse._sync cimport doorbell_t
 from lapse._types cimport operation_t, seat_t
 
@@ -44,7 +45,7 @@ cdef class Comm:
     cdef Protocol protocol
     cdef transport_t* transport
     cdef object communicator        # the private duplicate
-    cdef object page                # keeps the doorbells' memory
+    cdef Siblings siblings          # keeps the doorbells' memory
     cdef object thread
     cdef doorbell_t** doorbells     # by rank; NULL for one of another host
     cdef doorbell_t own_doorbell    # where no memory is shared

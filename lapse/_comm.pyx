@@ -19,6 +19,7 @@ from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data
 from lapse._operations cimport ring_seat
 from lapse._protocol cimport handle_frame
 from lapse._replication cimport has_work, tick
+from lapse._siblings cimport Siblings
 from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
@@ -127,6 +128,12 @@ cdef void free_transport(transport_t* t) noexcept:
     free(t)
 
 
+cdef void end_job(void* transport, const char* text) noexcept nogil:
+    fprintf(stderr, "lapse: %s: the job is ended\n", text)
+    fflush(stderr)
+    MPI_Abort((<transport_t*>transport).comm, 1)
+
+
 cdef class Comm:
     """Messages of one rank over a communicator of its own, and the thread that serves them.
 
@@ -137,22 +144,18 @@ cdef class Comm:
         A private duplicate, with errors returned; None for a rank alone.
     workers : int
         Worker threads of this rank.
-    page : writable buffer or None
-        64 bytes per rank, shared by the ranks of this host.
-    reachable : sequence of int
-        For each rank its place in the page, or -1.
+    siblings : Siblings
+        The ranks of this host.
     crowded : bool
         Whether threads that compute outnumber this host's cores.
     """
 
-    def __cinit__(self, Protocol protocol, communicator, int workers, page, reachable, bint crowded):
+    def __cinit__(self, Protocol protocol, communicator, int workers, Siblings siblings, bint crowded):
         cdef int32_t i
-        cdef Py_ssize_t place
-        cdef unsigned char[::1] memory
         self.protocol = protocol
         self.rank = &protocol.c
         self.communicator = communicator
-        self.page = page
+        self.siblings = siblings
         self.patience = 20 if crowded else 100
         self.num_seats = workers + 1
         self.seats = <seat_t*>calloc(self.num_seats, sizeof(seat_t))
@@ -162,12 +165,8 @@ cdef class Comm:
         for i in range(workers):
             self.seats[i].worker = i
         self.seats[workers].worker = -1
-        if page is not None:
-            memory = page
-            for i in range(self.rank.size):
-                if reachable[i] >= 0:
-                    place = reachable[i]
-                    self.doorbells[i] = <doorbell_t*>&memory[place * sizeof(doorbell_t)]
+        for i in range(self.rank.size):
+            self.doorbells[i] = siblings.doorbell_of(i)
         if self.doorbells[self.rank.rank] == NULL:
             self.doorbells[self.rank.rank] = &self.own_doorbell
         for i in range(self.num_seats):
@@ -180,6 +179,8 @@ cdef class Comm:
             self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
             if self.transport == NULL:
                 raise MemoryError(f"no memory for messages to {self.rank.size} ranks")
+            siblings.c.context = self.transport
+            siblings.c.end_job = end_job
 
     def __dealloc__(self):
         cdef int32_t i
@@ -706,6 +707,7 @@ cdef class Comm:
                 if i != self.rank.rank:
                     append_last(&self.rank.outboxes[i], FAILURE, <uint16_t>origin, text, size)
         store32(&self.failed, 1)
+        self.siblings.tell_failure()
         drop_latch(&self.failure_latch)
         self.ring_seats()
         if self.transport != NULL:

@@ -13,8 +13,8 @@ from lapse._replicas cimport push_replica, read_replica
 from lapse._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
                                  prepare_replication, replace, wrong)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
-                           is_here, lock_entry, read_value, row_at, slab_for, slab_t, take_row, unlock_entry,
-                           value_bytes)
+                           is_here, lock_entry, note_owner, read_value, row_at, slab_for, slab_t, take_row,
+                           unlock_entry, value_bytes)
 from lapse._sync cimport drop_latch, store32, take_latch
 from lapse._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE
 from lapse._values cimport prefetch
@@ -147,7 +147,7 @@ cdef int send_value(rank_t* rank, key_t key, uint32_t slot, int32_t to) noexcept
         return append_record(&rank.outboxes[to], TRANSFER_ZERO, <uint16_t>to, 0, 0, <uint32_t>key, 0, NULL, 0)
     status = append_record(&rank.outboxes[to], TRANSFER, <uint16_t>to, 0, 0, <uint32_t>key, 0,
                            row_at(slab, slot), slab.row_bytes)
-    give_row_back(slab, slot)
+    give_row_back(rank.store, slab, slot)
     return status
 
 
@@ -494,6 +494,7 @@ cdef int hand_over(rank_t* rank, int32_t source, key_t key, entry_t* entry, int3
         slot = entry.slot
         entry.slot = NO_SLOT
         entry.state = ABSENT
+        note_owner(rank.store, key, False)
         unlock_entry(entry)
         rank.relocations.given_away += 1
         return send_value(rank, key, slot, requester)
@@ -539,7 +540,7 @@ cdef int on_transfer(rank_t* rank, int32_t source, frame_t* frame) noexcept nogi
         if frame.kind == TRANSFER:
             slab = slab_for(rank.store, record.key)
             size = slab.row_bytes
-            slot = take_row(slab, False)
+            slot = take_row(rank.store, slab, False)
             memcpy(row_at(slab, slot), record + 1, size)
         status = land(rank, source, record.key, slot)
         if status != OK:
@@ -571,6 +572,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
     if successor < 0:
         entry.state = OWNED
         entry.slot = slot
+        note_owner(rank.store, key, True)
     else:
         entry.state = ABSENT
         entry.slot = NO_SLOT

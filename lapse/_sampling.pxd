@@ -71,7 +71,7 @@ cdef class Sampler:
     cdef void begin_group(self) noexcept nogil
     cdef int64_t take_positions(self, key_t* keys, int64_t count) noexcept nogil
     cdef void hand_out(self, sample_t* sample, const store_t* store, key_t* keys, int64_t count) noexcept nogil
-    cdef bint find_here(self, const store_t* store, key_t* key, char* out) noexcept nogil
+    cdef bint find_here(self, store_t* store, key_t* key, char* out) noexcept nogil
     cdef key_t next_candidate(self, const store_t* store) noexcept nogil
     cdef int refuse(self, int64_t number, int64_t count) except -1
 

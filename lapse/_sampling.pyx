@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from lapse._draws cimport draw_keys, shuffle
-from lapse._store cimport REPLICATED, Store, entry_t, is_here, read_here, value_bytes
+from lapse._store cimport REPLICATED, Store, is_reachable, read_reachable, value_bytes
 from lapse._types cimport NO_MEMORY, OK
 from lapse._values cimport prefetch
 
@@ -213,24 +213,22 @@ cdef class Sampler:
             sample.fresh -= sample.fresh > 0
             keys[i] = take_first(sample)
 
-    cdef bint find_here(self, const store_t* store, key_t* key, char* out) noexcept nogil:
+    cdef bint find_here(self, store_t* store, key_t* key, char* out) noexcept nogil:
         """Draw until a key is here, and copy its value, if `out` is given. False where none was found: `key` is then to be pulled.
 
         The first draw decides between replicated and other keys, with the probabilities of the whole
         distribution. Once it was one of the others, and not here, replicated keys do not count any more.
         """
         cdef key_t candidate
-        cdef entry_t* entry
         cdef int64_t i
         cdef bint is_replicated, relocated_only = False
         for i in range(GROUPS_SEARCHED * self.group_size):
             candidate = self.next_candidate(store)
-            entry = &store.entries[candidate]
-            is_replicated = entry.state == REPLICATED  # for good, so that a look without the latch will do
+            is_replicated = store.entries[candidate].state == REPLICATED  # for good, so that a look without the latch will do
             if is_replicated and relocated_only:
                 continue
             key[0] = candidate
-            if is_here(entry) and (out == NULL or read_here(store, candidate, out)):
+            if is_reachable(store, candidate) and (out == NULL or read_reachable(store, candidate, out)):
                 return True
             relocated_only = True
         return False
@@ -277,7 +275,7 @@ cdef inline void put_last(sample_t* sample, key_t key) noexcept nogil:
 
 cdef void postpone_keys(sample_t* sample, const store_t* store) noexcept nogil:
     """Move keys that are not here behind the others, each at most once, until the next key is here or was moved."""
-    while sample.fresh > 0 and sample.left > 1 and not is_here(&store.entries[sample.keys[sample.first]]):
+    while sample.fresh > 0 and sample.left > 1 and not is_reachable(store, sample.keys[sample.first]):
         put_last(sample, take_first(sample))
         sample.fresh -= 1
 

@@ -4,13 +4,18 @@ A directory entry of 8 bytes per key of the key space; the values in one flat sl
 length, addressed by slot. No pointer and no allocation per key. What concerns one key is inline
 here; the loops over a batch are functions of `_store.pyx`.
 
+All this lies in one segment, which ranks of one host may share. A key that another rank of the host
+*owns* is then pulled, pushed and set right there, under that rank's latch: the same as a message
+that is served at once in that tenure. Every other state of a key concerns only the rank itself.
+
 Entered by worker threads and by whoever drives the communication; nothing here needs the GIL.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lapse._replicas cimport replicas_t
-from lapse._sync cimport drop_latch, take_latch
+from lapse._segment cimport Segment
+from lapse._sync cimport drop_latch, take_latch_as, watch_t
 from lapse._types cimport key_t, status_t
 
 cdef enum key_state:
@@ -32,16 +37,21 @@ cdef struct entry_t:
     uint16_t route  # at the key's home: the last rank in the chain of those who asked for it; elsewhere: the home
 
 
-cdef struct slab_t:
-    # All values of one length that lie on this rank. The address range is reserved for every key
-    # of this length (any rank may come to own them all); memory is taken when a row is first written.
-    char* rows
-    size_t reserved     # bytes
-    size_t row_bytes
+cdef struct pool_t:
+    # The part of a slab that changes; whoever shares the slab shares it.
     uint32_t next_row   # rows from here on were never used
     uint32_t free_row   # the last one given back; each holds the number of the one before
     uint8_t latch       # taken for a moment, with or without a key's latch, never the other way round
-    char padding[27]
+    char padding[55]
+
+
+cdef struct slab_t:
+    # All values of one length that lie on a rank. The address range is reserved for every key
+    # of this length (any rank may come to own them all); memory is taken when a row is first written.
+    char* rows
+    pool_t* pool
+    size_t row_bytes
+    size_t num_rows
 
 
 cdef struct store_t:
@@ -56,6 +66,17 @@ cdef struct store_t:
     int32_t rank
     int32_t size
     replicas_t replicas
+    uint8_t holder      # what this process writes into latches
+    watch_t* watch      # for long waits for a latch; NULL where nobody else holds latches
+    uint8_t* hints      # by key: the holder's number of the rank of this host that owned it last, 0: none known. Shared; NULL
+                        # where nothing is. Written with the entry, without a latch, read as a guess
+    store_t** views     # by hint: that rank's store as it is mapped here; 0 and one's own lead to this one
+
+
+cdef struct tally_t:
+    # What became of the keys of a batch, besides those that were missed.
+    int64_t shared      # served at another rank of this host
+    int64_t replicated  # pushes to replicas
 
 
 cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
@@ -91,8 +112,25 @@ cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
     return slab.rows + slot * slab.row_bytes
 
 
+cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
+    # Where the key was owned last among the ranks that share memory with this one.
+    return store if store.hints == NULL else store.views[store.hints[key]]
+
+
+cdef inline bint is_reachable(const store_t* store, key_t key) noexcept nogil:
+    # As `is_here`, for this rank and those that share memory with it.
+    return is_here(&store.entries[key]) or (
+        store.hints != NULL and store.views[store.hints[key]].entries[key].state == OWNED)
+
+
+cdef inline void note_owner(store_t* store, key_t key, bint mine) noexcept nogil:
+    # Under the key's latch, before the value is sent on: the next owner of this host overwrites it later.
+    if store.hints != NULL:
+        store.hints[key] = store.holder if mine else 0
+
+
 cdef inline void lock_entry(const store_t* store, entry_t* entry) noexcept nogil:
-    take_latch(&entry.latch)
+    take_latch_as(&entry.latch, store.holder, <watch_t*>store.watch)
 
 
 cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
@@ -101,19 +139,22 @@ cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
 
 # One key; the caller holds its latch where a slot is concerned. ------------------------------------
 
-cdef uint32_t take_row(slab_t* slab, bint zeroed) noexcept nogil
-cdef void give_row_back(slab_t* slab, uint32_t slot) noexcept nogil
+cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept nogil
+cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
-cdef bint read_here(const store_t* store, key_t key, char* out) noexcept nogil
+cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil
+cdef bint access_sibling(store_t* store, int kind, key_t key, char* value) noexcept nogil
 
 # Batches ------------------------------------------------------------------------------------------------
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed, int64_t* replicated) noexcept nogil
+                          char* values, uint32_t* missed, tally_t* tally) noexcept nogil
 
 
 cdef class Store:
     cdef store_t c
+    cdef readonly Segment segment
+    cdef object shared              # the segments of other ranks and the hints, while they are in use
     cdef readonly int64_t length    # elements per value; -1 where it varies
     cdef readonly object dtype

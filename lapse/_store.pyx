@@ -1,5 +1,6 @@
 """Floor 1. The values that lie on this rank, and for every key what this rank knows of it."""
 
+cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from lapse._memory cimport release, reserve
 from lapse._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
+from lapse._segment cimport SEGMENT_HEAD, Segment
+from lapse._siblings cimport Siblings
+from lapse._sync cimport drop_latch, take_latch_as, watch_t
 from lapse._types cimport OK, PULL, PUSH, SET
 from lapse._values cimport add_values, prefetch
 
@@ -18,36 +22,41 @@ cdef enum:
     # 8 to 16 is a flat optimum for rows of 400 bytes.
     ROWS_AHEAD = 12
     ENTRIES_AHEAD = 24
+    HINTS_AHEAD = 36        # and the hint, where ranks share memory
+    PAGE_BYTES = 4096
     BLOCK = 65536           # keys looked at in one go when a store is made
+    NUM_VIEWS = 256         # a hint is a byte
     MOST_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
 
 
 # One key ---------------------------------------------------------------------------------------------
 
-cdef uint32_t take_row(slab_t* slab, bint zeroed) noexcept nogil:
+cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept nogil:
+    cdef pool_t* pool = slab.pool
     cdef uint32_t slot
     cdef bint used = False
-    take_latch(&slab.latch)
-    if slab.free_row != NO_SLOT:
+    take_latch_as(&pool.latch, store.holder, <watch_t*>store.watch)
+    if pool.free_row != NO_SLOT:
         used = True
-        slot = slab.free_row
-        memcpy(&slab.free_row, row_at(slab, slot), sizeof(uint32_t))
+        slot = pool.free_row
+        memcpy(&pool.free_row, row_at(slab, slot), sizeof(uint32_t))
     else:
-        slot = slab.next_row
-        slab.next_row += 1
-    drop_latch(&slab.latch)
+        slot = pool.next_row
+        pool.next_row += 1
+    drop_latch(&pool.latch)
     if used and zeroed:
         memset(row_at(slab, slot), 0, slab.row_bytes)
     return slot
 
 
-cdef void give_row_back(slab_t* slab, uint32_t slot) noexcept nogil:
+cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil:
+    cdef pool_t* pool = slab.pool
     if slot == NO_SLOT:
         return
-    take_latch(&slab.latch)
-    memcpy(row_at(slab, slot), &slab.free_row, sizeof(uint32_t))
-    slab.free_row = slot
-    drop_latch(&slab.latch)
+    take_latch_as(&pool.latch, store.holder, <watch_t*>store.watch)
+    memcpy(row_at(slab, slot), &pool.free_row, sizeof(uint32_t))
+    pool.free_row = slot
+    drop_latch(&pool.latch)
 
 
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil:
@@ -58,38 +67,73 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
         memcpy(out, row_at(slab, slot), slab.row_bytes)
 
 
-cdef bint read_here(const store_t* store, key_t key, char* out) noexcept nogil:
-    """Copy a value if it is owned or replicated here, in one step; whether it was."""
-    cdef entry_t* entry = &store.entries[key]
-    cdef bint found = True
-    lock_entry(store, entry)
-    if entry.state == OWNED:
-        read_value(store, key, entry.slot, out)
-    elif entry.state == REPLICATED:
-        read_replica(&store.replicas.all[entry.slot], out)
-    else:
-        found = False
-    unlock_entry(entry)
-    return found
-
-
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
     cdef slab_t* slab = slab_for(store, key)
-    cdef bint fresh = slot[0] == NO_SLOT
-    if fresh:
-        slot[0] = take_row(slab, kind == PUSH)
+    if slot[0] == NO_SLOT:
+        slot[0] = take_row(store, slab, kind == PUSH)
     if kind == PUSH:
         add_values(store.itemsize, row_at(slab, slot[0]), given, slab.row_bytes)
     else:
         memcpy(row_at(slab, slot[0]), given, slab.row_bytes)
 
 
+cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entry, char* value) noexcept nogil:
+    # under the key's latch
+    if kind == PULL:
+        read_value(store, key, entry.slot, value)
+    else:
+        change_value(store, key, &entry.slot, kind, value)
+
+
+cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) noexcept nogil:
+    """Pull, push or set a key where another rank of this host may own it; whether it does."""
+    cdef entry_t* entry = &view.entries[key]
+    cdef bint owned
+    lock_entry(view, entry)
+    owned = entry.state == OWNED
+    if owned:
+        access_owned(view, kind, key, entry, value)
+    unlock_entry(entry)
+    return owned
+
+
+cdef bint access_sibling(store_t* store, int kind, key_t key, char* value) noexcept nogil:
+    """Pull, push or set a key that another rank of this host owns; whether one does."""
+    cdef store_t* view = view_of(store, key)
+    return view != store and access_view(view, kind, key, value)
+
+
+cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, tally_t* tally) noexcept nogil:
+    """Pull, push or set a key that is here; whether it is. A set of a replicated key is its home's to do."""
+    cdef entry_t* entry = &store.entries[key]
+    cdef bint served = True
+    lock_entry(store, entry)
+    if entry.state == OWNED:
+        access_owned(store, kind, key, entry, value)
+    elif entry.state == REPLICATED and kind == PULL:
+        read_replica(&store.replicas.all[entry.slot], value)
+    elif entry.state == REPLICATED and kind == PUSH:
+        push_replica(&store.replicas, entry.slot, value)
+        tally.replicated += 1
+    else:
+        served = False
+    unlock_entry(entry)
+    return served
+
+
+cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
+    """Copy a value if it is owned or replicated here, or owned by a rank that shares memory, in one step; whether it was."""
+    cdef tally_t tally
+    return access_sibling(store, PULL, key, out) or access_here(store, PULL, key, out, &tally)
+
+
 # Batches ---------------------------------------------------------------------------------------------
 
-cdef inline void prefetch_row(const store_t* store, key_t key) noexcept nogil:
+cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
     # Reads the slot without the latch: a stale one costs a useless prefetch, nothing more.
-    cdef slab_t* slab = slab_for(store, key)
-    cdef entry_t* entry = &store.entries[key]
+    cdef store_t* view = view_of(store, key)
+    cdef slab_t* slab = slab_for(view, key)
+    cdef entry_t* entry = &view.entries[key]
     cdef uint32_t slot = entry.slot
     cdef char* row
     cdef size_t at, end
@@ -103,65 +147,67 @@ cdef inline void prefetch_row(const store_t* store, key_t key) noexcept nogil:
         at += 64
 
 
-cdef inline void look_ahead(const store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+cdef inline void look_ahead(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+    if store.hints != NULL and i + HINTS_AHEAD < count:
+        prefetch(&store.hints[keys[i + HINTS_AHEAD]])
     if i + ENTRIES_AHEAD < count:
-        prefetch(&store.entries[keys[i + ENTRIES_AHEAD]])
+        prefetch(&view_of(store, keys[i + ENTRIES_AHEAD]).entries[keys[i + ENTRIES_AHEAD]])
     if i + ROWS_AHEAD < count:
         prefetch_row(store, keys[i + ROWS_AHEAD])
 
 
-cdef inline void start_looking_ahead(const store_t* store, const key_t* keys, int64_t count) noexcept nogil:
+cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
     cdef int64_t i
+    if store.hints != NULL:
+        for i in range(min(count, <int64_t>HINTS_AHEAD)):
+            prefetch(&store.hints[keys[i]])
     for i in range(min(count, <int64_t>ENTRIES_AHEAD)):
-        prefetch(&store.entries[keys[i]])
+        prefetch(&view_of(store, keys[i]).entries[keys[i]])
     for i in range(min(count, <int64_t>ROWS_AHEAD)):
         prefetch_row(store, keys[i])
 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed, int64_t* replicated) noexcept nogil:
-    """Pull into, or push or set from, `values`; how many keys could not be served here, their positions in `missed`.
-
-    `replicated` grows by the pushes to replicas. A set of a replicated key is its home's to do, hence missed.
-    """
+                          char* values, uint32_t* missed, tally_t* tally) noexcept nogil:
+    """Pull into, or push or set from, `values`; how many keys could not be served, their positions in `missed`."""
     cdef int64_t i, misses = 0
     cdef int64_t row_bytes = store.slabs[0].row_bytes
-    cdef entry_t* entry
     cdef char* value
     if count > 1:
         start_looking_ahead(store, keys, count)
     for i in range(count):
         look_ahead(store, keys, i, count)
-        entry = &store.entries[keys[i]]
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
-        lock_entry(store, entry)
-        if entry.state == OWNED:
-            if kind == PULL:
-                read_value(store, keys[i], entry.slot, value)
-            else:
-                change_value(store, keys[i], &entry.slot, kind, value)
-        elif entry.state == REPLICATED and kind == PULL:
-            read_replica(&store.replicas.all[entry.slot], value)
-        elif entry.state == REPLICATED and kind == PUSH:
-            push_replica(&store.replicas, entry.slot, value)
-            replicated[0] += 1
-        else:
+        if access_sibling(store, kind, keys[i], value):
+            tally.shared += 1
+        elif not access_here(store, kind, keys[i], value, tally):
             missed[misses] = <uint32_t>i
             misses += 1
-        unlock_entry(entry)
     return misses
 
 
 # The store as an object ------------------------------------------------------------------------------
 
-cdef int reserve_slab(slab_t* slab, size_t row_bytes, size_t rows) except -1:
-    slab.free_row = NO_SLOT
-    slab.row_bytes = row_bytes
-    slab.reserved = row_bytes * rows
-    slab.rows = <char*>reserve(slab.reserved)
-    if slab.rows == NULL:
-        raise MemoryError(f"cannot reserve {row_bytes * rows} bytes of addresses for {rows} values")
-    return 0
+cdef inline size_t to_pages(size_t size) noexcept nogil:
+    return (size + PAGE_BYTES - 1) & ~<size_t>(PAGE_BYTES - 1)
+
+
+cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
+    """Say where in a segment everything lies, and how large that is. The same for all ranks of a server."""
+    cdef size_t at = SEGMENT_HEAD
+    cdef int i
+    cdef slab_t* slab
+    for i in range(store.num_slabs):
+        store.slabs[i].pool = <pool_t*>(address + at)
+        at += sizeof(pool_t)
+    at = to_pages(at)
+    store.entries = <entry_t*>(address + at)
+    at = to_pages(at + store.num_keys * sizeof(entry_t))
+    for i in range(store.num_slabs):
+        slab = &store.slabs[i]
+        slab.rows = address + at
+        at = to_pages(at + slab.row_bytes * slab.num_rows)
+    return at
 
 
 def count_lengths(lengths):
@@ -186,6 +232,31 @@ cdef inline bint is_written(const store_t* store, key_t key) noexcept nogil:
     return belongs_here(store, key) and (entry.state == REPLICATED or entry.slot != NO_SLOT)
 
 
+cdef store_t* new_view(const store_t* store, Segment segment) except NULL:
+    """The store of another rank as it is mapped here: as one's own, at another address, without replicas."""
+    cdef store_t* view = <store_t*>calloc(1, sizeof(store_t))
+    cdef slab_t* slabs = <slab_t*>calloc(store.num_slabs, sizeof(slab_t))
+    if view == NULL or slabs == NULL:
+        free(view)
+        free(slabs)
+        raise MemoryError("no memory for the store of another rank")
+    view[0] = store[0]
+    memset(&view.replicas, 0, sizeof(view.replicas))
+    view.hints = NULL
+    view.views = NULL
+    memcpy(slabs, store.slabs, store.num_slabs * sizeof(slab_t))
+    view.slabs = slabs
+    lay_out(view, segment.address)
+    return view
+
+
+cdef void free_view(const store_t* store, store_t* view) noexcept:
+    if view != NULL and view != store:
+        free(view.slabs)
+        free(view)
+
+
+@cython.no_gc_clear  # what refers to its entries lets go of them later
 cdef class Store:
     """Values of the keys that this rank owns, and an entry for every key.
 
@@ -201,6 +272,8 @@ cdef class Store:
         This rank, and how many there are.
     replicated : sorted int64 array without repeats, optional
         Keys of which every rank has a replica. A rank alone has no use for them: it owns all keys.
+    shareable : bool
+        Whether other ranks of this host may `join` with this one.
 
     Raises
     ------
@@ -208,22 +281,25 @@ cdef class Store:
         Where the directory or the address range for the values cannot be had.
     """
 
-    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, replicated=()):
+    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, replicated=(), bint shareable=False):
         self.length = lengths if isinstance(lengths, int) else -1
         self.dtype = np.dtype(dtype)
         self.c.num_keys = num_keys
         self.c.itemsize = self.dtype.itemsize
         self.c.rank = rank
         self.c.size = size
+        self.c.holder = 1
         bits = max(1, int(num_keys - 1).bit_length())
         self.c.mix_mask = (1 << bits) - 1
         self.c.mix_shift = (bits + 1) // 2
-        self._reserve_slabs(lengths)
+        self._plan_slabs(lengths)
+        self.segment = Segment(lay_out(&self.c, NULL), shareable)
+        lay_out(&self.c, self.segment.address)
         self._fill_directory()
         if size > 1 and len(replicated):
             self._make_replicas(np.ascontiguousarray(replicated, dtype=np.int64))
 
-    def _reserve_slabs(self, lengths):
+    def _plan_slabs(self, lengths):
         cdef int i
         if self.length >= 0:
             distinct, counts = np.array([lengths]), np.array([self.c.num_keys])
@@ -235,7 +311,8 @@ cdef class Store:
             raise MemoryError(f"no memory for {len(distinct)} value lengths")
         self.c.num_slabs = len(distinct)
         for i in range(self.c.num_slabs):
-            reserve_slab(&self.c.slabs[i], int(distinct[i]) * self.c.itemsize, int(counts[i]))
+            self.c.slabs[i].row_bytes = int(distinct[i]) * self.c.itemsize
+            self.c.slabs[i].num_rows = int(counts[i])
 
     def _number_slabs(self, lengths, distinct):
         """Note each key's slab."""
@@ -253,9 +330,9 @@ cdef class Store:
         cdef key_t key
         cdef int32_t home
         cdef entry_t* entry
-        self.c.entries = <entry_t*>reserve(self.c.num_keys * sizeof(entry_t))
-        if self.c.entries == NULL:
-            raise MemoryError(f"no memory for a directory of {self.c.num_keys} keys")
+        cdef int i
+        for i in range(self.c.num_slabs):
+            self.c.slabs[i].pool.free_row = NO_SLOT
         with nogil:
             for key in range(self.c.num_keys):
                 home = home_of(&self.c, key)
@@ -286,14 +363,67 @@ cdef class Store:
     def __dealloc__(self):
         cdef int i
         free_replicas(&self.c.replicas)
-        for i in range(self.c.num_slabs):
-            if self.c.slabs[i].rows != NULL:
-                release(self.c.slabs[i].rows, self.c.slabs[i].reserved)
+        if self.c.views != NULL:
+            for i in range(1, NUM_VIEWS):
+                free_view(&self.c, self.c.views[i])
+        free(self.c.views)
         free(self.c.slabs)
         if self.c.slab_of != NULL:
             release(self.c.slab_of, self.c.num_keys * sizeof(uint32_t))
-        if self.c.entries != NULL:
-            release(self.c.entries, self.c.num_keys * sizeof(entry_t))
+
+    # With other ranks of this host -----------------------------------------------------------------------
+
+    @property
+    def ticket(self):
+        """What other processes need to map this store; None where they cannot."""
+        return self.segment.ticket
+
+    @property
+    def reason(self):
+        """Why they cannot."""
+        return self.segment.reason
+
+    def hide(self):
+        """All who are to map this store have done so."""
+        self.segment.hide()
+
+    @property
+    def hint_bytes(self):
+        """The size of the segment of hints that ranks of one host need."""
+        return SEGMENT_HEAD + self.c.num_keys
+
+    def join(self, int place, segments, Segment hints not None, Siblings siblings=None):
+        """Reach the values that other ranks of this host own. Before anybody uses them.
+
+        Parameters
+        ----------
+        place : int
+            This rank's number on its host.
+        segments : dict of int to Segment
+            By place, the stores of the others; None for one's own.
+        hints : Segment
+            Of `hint_bytes`, the same memory for all.
+        siblings : Siblings, optional
+            Where to look when one of them does not give a latch free.
+        """
+        cdef int i
+        cdef key_t key
+        self.c.views = <store_t**>calloc(NUM_VIEWS, sizeof(store_t*))
+        if self.c.views == NULL:
+            raise MemoryError("no memory for the stores of other ranks")
+        self.shared = segments, hints, siblings
+        self.c.holder = <uint8_t>(place + 1)
+        self.c.watch = NULL if siblings is None else &siblings.c.watch
+        for i in range(NUM_VIEWS):  # a hint of no rank leads here as well
+            self.c.views[i] = &self.c
+        for i, segment in segments.items():
+            if i != place:
+                self.c.views[i + 1] = new_view(&self.c, segment)
+        self.c.hints = <uint8_t*>(hints.address + SEGMENT_HEAD)
+        with nogil:
+            for key in range(self.c.num_keys):
+                if self.c.entries[key].state == OWNED:
+                    self.c.hints[key] = self.c.holder
 
     @property
     def num_keys(self):
@@ -371,6 +501,15 @@ cdef class Store:
             view[i] = is_here(&self.c.entries[keys[i]])
         return here.view(np.bool_)
 
+    def is_reachable(self, const key_t[::1] keys):
+        """As `is_here`, for this rank and those that share memory with it."""
+        cdef int64_t i
+        found = np.empty(keys.shape[0], dtype=np.uint8)
+        cdef uint8_t[::1] view = found
+        for i in range(keys.shape[0]):
+            view[i] = is_reachable(&self.c, keys[i])
+        return found.view(np.bool_)
+
     def fill(self, const key_t[::1] keys, values):
         """Put start values into keys that are here, replicas included, without a message.
 
@@ -404,10 +543,11 @@ cdef class Store:
         """
         cdef int64_t i = 0
         cdef size_t at = 0
+        cdef tally_t tally
         values = np.empty(int(self.value_length(keys).sum()), dtype=self.dtype)
         cdef unsigned char[::1] data = values.view(np.uint8)
         with nogil:
-            while i < keys.shape[0] and read_here(&self.c, keys[i], <char*>&data[at]):
+            while i < keys.shape[0] and access_here(&self.c, PULL, keys[i], <char*>&data[at], &tally):
                 at += value_bytes(&self.c, keys[i])
                 i += 1
         if i < keys.shape[0]:
@@ -428,6 +568,6 @@ cdef class Store:
                 if entry.state == REPLICATED:
                     fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
                 elif entry.state == OWNED:
-                    give_row_back(slab_for(&self.c, key), entry.slot)
+                    give_row_back(&self.c, slab_for(&self.c, key), entry.slot)
                     entry.slot = NO_SLOT
                 unlock_entry(entry)

@@ -35,9 +35,11 @@ cdef extern from *:
     static inline uint32_t lapse_swap32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
     #define lapse_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
-    static inline int lapse_try_latch(uint8_t *latch) {
-        return !__atomic_load_n(latch, __ATOMIC_RELAXED) && !__atomic_exchange_n(latch, 1, __ATOMIC_ACQUIRE);
+    /* A latch is 0, or says who holds it: 1 in memory of this process alone, elsewhere a number of the process. */
+    static inline int lapse_try_latch_as(uint8_t *latch, uint8_t holder) {
+        return !__atomic_load_n(latch, __ATOMIC_RELAXED) && !__atomic_exchange_n(latch, holder, __ATOMIC_ACQUIRE);
     }
+    static inline int lapse_try_latch(uint8_t *latch) { return lapse_try_latch_as(latch, 1); }
 
     static inline int64_t lapse_now(void) {
         struct timespec t;
@@ -50,18 +52,31 @@ cdef extern from *:
         nanosleep(&t, 0);
     }
 
+    /* Who looks after processes that hold a latch for long: they may be dead, or stopped. */
+    typedef struct lapse_watch {
+        void (*look)(struct lapse_watch *watch, uint8_t holder, int64_t waited);
+    } lapse_watch;
+    #define LAPSE_LONG_WAIT 10000000
+
     /* Spins first, since a latch is held for the copy of one value; then gives the core away, and
        after that sleeps in steps: the holder may have lost its core to a thread that computes. */
-    static __attribute__((noinline, unused)) void lapse_wait_latch(uint8_t *latch) {
-        for (int64_t turn = 0; !lapse_try_latch(latch); turn++) {
-            if (turn < 200) lapse_pause();
-            else if (turn < 300) sched_yield();
-            else lapse_nap(50000);
+    static __attribute__((noinline, unused)) void lapse_wait_latch(uint8_t *latch, uint8_t holder, lapse_watch *watch) {
+        int64_t began = 0, waited;
+        uint8_t current;
+        for (int64_t turn = 0; !lapse_try_latch_as(latch, holder); turn++) {
+            if (turn < 200) { lapse_pause(); continue; }
+            if (turn < 300) { sched_yield(); continue; }
+            if (!began) began = lapse_now();
+            waited = lapse_now() - began;
+            current = __atomic_load_n(latch, __ATOMIC_RELAXED);
+            if (watch && current && waited > LAPSE_LONG_WAIT) watch->look(watch, current, waited);
+            lapse_nap(waited < LAPSE_LONG_WAIT ? 50000 : 1000000);
         }
     }
-    static inline void lapse_latch(uint8_t *latch) {
-        if (!lapse_try_latch(latch)) lapse_wait_latch(latch);
+    static inline void lapse_latch_as(uint8_t *latch, uint8_t holder, lapse_watch *watch) {
+        if (!lapse_try_latch_as(latch, holder)) lapse_wait_latch(latch, holder, watch);
     }
+    static inline void lapse_latch(uint8_t *latch) { lapse_latch_as(latch, 1, 0); }
     static inline void lapse_unlatch(uint8_t *latch) { __atomic_store_n(latch, 0, __ATOMIC_RELEASE); }
 
     /* Sleeps of at most `nanoseconds` while *word == expected, until somebody wakes this word. The word may lie in
@@ -113,6 +128,10 @@ cdef extern from *:
     void take_latch "lapse_latch"(uint8_t* latch) noexcept nogil
     void drop_latch "lapse_unlatch"(uint8_t* latch) noexcept nogil
 
+    ctypedef struct watch_t "lapse_watch":
+        void (*look)(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil
+    void take_latch_as "lapse_latch_as"(uint8_t* latch, uint8_t holder, watch_t* watch) noexcept nogil
+
     int64_t now "lapse_now"() noexcept nogil              # nanoseconds, monotonic
     void nap "lapse_nap"(int64_t nanoseconds) noexcept nogil
     void futex_wait "lapse_futex_wait"(uint32_t* word, uint32_t expected, int64_t nanoseconds) noexcept nogil
@@ -162,7 +181,9 @@ cdef struct doorbell_t:
     uint32_t thread_asleep
     uint32_t worker_asleep
     uint32_t awake          # threads of this rank that poll at this moment
-    char padding[48]
+    int32_t process         # whose rank this is, for those who wait for what it holds
+    int32_t rank
+    char padding[40]
 
 
 cdef inline void ring_doorbell(doorbell_t* doorbell) noexcept nogil:

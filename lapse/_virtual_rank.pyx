@@ -16,7 +16,8 @@ from lapse._operations cimport complete
 from lapse._protocol cimport Protocol, ask, ask_where, handle_frame, localize
 from lapse._replicas cimport base_of, replica_t
 from lapse._replication cimport mark, note_pushes, runs_ahead, tick
-from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, read_here
+from lapse._segment cimport Segment
+from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_sibling, is_reachable, read_reachable
 from lapse._sync cimport fetch_add, load
 from lapse._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, WHERE, operation_t, seat_t
 
@@ -60,6 +61,18 @@ cdef class Call:
 
     def __dealloc__(self):
         free(self.c.offsets)
+
+
+cdef inline char* place_of(Call call, uint32_t position) noexcept nogil:
+    return call.c.out + call.c.offsets[position]
+
+
+def share_memory(ranks):
+    """Let virtual ranks be ranks of one host, before they do anything."""
+    hints = Segment((<VirtualRank>ranks[0]).store.hint_bytes)
+    segments = {place: (<VirtualRank>rank).store.segment for place, rank in enumerate(ranks)}
+    for place, rank in enumerate(ranks):
+        (<VirtualRank>rank).store.join(place, segments, hints)
 
 
 cdef class VirtualRank:
@@ -132,7 +145,7 @@ cdef class VirtualRank:
         Like the steps of a worker, this runs without the GIL, beside those of other threads.
         """
         cdef int64_t done = 0, parked = 0, key
-        cdef int status
+        cdef int status = OK
         cdef char* given = NULL
         cdef uint32_t position = call.issued
         if call.issued < len(call.keys):
@@ -144,10 +157,14 @@ cdef class VirtualRank:
             with nogil:
                 if call.c.kind == SYNC:
                     status = self.sync(call)
+                elif call.c.kind == LOCALIZE and is_reachable(&self.store.c, key):
+                    done = 1
                 elif call.c.kind == LOCALIZE:
                     status = localize(&self.protocol.c, &call.c, key, &done)
                 elif call.c.kind == WHERE:
                     status = ask_where(&self.protocol.c, &call.c, key, position, &done)
+                elif access_sibling(&self.store.c, call.c.kind, key, given if call.c.kind != PULL else place_of(call, position)):
+                    done = 1
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
                     if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
@@ -240,7 +257,7 @@ cdef class VirtualRank:
         """A copy of the value of a key that is owned or replicated here."""
         value = np.empty(int(self.store.value_length(key)), dtype=self.store.dtype)
         cdef char* out = <char*><size_t>value.ctypes.data
-        assert read_here(&self.store.c, key, out), f"key {key} is {self.state(key)} at rank {self.rank}"
+        assert read_reachable(&self.store.c, key, out), f"key {key} is {self.state(key)} at rank {self.rank}"
         return value
 
     def base(self, int64_t key):

@@ -24,7 +24,7 @@ from lapse._operations cimport complete
 from lapse._protocol cimport ask, ask_where, localize
 from lapse._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
 from lapse._sampling cimport LOCAL, POOL, PRELOC, Sample
-from lapse._store cimport access_batch, is_here, value_bytes
+from lapse._store cimport access_batch, is_reachable, tally_t, value_bytes
 from lapse._sync cimport fetch_add, fetch_add32, load, load32, now
 from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
                            WHERE, counters_t)
@@ -395,7 +395,8 @@ cdef class Worker:
         cdef cnp.ndarray key_array, row
         cdef const key_t* pointer
         cdef Py_ssize_t count, i
-        cdef int64_t misses, replicated = 0
+        cdef int64_t misses
+        cdef tally_t tally
         cdef char* target
         cdef int64_t* offsets = NULL
         key_array = <cnp.ndarray>self.begin(keys)
@@ -403,7 +404,7 @@ cdef class Worker:
         count = cnp.PyArray_SIZE(key_array)
         array = as_out(out, self.dtype, self.shape_for(key_array), self.elements_for(key_array))
         for i in range(count):
-            if not is_here(&self.store.entries[pointer[i]]):
+            if not is_reachable(self.store, pointer[i]):
                 return False
         # A key may leave between the look and the copy: what is copied becomes visible only as a whole.
         row = np.empty(array.size, dtype=self.dtype)
@@ -414,18 +415,20 @@ cdef class Worker:
                 offsets = self.new_offsets(pointer, count)
                 if offsets == NULL:
                     self.check(NO_MEMORY)
-            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed,
-                                  &replicated)
+            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed, &tally)
             free(offsets)
         if misses == 0:
             array.reshape(-1)[:] = row
         return misses == 0
 
     def is_local(self, keys):
-        """Whether each key is owned or replicated here at this moment: a bool array of the keys' shape."""
+        """Whether each key can be read without a message at this moment: a bool array of the keys' shape.
+
+        It is then owned or replicated here, or owned by a rank of this host that shares memory.
+        """
         cdef cnp.ndarray key_array
         key_array = <cnp.ndarray>self.begin(keys)
-        return self.store_object.is_here(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
+        return self.store_object.is_reachable(np.asarray(key_array).reshape(-1)).reshape(np.shape(key_array))
 
     # Samples ---------------------------------------------------------------------------------------------------
 
@@ -814,7 +817,7 @@ cdef class Worker:
             if self.sampler.scheme == LOCAL:
                 here += self.sampler.find_here(self.store, &keys[i], NULL)
             else:
-                here += is_here(&self.store.entries[keys[i]])
+                here += is_reachable(self.store, keys[i])
         self.counters.sampled_keys += count
         self.counters.sampled_local += here
         return 0
@@ -885,7 +888,8 @@ cdef class Worker:
     cdef int start_chunk(self, operation_t** operation, int kind, const key_t* keys, Py_ssize_t first,
                          Py_ssize_t end, int64_t* offsets, char* out, const char* given,
                          Py_ssize_t count) noexcept nogil:
-        cdef int64_t misses, replicated = 0
+        cdef int64_t misses
+        cdef tally_t tally
         cdef Py_ssize_t size = end - first
         cdef const int64_t* chunk_offsets = NULL if offsets == NULL else offsets + first
         cdef size_t shift = 0 if offsets != NULL else first * self.store.slabs[0].row_bytes
@@ -901,18 +905,21 @@ cdef class Worker:
                 return status
         if make_scratch(self.seat, size) != OK:
             return NO_MEMORY
+        tally.shared = tally.replicated = 0
         misses = access_batch(self.store, kind, keys + first, size, chunk_offsets,
-                              (out if kind == PULL else <char*>given) + shift, self.seat.missed, &replicated)
-        if replicated:
-            status = note_pushes(&self.protocol.replication, replicated)
+                              (out if kind == PULL else <char*>given) + shift, self.seat.missed, &tally)
+        if tally.replicated:
+            status = note_pushes(&self.protocol.replication, tally.replicated)
             if status != OK:
                 return status
         if kind == PULL:
             counters.pulled_keys += size
             counters.pulled_local += size - misses
+            counters.pulled_shared += tally.shared
         else:
             counters.pushed_keys += size
             counters.pushed_local += size - misses
+            counters.pushed_shared += tally.shared
         if misses == 0:
             return OK
         if operation[0] == NULL:
@@ -957,7 +964,7 @@ cdef class Worker:
             return status
         self.counters.localize_keys += count
         for i in range(count):
-            if is_here(&self.store.entries[keys[i]]):  # a look without the latch: it may leave at any moment anyway
+            if is_reachable(self.store, keys[i]):  # a look without the latch: it may leave at any moment anyway
                 here += 1
                 continue
             if begun == NULL:

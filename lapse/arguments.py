@@ -76,6 +76,7 @@ def _check_arguments(given):
         workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
         sampling=_check_sampling(given["sampling"], number),
         shared_memory=_check_shared_memory(given["shared_memory"]),
+        sharing_ranks=_check_sharing_ranks(),
         max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=_whole(given["seed"], "seed", 0, 2**60),
     )
@@ -139,6 +140,18 @@ def _check_shared_memory(given):
     return variable != "0" and given is not False
 
 
+def _check_sharing_ranks():
+    """How many neighbouring ranks of a host share memory; None: all of it."""
+    variable = os.environ.get("LAPSE_SHARED_MEMORY_RANKS")
+    if not variable:
+        return None
+    if not variable.isdecimal() or int(variable) == 0:
+        raise ValueError(
+            f"the environment variable LAPSE_SHARED_MEMORY_RANKS is {variable!r}, but must be a positive number"
+        )
+    return int(variable)
+
+
 def _digest(arguments):
     """What all ranks must have in common, small enough to send around."""
     lengths = arguments["value_lengths"]
@@ -146,7 +159,7 @@ def _digest(arguments):
         lengths = "array " + _hash(lengths)
     common = {
         name: arguments[name]
-        for name in ("num_keys", "dtype", "shared_memory", "max_in_flight", "seed")
+        for name in ("num_keys", "dtype", "shared_memory", "sharing_ranks", "max_in_flight", "seed")
     }
     common["dtype"] = str(common["dtype"])
     common["sampling"] = repr(arguments["sampling"])  # with a digest of the weights

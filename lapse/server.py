@@ -16,18 +16,20 @@ import traceback
 import numpy as np
 from mpi4py import MPI
 
-from lapse import _mpi_choice, checkpoint, doorbells
+from lapse import _mpi_choice, checkpoint
 from lapse._arrays import convert_keys, outside
 from lapse._comm import Comm
 from lapse._draws import Table
 from lapse._protocol import Protocol
 from lapse._sampling import Sampler
+from lapse._siblings import Siblings
 from lapse._store import Store
 from lapse._worker import clear_counters, new_worker, sum_counters
 from lapse.advice import warn_of_binding, warn_of_network_module
 from lapse.arguments import agree, raise_first
 from lapse.collectives import Collectives, ignore
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
+from lapse.host import Host
 from lapse.initializers import as_initializer
 
 LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
@@ -62,8 +64,9 @@ class Server:
     sampling : Sampling, optional
         How `Worker.prepare_sample` and `Worker.pull_sample` draw keys; without it they raise.
     shared_memory : bool, optional
-        Whether ranks of one host reach each other's values directly. Accepted, without effect yet.
-        By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True.
+        Whether ranks of one host reach each other's values directly, without messages: what one of them owns is local
+        to all. By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True; 0 forbids it in
+        any case. Ranks of other hosts always send messages.
     max_in_flight : int
         Bytes of this rank's own unanswered operations per destination, above which calls block.
     comm : mpi4py.MPI.Intracomm, optional
@@ -143,34 +146,24 @@ class Server:
         _open_servers[self] = None
 
     def _create(self, comm, arguments):
-        communicator, error = None, None
+        host = Host(comm)
         try:
-            self._store = Store(
-                arguments["num_keys"],
-                arguments["value_lengths"],
-                arguments["dtype"],
-                comm.rank,
-                comm.size,
-                arguments["replicated_keys"],
-            )
-            self._protocol = Protocol(self._store, arguments["max_in_flight"])
-            self._protocol.manage_replicas(**_management(arguments["replication"]))
-            self._samplers = self._make_samplers(arguments["sampling"])
-        except MemoryError as caught:
-            error = caught
-        raise_first(comm, error)
-        page, places, local_size = None, (), 1
+            self._make_store(comm, arguments, host)
+            siblings = host.make_siblings() if comm.size > 1 else Siblings()
+            self._sharing = self._share(arguments, host, siblings)
+        finally:
+            host.free()
+        communicator = None
         if comm.size > 1:
             communicator = comm.Dup()
             communicator.Set_errhandler(MPI.ERRORS_RETURN)
-            page, places, local_size = doorbells.open_page(communicator)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        crowded = local_size * (self._workers + 1) > cores
+        crowded = host.size * (self._workers + 1) > cores
         warn_of_binding(comm, self._workers, cores)
-        if -1 in places and comm.rank == 0:
+        if -1 in host.places and comm.rank == 0:
             warn_of_network_module()
         self._communicator = communicator
-        self._comm = Comm(self._protocol, communicator, self._workers, page, places, crowded)
+        self._comm = Comm(self._protocol, communicator, self._workers, siblings, crowded)
         self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers, self._fail)
         self._control = new_worker(
             self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
@@ -179,6 +172,32 @@ class Server:
         self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
         if communicator is not None:
             communicator.Barrier()  # every rank receives before any sends
+
+    def _make_store(self, comm, arguments, host):
+        error = None
+        try:
+            self._store = Store(
+                arguments["num_keys"],
+                arguments["value_lengths"],
+                arguments["dtype"],
+                comm.rank,
+                comm.size,
+                arguments["replicated_keys"],
+                shareable=arguments["shared_memory"] and host.size > 1,
+            )
+            self._protocol = Protocol(self._store, arguments["max_in_flight"])
+            self._protocol.manage_replicas(**_management(arguments["replication"]))
+            self._samplers = self._make_samplers(arguments["sampling"])
+        except MemoryError as caught:
+            error = caught
+        raise_first(comm, error)
+
+    def _share(self, arguments, host, siblings):
+        """The ranks that reach this one's values without messages, and it theirs."""
+        places = [host.place]
+        if arguments["shared_memory"]:
+            places = host.share_values(self._store, siblings, arguments["sharing_ranks"])
+        return sorted(host.places.index(place) for place in places)
 
     def _make_samplers(self, sampling):
         """One for each seat; they go on from one run to the next."""
@@ -225,6 +244,15 @@ class Server:
     def comm(self):
         """The communicator that was passed."""
         return self._comm_given
+
+    @property
+    def sharing_ranks(self):
+        """The ranks of this host that reach each other's values without messages, this one among them: a list of int.
+
+        All of the host, where shared memory is not forbidden; of each LAPSE_SHARED_MEMORY_RANKS neighbours, where that
+        environment variable asks for smaller groups (such as the ranks of one socket).
+        """
+        return list(self._sharing)
 
     @property
     def workers(self):
