@@ -92,6 +92,7 @@ cdef class VirtualRank:
     cdef Protocol protocol
     cdef readonly int rank
     cdef readonly int size
+    cdef readonly int64_t shared    # steps that were served at a rank that shares memory
 
     def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), **management):
         self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
@@ -163,8 +164,10 @@ cdef class VirtualRank:
                     status = localize(&self.protocol.c, &call.c, key, &done)
                 elif call.c.kind == WHERE:
                     status = ask_where(&self.protocol.c, &call.c, key, position, &done)
-                elif access_sibling(&self.store.c, call.c.kind, key, given if call.c.kind != PULL else place_of(call, position)):
+                elif access_sibling(&self.store.c, call.c.kind, key,
+                                    given if call.c.kind != PULL else place_of(call, position)):
                     done = 1
+                    self.shared += 1
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
                     if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from lapse._virtual_rank import VirtualRank
+from lapse._virtual_rank import VirtualRank, share_memory
 
 
 FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, charged, kind, operation
@@ -30,7 +30,16 @@ def requests_in(packet, value_bytes):
         at += size
 
 
+def share_in_groups(ranks, sharing):
+    """Let each so many neighbours be ranks of one host that share memory."""
+    if sharing > 1:
+        for first in range(0, len(ranks), sharing):
+            share_memory(ranks[first : first + sharing])
+
+
 class Network:
+    """`sharing`: so many neighbouring ranks share memory; 1: messages only."""
+
     def __init__(
         self,
         size,
@@ -41,6 +50,7 @@ class Network:
         reorder=False,
         max_delay=10.0,
         replicated=(),
+        sharing=1,
         **management,
     ):
         self.random = np.random.default_rng(seed)
@@ -48,6 +58,7 @@ class Network:
             VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
             for rank in range(size)
         ]
+        share_in_groups(self.ranks, sharing)
         self.replicated = set(replicated) if size > 1 else set()
         self.size, self.num_keys, self.max_delay, self.reorder = size, num_keys, max_delay, reorder
         self.time = 0.0

@@ -113,6 +113,19 @@ def test_exact_sums_when_messages_overtake_each_other(size):
     assert most_forwards >= (1 if size == 2 else 3), "no operation met an absent key"
 
 
+@pytest.mark.parametrize("reorder", [False, True])
+@pytest.mark.parametrize("size, sharing", [(2, 2), (3, 2), (4, 2), (5, 3), (5, 5)])
+def test_exact_sums_where_ranks_share_memory(size, sharing, reorder):
+    """A key that a rank of the same host owns is served there, every other one by messages."""
+    arrived = shared = 0
+    for seed in range(SEEDS_PER_SIZE // 20):
+        network = run_random(size, seed, reorder=reorder, sharing=sharing)
+        arrived += sum(rank.relocations[0] for rank in network.ranks)
+        shared += sum(rank.shared for rank in network.ranks)
+    assert shared > 100
+    assert arrived > 100 if sharing < size else arrived == 0
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
     """Above 16 KB; above 64 KB a value has a block of its own."""
@@ -127,7 +140,7 @@ def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
             yield calls[-1 - int(random.integers(3))]
 
     for seed in range(SEEDS_PER_SIZE // 40):
-        network = Network(size, 3, LARGE, seed)
+        network = Network(size, 3, LARGE, seed, sharing=seed % 2 + 1)
         sums = np.zeros(3)
         calls = []
 
@@ -162,7 +175,7 @@ def test_a_worker_that_waits_reads_what_it_wrote(size, reorder):
         network.sums[own] = value
 
     for seed in range(SEEDS_PER_SIZE // 4):
-        network = Tracked(size, seed, num_keys=max(size, 2), reorder=reorder)
+        network = Tracked(size, seed, num_keys=max(size, 2), reorder=reorder, sharing=seed % 3 + 1)
         for rank in range(size):
             network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))
         network.end()
@@ -189,7 +202,7 @@ def test_all_workers_see_the_sets_of_one_key_in_one_order(reorder):
             last = call.values[0]
 
     for seed in range(SEEDS_PER_SIZE // 2):
-        network = Tracked(4, seed, reorder=reorder)
+        network = Tracked(4, seed, reorder=reorder, sharing=seed % 4 + 1)
         network.worker(0, writer(network))
         for rank in range(4):
             network.worker(rank, reader(network, rank, np.random.default_rng([seed, rank])))

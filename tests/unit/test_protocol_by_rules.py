@@ -8,6 +8,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lapse._virtual_rank import VirtualRank
+from simulated_network import share_in_groups
 
 NUM_KEYS = 3
 EXAMPLES = int(100 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
@@ -15,11 +16,16 @@ KEYS = st.integers(0, NUM_KEYS - 1)
 
 
 class Ranks(RuleBasedStateMachine):
-    @initialize(size=st.integers(1, 4), lengths=st.sampled_from([1, 3, (2, 1, 2)]))
-    def start(self, size, lengths):
+    @initialize(
+        size=st.integers(1, 4),
+        lengths=st.sampled_from([1, 3, (2, 1, 2)]),
+        sharing=st.integers(1, 4),
+    )
+    def start(self, size, lengths, sharing):
         self.size = size
         lengths = lengths if isinstance(lengths, int) else np.array(lengths)
         self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths) for rank in range(size)]
+        share_in_groups(self.ranks, sharing)
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
         self.channels = {}  # (source, target): packets under way
         self.unfinished = deque()  # calls that have not asked for all of their keys

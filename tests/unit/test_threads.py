@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lapse._virtual_rank import VirtualRank
+from simulated_network import share_in_groups
 
 ROUNDS = int(4 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
 
@@ -17,12 +18,13 @@ class ThreadedRanks:
     """One thread per rank carries and delivers messages, in order, and tells the time; worker threads ask."""
 
     def __init__(
-        self, size, num_keys, lengths, seed, dtype="float64", replicated=(), **management
+        self, size, num_keys, lengths, seed, dtype="float64", replicated=(), sharing=1, **management
     ):
         self.ranks = [
             VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
             for rank in range(size)
         ]
+        share_in_groups(self.ranks, sharing)
         self.channels = {(a, b): collections.deque() for a in range(size) for b in range(size)}
         self.size, self.num_keys, self.seed = size, num_keys, seed
         self.ending = False
@@ -136,7 +138,7 @@ def test_concurrent_steps_end_with_exact_sums(size, lengths):
 
     for seed in range(ROUNDS):
         sums, lock = np.zeros(num_keys), threading.Lock()
-        ranks = ThreadedRanks(size, num_keys, lengths, seed)
+        ranks = ThreadedRanks(size, num_keys, lengths, seed, sharing=seed % 3 + 1)
         ranks.run(3, program)
         for key in range(num_keys):
             owners = [rank for rank in ranks.ranks if rank.state(key) == "owned"]
@@ -164,7 +166,7 @@ def test_concurrent_workers_read_their_own_waited_writes_and_no_torn_values(size
 
     for seed in range(ROUNDS):
         own_locks = [threading.Lock() for _ in range(size)]
-        ThreadedRanks(size, size, 500, seed).run(2, program)
+        ThreadedRanks(size, size, 500, seed, sharing=seed % 3 + 1).run(2, program)
 
 
 # Replicas -----------------------------------------------------------------------------------------
@@ -222,7 +224,15 @@ def test_concurrent_pushes_to_replicas_end_with_exact_sums(size, pace):
 
     for seed in range(ROUNDS):
         sums, lock = np.zeros(num_keys), threading.Lock()
-        ranks = ThreadedRanks(size, num_keys, lengths, seed, replicated=replicated, **PACES[pace])
+        ranks = ThreadedRanks(
+            size,
+            num_keys,
+            lengths,
+            seed,
+            replicated=replicated,
+            sharing=seed % 3 + 1,
+            **PACES[pace],
+        )
         ranks.run(3, program)
         check_replicas(ranks, replicated)
         for key in set(range(num_keys)) - set(set_keys):
