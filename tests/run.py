@@ -21,7 +21,15 @@ import notes
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("unit", "mpi", "scenarios", "apps", "packaging")  # folders of tests/
-SIZES = (1, 2, 3, 4, 8)
+#: How ranks reach each other's values in the phase mpi: by messages, as all ranks of this host do by
+#: default, or two by two, as if there were several hosts.
+MEMORY = {
+    "messages": {"LAPSE_SHARED_MEMORY": "0", "LAPSE_SHARED_MEMORY_RANKS": ""},
+    "shared": {"LAPSE_SHARED_MEMORY": "", "LAPSE_SHARED_MEMORY_RANKS": ""},
+    "pairs": {"LAPSE_SHARED_MEMORY": "", "LAPSE_SHARED_MEMORY_RANKS": "2"},
+}
+#: Numbers of ranks and kinds of memory that are tested. Pairs send messages, too.
+RUNS = ((1, "shared"), (2, "messages"), (2, "shared"), (3, "messages"), (4, "shared"), (4, "pairs"), (8, "messages"))
 NOTHING_COLLECTED = 5  # exit status of pytest
 PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/pytest/__main__|<frozen runpy>")
 
@@ -29,10 +37,11 @@ PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/pytest/__main__|<frozen runpy>")
 class Phase:
     """One run of pytest, and what came out of it."""
 
-    def __init__(self, name, folder, size, options):
+    def __init__(self, name, folder, size, options, env=None):
         self.name = name
         self.folder = folder
         self.size = size  # number of ranks; None without MPI
+        self.env = env or {}
         self.options = options
         self.problems = []
         self.count = collections.Counter()
@@ -42,7 +51,7 @@ class Phase:
         print(f"\n===== {self.name}", flush=True)
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="lapse-tests-") as folder:
-            env = {notes.FOLDER_VARIABLE: folder}
+            env = {notes.FOLDER_VARIABLE: folder, **self.env}
             status = launch.stream(self._command(), self.options.deadline, env)
             self._gather(Path(folder), status)
         self.seconds = time.monotonic() - start
@@ -104,7 +113,7 @@ class Phase:
     def summary(self):
         """Return a line of the table at the end."""
         counts = ", ".join(f"{self.count[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
-        return f"{self.name:<12} {counts}  ({self.seconds:.0f} s)"
+        return f"{self.name:<22} {counts}  ({self.seconds:.0f} s)"
 
 
 def phases(options):
@@ -113,10 +122,20 @@ def phases(options):
     chosen = []
     for name in options.phase or present:
         if name == "mpi":
-            chosen += [Phase(f"mpi, n = {n}", name, n, options) for n in options.size or SIZES]
+            chosen += [Phase(f"mpi, n = {n}, {memory}", name, n, options, MEMORY[memory])
+                       for n, memory in runs(options)]
         else:
             chosen.append(Phase(name, name, None, options))
     return chosen
+
+
+def runs(options):
+    """Return the pairs of rank count and kind of memory that were asked for."""
+    sizes = options.size or sorted({n for n, _ in RUNS})
+    chosen = [(n, memory) for n, memory in RUNS if n in sizes]
+    if options.memory:
+        chosen = [(n, memory) for n in sizes for memory in options.memory]
+    return chosen or [(n, "shared") for n in sizes]
 
 
 def parse_arguments(argv):
@@ -128,6 +147,8 @@ def parse_arguments(argv):
                         help="only this one; repeatable")
     parser.add_argument("--size", action="append", type=int, metavar="N",
                         help="number of ranks of the phase mpi; repeatable")
+    parser.add_argument("--memory", action="append", choices=MEMORY,
+                        help="how ranks reach each other's values in the phase mpi; repeatable")
     parser.add_argument("-k", metavar="EXPR", help="only tests that match, as with pytest")
     parser.add_argument("--deadline", type=float, default=600, metavar="SECONDS",
                         help="when a phase is killed (default 600)")

@@ -170,7 +170,7 @@ def test_the_end_of_run_waits_for_what_nobody_waited_for(server):
 
 def test_a_timed_out_operation_can_be_waited_for_again():
     """Nothing can be made slow on purpose, so a timeout of 0 is tried often."""
-    with lapse.Server(200, 500, "float64") as server, server.worker() as kv:
+    with lapse.Server(200, 500, "float64", shared_memory=False) as server, server.worker() as kv:
         timeouts = 0
         for _ in range(30):
             operation = kv.pull(range(200))

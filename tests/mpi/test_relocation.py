@@ -1,5 +1,7 @@
 """Where keys are, how they move, and what workers see meanwhile."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,9 @@ import lapse
 from mpi4py.MPI import COMM_WORLD as comm
 
 ROUNDS = 25
+
+# Where ranks share memory, keys stay where they are.
+Server = functools.partial(lapse.Server, shared_memory=False)
 
 
 def owners_by_rank(server):
@@ -18,13 +23,13 @@ def owners_by_rank(server):
 
 
 def test_at_the_start_every_key_has_one_owner_and_homes_are_balanced():
-    with lapse.Server(1000, 1) as server:
+    with Server(1000, 1) as server:
         counts = [len(keys) for keys in owners_by_rank(server)]
         assert max(counts) - min(counts) <= 1
 
 
 def test_owner_names_the_rank_whose_local_keys_hold_the_key():
-    with lapse.Server(50, 1) as server:
+    with Server(50, 1) as server:
         with server.worker() as kv:
             kv.localize(kv.rng.integers(0, 50, 10)).wait()
             kv.barrier()
@@ -37,7 +42,7 @@ def test_owner_names_the_rank_whose_local_keys_hold_the_key():
 
 
 def test_owner_has_the_shape_of_the_keys():
-    with lapse.Server(10, 1) as server:
+    with Server(10, 1) as server:
         assert np.shape(server.owner(3)) == ()
         assert server.owner([[1, 2, 3], [4, 5, 6]]).shape == (2, 3)
         assert len(server.owner([])) == 0
@@ -45,7 +50,7 @@ def test_owner_has_the_shape_of_the_keys():
 
 
 def test_a_localized_key_is_local_here_and_nowhere_else():
-    with lapse.Server(20, 2, "float64") as server, server.worker() as kv:
+    with Server(20, 2, "float64") as server, server.worker() as kv:
         kv.push(range(20), np.ones((20, 2))).wait()
         kv.barrier()
         for winner in range(comm.size):
@@ -63,7 +68,7 @@ def test_a_localized_key_is_local_here_and_nowhere_else():
 
 
 def test_a_local_pull_is_done_at_once_and_a_remote_one_sends_a_message():
-    with lapse.Server(40, 1) as server, server.worker() as kv:
+    with Server(40, 1) as server, server.worker() as kv:
         mine = server.local_keys()
         theirs = np.setdiff1d(np.arange(40), mine)
         assert kv.pull(mine).test()
@@ -77,7 +82,7 @@ def test_a_local_pull_is_done_at_once_and_a_remote_one_sends_a_message():
 
 
 def test_pull_if_local_is_all_or_nothing():
-    with lapse.Server(40, 1, "float64") as server, server.worker() as kv:
+    with Server(40, 1, "float64") as server, server.worker() as kv:
         mine = server.local_keys()
         kv.push(mine, np.ones(len(mine))).wait()
         out = np.full((len(mine), 1), -1.0)
@@ -94,7 +99,7 @@ def test_pull_if_local_is_all_or_nothing():
 @pytest.mark.mpi(min_size=2)
 def test_successive_localizes_1_0_2_leave_the_key_at_one_rank():
     order = [1, 0, comm.size - 1]
-    with lapse.Server(5, 3, "float64") as server, server.worker() as kv:
+    with Server(5, 3, "float64") as server, server.worker() as kv:
         for repeat in range(ROUNDS):
             for step, winner in enumerate(order):
                 if comm.rank == winner:
@@ -108,7 +113,7 @@ def test_successive_localizes_1_0_2_leave_the_key_at_one_rank():
 
 
 def test_a_value_that_was_pushed_arrives_complete_when_localized():
-    with lapse.Server(30, np.arange(30) % 3 + 1, "float64") as server, server.worker() as kv:
+    with Server(30, np.arange(30) % 3 + 1, "float64") as server, server.worker() as kv:
         start = np.arange(server.value_length(range(30)).sum(), dtype=float)
         if kv.id == 0:
             kv.push(range(30), start).wait()
@@ -130,7 +135,7 @@ def test_a_value_that_was_pushed_arrives_complete_when_localized():
 
 def test_a_key_that_was_written_elsewhere_leaves_no_trace_in_a_reused_place():
     """Rows of memory are used again by other keys: one that was never written must read as zero."""
-    with lapse.Server(20, 4, "float64") as server, server.worker() as kv:
+    with Server(20, 4, "float64") as server, server.worker() as kv:
         for written in range(0, 20, 2):
             kv.push(written, np.full(4, 7.0)).wait()
         kv.barrier()
@@ -149,7 +154,7 @@ def test_a_key_that_was_written_elsewhere_leaves_no_trace_in_a_reused_place():
 
 def test_variable_lengths_mixed_in_one_call():
     lengths = np.array([1, 2, 3, 1, 2, 3, 5])
-    with lapse.Server(7, lengths) as server, server.worker() as kv:
+    with Server(7, lengths) as server, server.worker() as kv:
         assert server.value_length([2, 6]).tolist() == [3, 5] and server.value_length(1) == 2
         if kv.id == 0:
             kv.set([6, 0, 2], np.arange(9, dtype="f4")).wait()
@@ -162,7 +167,7 @@ def test_variable_lengths_mixed_in_one_call():
 
 
 def test_localizes_alone_never_change_what_is_read():
-    with lapse.Server(50, 2, "float64", workers=2) as server:
+    with Server(50, 2, "float64", workers=2) as server:
         server.initialize(range(50), lapse.Normal())
 
         def work(kv):
@@ -215,7 +220,7 @@ def test_own_writes_are_read_and_reads_are_monotone(outstanding):
             finish(known, *call)
         return known
 
-    with lapse.Server(num_keys, 2, "float64", workers=2) as server:
+    with Server(num_keys, 2, "float64", workers=2) as server:
         known = server.run(work)
         with_all = server.run(lambda kv: kv.pull(range(num_keys)).wait()[:, 0])
         assert all((values >= mine).all() for values in with_all for mine in known)
@@ -226,7 +231,7 @@ def test_pushes_that_cancel_leave_everything_as_it_was(lengths):
     num_keys = 40
     if lengths == "variable":
         lengths = np.arange(num_keys) % 3 + 1
-    with lapse.Server(num_keys, lengths, "float64", workers=2) as server:
+    with Server(num_keys, lengths, "float64", workers=2) as server:
         server.initialize(
             range(num_keys),
             lambda keys, rng: np.full(server.value_length(int(keys[0])), float(keys[0])),
@@ -253,7 +258,7 @@ def test_pushes_that_cancel_leave_everything_as_it_was(lengths):
 
 def test_pushes_of_all_workers_after_a_set_add_exactly():
     """The set of one worker, behind a barrier pushes of all, while the key moves."""
-    with lapse.Server(4, 2, "float64", workers=2) as server:
+    with Server(4, 2, "float64", workers=2) as server:
 
         def work(kv):
             for repeat in range(ROUNDS):
@@ -277,7 +282,7 @@ def test_pushes_of_all_workers_after_a_set_add_exactly():
 
 def test_waited_sets_and_pulls_of_one_key_are_seen_in_one_order():
     """Numbers that one worker sets one after another never go backwards for anybody."""
-    with lapse.Server(3, 4, "float64", workers=2) as server:
+    with Server(3, 4, "float64", workers=2) as server:
 
         def work(kv):
             last = 0
@@ -296,7 +301,7 @@ def test_waited_sets_and_pulls_of_one_key_are_seen_in_one_order():
 
 
 def test_of_repeated_keys_every_push_counts_and_the_last_set_wins():
-    with lapse.Server(10, 2, "float64") as server, server.worker() as kv:
+    with Server(10, 2, "float64") as server, server.worker() as kv:
         for key in range(10):
             if key % comm.size == comm.rank:
                 kv.set([key, key, key], [[1, 2], [3, 4], [5, 6]]).wait()
@@ -308,7 +313,7 @@ def test_of_repeated_keys_every_push_counts_and_the_last_set_wins():
 
 
 def test_of_repeated_keys_the_last_set_wins_while_they_move():
-    with lapse.Server(6, 1, "float64", workers=3) as server:
+    with Server(6, 1, "float64", workers=3) as server:
 
         def work(kv):
             own = np.arange(6)[np.arange(6) % kv.num_workers == kv.id]
@@ -324,7 +329,7 @@ def test_of_repeated_keys_the_last_set_wins_while_they_move():
 
 
 def test_relocations_are_counted_where_they_leave_and_where_they_arrive():
-    with lapse.Server(30, 1) as server, server.worker() as kv:
+    with Server(30, 1) as server, server.worker() as kv:
         with kv.setup():
             pass
         if kv.id == 0:
@@ -345,5 +350,5 @@ def test_relocations_are_counted_where_they_leave_and_where_they_arrive():
 
 
 def home_keys_of_rank_0(server):
-    with lapse.Server(server.num_keys, 1) as other:
+    with Server(server.num_keys, 1) as other:
         return comm.bcast(other.local_keys())

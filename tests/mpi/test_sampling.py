@@ -271,7 +271,7 @@ def test_a_pool_draws_one_group_ahead_and_localizes_it():
 
 def test_postponed_keys_come_last_and_once():
     """Keys that are not here when their turn comes give way to those that are."""
-    with open_server("postpone", weights=np.ones(40)) as server, server.worker() as kv:
+    with open_server("postpone", weights=np.ones(40), shared_memory=False) as server, server.worker() as kv:
         if kv.rank == 0:
             kv.localize(KEYS).wait()
         kv.barrier()
@@ -309,7 +309,7 @@ def test_local_gives_what_is_here_in_the_right_proportions():
 
 
 def test_local_pulls_from_elsewhere_where_nothing_is_here():
-    with open_server("local") as server, server.worker() as kv:
+    with open_server("local", shared_memory=False) as server, server.worker() as kv:
         set_values(kv, server)
         if kv.rank == 0:
             kv.localize(KEYS).wait()

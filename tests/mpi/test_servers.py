@@ -330,7 +330,7 @@ def test_all_counters_exist_and_are_integers():
 
 
 def test_counters_count_key_positions():
-    with lapse.Server(20, 2) as server, server.worker() as kv:
+    with lapse.Server(20, 2, shared_memory=False) as server, server.worker() as kv:
         mine = server.local_keys()
         keys = [*range(20), 3, 3]
         local = int(np.isin(keys, mine).sum())
@@ -348,7 +348,7 @@ def test_counters_count_key_positions():
 
 
 def test_a_local_pull_sends_nothing_and_a_remote_one_little():
-    with lapse.Server(20, 2) as server, server.worker() as kv:
+    with lapse.Server(20, 2, shared_memory=False) as server, server.worker() as kv:
         kv.barrier()
         kv.wait_all()
         server.reset_stats()

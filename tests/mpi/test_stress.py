@@ -92,7 +92,8 @@ def test_random_calls_in_flight_together_end_with_exact_sums(variable):
             expected = server.run(one_round, server, number, expected)[0]
         stats = server.stats(all_ranks=True)
         # The rounds must have been through what they are to test.
-        assert comm.size == 1 or stats["relocations_in"] > ROUNDS
+        all_share = len(server.sharing_ranks) == comm.size
+        assert comm.size == 1 or stats["pushed_shared" if all_share else "relocations_in"] > ROUNDS
         assert stats["relocations_in"] == stats["relocations_out"]
 
 
@@ -112,7 +113,9 @@ def test_all_ranks_localize_one_key_while_all_push_to_it():
 
     with lapse.Server(2, 1, "float64") as server:
         assert server.run(work) == [comm.size * LOCALIZES]
-        assert server.stats(all_ranks=True)["relocations_in"] >= comm.size - 1
+        # Of ranks that share memory one may do everything without the key.
+        hosts = len(set(map(tuple, comm.allgather(server.sharing_ranks))))
+        assert server.stats(all_ranks=True)["relocations_in"] >= hosts - 1
         owners = comm.allgather(0 in server.local_keys())
         assert owners.count(True) == 1
         assert owners[server.owner(0)]

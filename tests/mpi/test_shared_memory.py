@@ -1,0 +1,179 @@
+"""Ranks of one host that reach each other's values; in groups, where the environment asks for that."""
+
+import os
+
+import numpy as np
+import pytest
+
+import lapse
+from mpi4py.MPI import COMM_WORLD as comm
+
+GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)
+IS_OFF = os.environ.get("LAPSE_SHARED_MEMORY") == "0"
+
+needs_sharing = pytest.mark.skipif(IS_OFF or comm.size == 1, reason="rank count: shared memory is off")
+
+
+def owned_by(server):
+    """The owner of each key, asked on all ranks before any moves."""
+    owners = np.full(server.num_keys, -1)
+    for rank, keys in enumerate(comm.allgather(server.local_keys())):
+        owners[keys] = rank
+    return owners
+
+
+def test_who_shares_with_whom():
+    first = comm.rank - comm.rank % GROUP
+    together = [comm.rank] if IS_OFF else list(range(first, min(first + GROUP, comm.size)))
+    with lapse.Server(5, 1) as server:
+        assert server.sharing_ranks == together
+    with lapse.Server(5, 1, shared_memory=False) as server:
+        assert server.sharing_ranks == [comm.rank]
+
+
+@needs_sharing
+def test_a_key_of_a_sibling_is_local_without_a_message():
+    with lapse.Server(100, 3, "float64") as server, server.worker() as kv:
+        owners = owned_by(server)
+        near = np.flatnonzero(np.isin(owners, server.sharing_ranks))
+        theirs = near[owners[near] != comm.rank]
+        assert kv.is_local(range(100)).tolist() == np.isin(range(100), near).tolist()
+        kv.barrier()
+        server.reset_stats()
+        for _ in range(3):
+            assert kv.push(theirs, np.ones((len(theirs), 3))).test()
+        assert kv.pull(theirs).test()
+        assert kv.pull_if_local(theirs, out=np.empty((len(theirs), 3)))
+        assert kv.localize(near).test()
+        stats = server.stats()
+        assert stats["pulled_keys"] == stats["pulled_local"] == stats["pulled_shared"] == len(theirs)
+        assert stats["pushed_keys"] == stats["pushed_local"] == stats["pushed_shared"] == 3 * len(theirs)
+        assert stats["localize_keys"] == stats["localize_local"] == len(near)
+        kv.barrier()
+        sharing = len(server.sharing_ranks) - 1  # everybody but the owner
+        assert (kv.pull(server.local_keys()).wait() == 3 * sharing).all()
+        assert (server.owner(range(100)) == owners).all()
+        kv.barrier()
+
+
+@needs_sharing
+def test_set_by_a_sibling_is_what_the_owner_reads():
+    with lapse.Server(100, 2, "float64") as server, server.worker() as kv:
+        for setter in range(comm.size):
+            if comm.rank == setter:
+                kv.set(range(100), np.full((100, 2), float(setter + 1))).wait()
+            kv.barrier()
+            assert (kv.pull(range(100)).wait() == setter + 1).all()
+            kv.barrier()
+
+
+@pytest.mark.parametrize("lengths", ["uniform", "variable"])
+def test_sums_of_all_ranks_are_exact_and_values_never_torn(lengths):
+    """Everybody pushes to and reads the same few keys, in batches with repeats, while some of them move."""
+    num_keys, rounds = 12, 150
+    sizes = np.full(num_keys, 300) if lengths == "uniform" else np.arange(num_keys) * 40 + 1
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    with lapse.Server(num_keys, 300 if lengths == "uniform" else sizes, "float64", 2) as server:
+
+        def work(kv):
+            for number in range(rounds):
+                keys = kv.rng.integers(0, num_keys, 6)
+                kv.push(keys, np.ones(sizes[keys].sum()))
+                total.append(np.bincount(keys, minlength=num_keys))
+                if number % 7 == 0:
+                    kv.localize(keys[:2])
+                values = kv.pull(range(num_keys)).wait().reshape(-1)
+                assert (values == np.repeat(values[starts[:-1]], sizes)).all(), "a torn value"
+            kv.wait_all()
+            kv.barrier()
+            return kv.pull(range(num_keys)).wait().reshape(-1)
+
+        total = []
+        results = server.run(work)
+        expected = comm.allreduce(np.sum(total, axis=0))
+        for values in results:
+            assert (values == np.repeat(expected, sizes)).all()
+
+
+@needs_sharing
+def test_pushes_of_siblings_to_keys_that_were_never_written_give_each_its_own_row():
+    """All ranks push to every key for the first time at the same moment: rows are taken in the owner's slab."""
+    with lapse.Server(2000, 5, "float64") as server, server.worker() as kv:
+        order = kv.rng.permutation(2000)
+        kv.barrier()
+        for some in np.split(order, 40):
+            kv.push(some, np.repeat(some + 1.0, 5).reshape(-1, 5))
+        kv.wait_all()
+        kv.barrier()
+        expected = np.repeat((np.arange(2000) + 1.0) * comm.size, 5).reshape(-1, 5)
+        assert (kv.pull(range(2000)).wait() == expected).all()
+        kv.barrier()
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_servers_leave_no_descriptor_and_nothing_in_dev_shm():
+    before = descriptors(), set(os.listdir("/dev/shm"))
+    for _ in range(3):
+        with lapse.Server(1000, 10) as server, server.worker() as kv:
+            kv.push(range(1000), np.ones((1000, 10), "f4")).wait()
+            kv.barrier()
+            during = descriptors()
+        assert during == before[0]
+    assert {name for name in os.listdir("/dev/shm") if "lapse" in name} <= before[1]
+
+
+@needs_sharing
+@pytest.mark.parametrize("culprit", [0, -1])
+def test_where_one_rank_cannot_share_its_group_sends_messages(culprit, monkeypatch, capfd):
+    culprit %= comm.size
+    real = os.memfd_create
+
+    def refuse(name, flags):
+        if refuse.left == 0:
+            raise OSError("none today")
+        refuse.left -= 1
+        return real(name, flags)
+
+    refuse.left = 0
+    if comm.rank == culprit:
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    with lapse.Server(50, 2) as server, server.worker() as kv:
+        kv.push(range(50), np.ones((50, 2), "f4")).wait()
+        kv.barrier()
+        assert (kv.pull(range(50)).wait() == comm.size).all()
+        alone = culprit // GROUP == comm.rank // GROUP
+        assert not alone or server.sharing_ranks == [comm.rank]
+        kv.barrier()
+    said = "".join(comm.allgather(capfd.readouterr().err))
+    lonely = culprit % GROUP == 0 and culprit + 1 == comm.size  # a group of one has nobody to share with
+    assert lonely or said.count("none today; they send messages") == 1
+
+
+@needs_sharing
+def test_replicated_keys_stay_replicated():
+    with lapse.Server(20, 1, "float64", replicated_keys=[1, 2, 3]) as server, server.worker() as kv:
+        kv.push(range(20), np.ones((20, 1)))
+        kv.wait_all()
+        kv.wait_replica_sync()
+        kv.barrier()
+        assert (kv.pull(range(20)).wait() == comm.size).all()
+        assert server.stats()["pushed_shared"] < 20
+        kv.barrier()
+
+
+def test_memory_of_values_that_nobody_wrote_is_not_taken():
+    """Also where ranks read each other's."""
+    with lapse.Server(200_000, 250, shared_memory=None) as server, server.worker() as kv:  # 200 MB
+        before = resident()
+        for first in range(0, 200_000, 10_000):
+            assert not kv.pull(range(first, first + 10_000)).wait().any()
+        assert resident() - before < 40e6
+        kv.barrier()
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

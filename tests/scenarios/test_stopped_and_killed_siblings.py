@@ -1,0 +1,67 @@
+"""Ranks of one host share values: what others see when one is stopped or killed while it changes one."""
+
+import textwrap
+
+import pytest
+from launch import mpirun
+
+from lapse import _build_info
+
+#: Rank 1 pushes to a value so long that it holds the value's latch nearly all the time.
+SCRIPT = """
+import os, signal, sys, threading, time
+import numpy as np
+import lapse
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+ELEMENTS, PUSHES = 20_000_000, 40
+with lapse.Server(2, ELEMENTS) as server, server.worker() as kv:
+    key = world.bcast(int(server.local_keys()[0]) if world.rank == 0 else None)
+    ones = np.ones(ELEMENTS, "f4")
+    kv.push(key, ones)
+    kv.barrier()
+    pusher = world.bcast(os.getpid(), root=1)
+    if world.rank == 1:
+        world.send(None, dest=0)
+        for _ in range(PUSHES):
+            kv.push(key, ones)
+    else:
+        world.recv(source=1)
+        time.sleep(0.1)
+        os.kill(pusher, signal.{signal})
+        threading.Timer(1.0, os.kill, (pusher, signal.SIGCONT)).start()
+        out = kv.pull(key).wait()
+        assert (out == out[0]).all(), "a torn value"
+    kv.barrier()
+    assert (kv.pull(key).wait() == 2 + PUSHES).all()
+    kv.barrier()
+    print("the end")
+"""
+
+
+def job(signal, options=()):
+    script = textwrap.dedent(SCRIPT).replace("{signal}", signal)
+    ended = mpirun(2, script, timeout=60, options=options, env={"LAPSE_SHARED_MEMORY": None})
+    assert not ended.timed_out, f"the job hung\n{ended.output}"
+    return ended
+
+
+@pytest.mark.deadline(90)
+def test_a_stopped_rank_is_waited_for_and_that_is_said_once():
+    ended = job("SIGSTOP").check()
+    assert ended.stdout.count("the end") == 2
+    assert ended.stderr.count("was stopped while it changed a value") <= 1
+
+
+@pytest.mark.deadline(90)
+def test_a_killed_rank_ends_the_job():
+    ended = job("SIGKILL")
+    assert ended.returncode != 0 and "the end" not in ended.stdout
+
+
+@pytest.mark.deadline(90)
+@pytest.mark.skipif(_build_info.family != "mpich", reason="an option of MPICH's mpirun")
+def test_a_killed_rank_ends_the_job_where_the_launcher_does_not():
+    ended = job("SIGKILL", ["-disable-auto-cleanup"])
+    assert ended.returncode != 0 and "the end" not in ended.stdout
