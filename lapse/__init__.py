@@ -30,6 +30,7 @@ __all__ = [
     "Worker",
     "__version__",
     "choose_hot_spots",
+    "sharing_ranks",
 ]
 
 _LAZY = {  # name: the module that is loaded when somebody asks for the name
@@ -46,6 +47,7 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "Uniform": "lapse.sampling",
     "Weighted": "lapse.sampling",
     "choose_hot_spots": "lapse.hot_spots",
+    "sharing_ranks": "lapse.host",
 }
 
 _mpi_choice.prepare(__path__)

@@ -147,22 +147,31 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
         at += 64
 
 
-cdef inline void look_ahead(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+cdef inline void look_for_entries(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
     if store.hints != NULL and i + HINTS_AHEAD < count:
         prefetch(&store.hints[keys[i + HINTS_AHEAD]])
     if i + ENTRIES_AHEAD < count:
         prefetch(&view_of(store, keys[i + ENTRIES_AHEAD]).entries[keys[i + ENTRIES_AHEAD]])
+
+
+cdef inline void look_ahead(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+    look_for_entries(store, keys, i, count)
     if i + ROWS_AHEAD < count:
         prefetch_row(store, keys[i + ROWS_AHEAD])
 
 
-cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
+cdef inline void start_looking_for_entries(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
     cdef int64_t i
     if store.hints != NULL:
         for i in range(min(count, <int64_t>HINTS_AHEAD)):
             prefetch(&store.hints[keys[i]])
     for i in range(min(count, <int64_t>ENTRIES_AHEAD)):
         prefetch(&view_of(store, keys[i]).entries[keys[i]])
+
+
+cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
+    cdef int64_t i
+    start_looking_for_entries(store, keys, count)
     for i in range(min(count, <int64_t>ROWS_AHEAD)):
         prefetch_row(store, keys[i])
 
@@ -181,6 +190,18 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         if access_sibling(store, kind, keys[i], value):
             tally.shared += 1
         elif not access_here(store, kind, keys[i], value, tally):
+            missed[misses] = <uint32_t>i
+            misses += 1
+    return misses
+
+
+cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil:
+    """How many keys can at this moment be used only by messages, their positions in `missed`."""
+    cdef int64_t i, misses = 0
+    start_looking_for_entries(store, keys, count)
+    for i in range(count):
+        look_for_entries(store, keys, i, count)
+        if not is_reachable(store, keys[i]):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses

@@ -91,6 +91,8 @@ cdef class Worker:
     cdef int ask_elsewhere(self, operation_t* operation, const key_t* keys, Py_ssize_t first, int64_t misses,
                            const int64_t* offsets, const char* given) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** operation) noexcept nogil
+    cdef int localize_chunk(self, operation_t** operation, const key_t* keys, Py_ssize_t size,
+                            Py_ssize_t count) noexcept nogil
     cdef sample_t* find_sample(self, int64_t sample, Py_ssize_t count) except NULL nogil
     cdef int fill_sample(self, sample_t* sample) noexcept nogil
     cdef int localize_ahead(self, const key_t* keys, int64_t count) noexcept nogil

@@ -24,7 +24,7 @@ from lapse._operations cimport complete
 from lapse._protocol cimport ask, ask_where, localize
 from lapse._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
 from lapse._sampling cimport LOCAL, POOL, PRELOC, Sample
-from lapse._store cimport access_batch, is_reachable, tally_t, value_bytes
+from lapse._store cimport access_batch, find_unreachable, is_reachable, tally_t, value_bytes
 from lapse._sync cimport fetch_add, fetch_add32, load, load32, now
 from lapse._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
                            WHERE, counters_t)
@@ -35,6 +35,7 @@ cdef extern from "pythread.h":
 cnp.import_array()
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
+cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
 cdef int64_t MOST_PREPARED = <int64_t>1 << 40
 cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
 cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
@@ -957,34 +958,46 @@ cdef class Worker:
 
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** operation) noexcept nogil:
         cdef operation_t* begun = NULL
-        cdef Py_ssize_t i
-        cdef int64_t done = 0, here = 0
+        cdef Py_ssize_t first = 0
         cdef int status = self.may_start(operation)
         if status != OK:
             return status
         self.counters.localize_keys += count
-        for i in range(count):
-            if is_reachable(self.store, keys[i]):  # a look without the latch: it may leave at any moment anyway
-                here += 1
-                continue
-            if begun == NULL:
-                begun = self.new_operation(LOCALIZE, count, NULL)
-                if begun == NULL:
-                    return NO_MEMORY
+        while first < count and status == OK:
+            status = self.localize_chunk(&begun, keys + first, min(count - first, KEYS_LOOKED_AT), count)
+            first += KEYS_LOOKED_AT
+        if begun != NULL:
+            self.settle(begun, operation if status == OK else NULL)
+            self.nudge()
+        return status
+
+    cdef int localize_chunk(self, operation_t** operation, const key_t* keys, Py_ssize_t size,
+                            Py_ssize_t count) noexcept nogil:
+        cdef int64_t misses, i, done = 0
+        cdef int status = OK
+        if make_scratch(self.seat, size) != OK:
+            return NO_MEMORY
+        # A look without the latch: a key may leave at any moment anyway.
+        misses = find_unreachable(self.store, keys, size, self.seat.missed)
+        self.counters.localize_local += size - misses
+        if misses == 0:
+            return OK
+        if operation[0] == NULL:
+            operation[0] = self.new_operation(LOCALIZE, count, NULL)
+            if operation[0] == NULL:
+                return NO_MEMORY
+        for i in range(misses):
             if not has_room(self.protocol):
                 status = self.make_room()
                 if status != OK:
                     break
-            fetch_add(&begun.pending, 1)
-            status = localize(self.protocol, begun, keys[i], &done)
+            fetch_add(&operation[0].pending, 1)
+            status = localize(self.protocol, operation[0], keys[self.seat.missed[i]], &done)
             if status != OK:
-                complete(begun, 1)
+                complete(operation[0], 1)
                 break
-        self.counters.localize_local += here + done
-        if begun != NULL:
-            complete(begun, done)
-            self.settle(begun, operation if status == OK else NULL)
-            self.nudge()
+        complete(operation[0], done)
+        self.counters.localize_local += done
         return status
 
     cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:

@@ -4,13 +4,13 @@ Before anything is created, so that a bad argument on one rank is an error on al
 """
 
 import hashlib
-import os
 import sys
 
 import numpy as np
 from mpi4py import MPI
 
 import lapse
+from lapse import environment
 from lapse.checks import lengths as _lengths
 from lapse.checks import whole as _whole
 from lapse.errors import CommError
@@ -76,7 +76,7 @@ def _check_arguments(given):
         workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
         sampling=_check_sampling(given["sampling"], number),
         shared_memory=_check_shared_memory(given["shared_memory"]),
-        sharing_ranks=_check_sharing_ranks(),
+        sharing_ranks=environment.sharing_ranks(),
         max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=_whole(given["seed"], "seed", 0, 2**60),
     )
@@ -130,26 +130,10 @@ def _check_sampling(given, num_keys):
 
 
 def _check_shared_memory(given):
-    variable = os.environ.get("LAPSE_SHARED_MEMORY")
-    if variable not in (None, "", "0", "1"):
-        raise ValueError(
-            f"the environment variable LAPSE_SHARED_MEMORY is {variable!r}, but must be 0 or 1"
-        )
+    allowed = environment.shares_memory()
     if given is not None and not isinstance(given, (bool, np.bool_)):
         raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
-    return variable != "0" and given is not False
-
-
-def _check_sharing_ranks():
-    """How many neighbouring ranks of a host share memory; None: all of it."""
-    variable = os.environ.get("LAPSE_SHARED_MEMORY_RANKS")
-    if not variable:
-        return None
-    if not variable.isdecimal() or int(variable) == 0:
-        raise ValueError(
-            f"the environment variable LAPSE_SHARED_MEMORY_RANKS is {variable!r}, but must be a positive number"
-        )
-    return int(variable)
+    return allowed and given is not False
 
 
 def _digest(arguments):

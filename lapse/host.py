@@ -8,10 +8,35 @@ import sys
 
 from mpi4py import MPI
 
+from lapse import environment
 from lapse._segment import Segment
 from lapse._siblings import Siblings
 
 MOST_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
+
+
+def sharing_ranks(comm=None):
+    """How many ranks at least share memory with each, in servers to come. Collective.
+
+    For choices before a server exists, such as `choose_hot_spots`; a server itself tells
+    `Server.sharing_ranks`.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        By default MPI.COMM_WORLD.
+
+    Returns
+    -------
+    int
+        1 where values go by messages only; `comm.size` where every rank reaches every value.
+    """
+    comm = MPI.COMM_WORLD if comm is None else comm
+    host = Host(comm)
+    group_size = environment.sharing_ranks() or host.size
+    host.free()
+    mine = min(group_size, host.size - host.place // group_size * group_size)
+    return comm.allreduce(mine if environment.shares_memory() else 1, op=MPI.MIN)
 
 
 class Host:

@@ -17,7 +17,7 @@ RULES = ("cost", "mean")
 
 
 def choose_hot_spots(
-    counts, *, rule="cost", multiple=100, ranks=None, rounds=None, value_lengths=1, memory=0.1
+    counts, *, rule="cost", multiple=100, ranks=None, rounds=None, value_lengths=1, memory=0.1, sharing=1
 ):
     """Choose keys for `Server(replicated_keys=...)` by how often they are accessed.
 
@@ -38,6 +38,9 @@ def choose_hot_spots(
         "cost": elements per value, as for `Server`.
     memory : float
         "cost": the replicas take at most this share of the size of all values, on each rank.
+    sharing : int
+        "cost": how many ranks of one host share memory (`lapse.sharing_ranks`). A key that one of them owns is
+        local to all; where all ranks share, nothing is replicated.
 
     Returns
     -------
@@ -58,8 +61,8 @@ def choose_hot_spots(
     "cost" estimates bytes per round for a key that n ranks access a times in a round, each as often
     as the others and independently, with a value of V bytes and r more for each record of a message:
 
-    * relocated, an access finds the key elsewhere with probability (n-1)/n, and moves it there by
-      three records, one with the value: ``a (n-1)/n (V + 3r)``;
+    * relocated, an access finds the key elsewhere with probability (n-s)/n, where s ranks share memory, and
+      moves it there by three records, one with the value: ``a (n-s)/n (V + 3r)``;
     * replicated, each rank but the key's home sends its changes if it made any, and the home sends
       the sum to the n-1 others if anybody did. With Poisson numbers of accesses:
       ``(n (1 - exp(-a/n)) (n-1)/n + (n-1) (1 - exp(-a))) (V + r)``.
@@ -93,19 +96,20 @@ def choose_hot_spots(
         )
     sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * lengths(value_lengths, len(counts), 2**31)
     memory = number(memory, "memory", 0, 1)
-    savings = saved_bytes(counts / rounds, ranks, sizes)
+    sharing = whole(sharing, "sharing", 1, ranks)
+    savings = saved_bytes(counts / rounds, ranks, sizes, sharing)
     return _take_best(savings, sizes, memory * sizes.sum())
 
 
-def saved_bytes(accesses, ranks, sizes):
+def saved_bytes(accesses, ranks, sizes, sharing=1):
     """The bytes per round that replicating a key saves, for arrays of accesses per round and value sizes.
 
     Negative where relocating is cheaper; `choose_hot_spots` explains the estimate.
     """
-    elsewhere = (ranks - 1) / ranks
+    elsewhere = (ranks - sharing) / ranks
     relocating = accesses * elsewhere * (sizes + RECORDS_OF_RELOCATION * RECORD_BYTES)
     relocating += accesses * -np.expm1(-accesses * elsewhere) * REMOTE_BYTES
-    to_home = ranks * -np.expm1(-accesses / ranks) * elsewhere
+    to_home = -np.expm1(-accesses / ranks) * (ranks - 1)
     from_home = (ranks - 1) * -np.expm1(-accesses)
     return relocating - (to_home + from_home) * (sizes + RECORD_BYTES)
 

@@ -72,7 +72,7 @@ def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_pa
 
 def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    job = run_app("kge", 2, "--dataset", languages, *SMALL, "--metrics", metrics)
+    job = run_app("kge", 2, "--dataset", languages, *SMALL, "--metrics", metrics, env={"LAPSE_SHARED_MEMORY": "0"})
     result = result_of(job)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 41))

@@ -27,6 +27,7 @@ def test_who_shares_with_whom():
     together = [comm.rank] if IS_OFF else list(range(first, min(first + GROUP, comm.size)))
     with lapse.Server(5, 1) as server:
         assert server.sharing_ranks == together
+        assert lapse.sharing_ranks() == min(comm.allgather(len(server.sharing_ranks)))
     with lapse.Server(5, 1, shared_memory=False) as server:
         assert server.sharing_ranks == [comm.rank]
 

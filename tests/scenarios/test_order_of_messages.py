@@ -44,7 +44,12 @@ if comm.rank == 1:
 def run_tests(ranks, env, *names):
     paths = [str(TESTS / "mpi" / name) for name in names]
     options = ["-m", "pytest", "-q", "--with-mpi", "-p", "no:cacheprovider"]
-    env = {"LAPSE_TEST_ROUNDS": "15", "LAPSE_TEST_NOTES": None, **env}
+    env = {
+        "LAPSE_TEST_ROUNDS": "15",
+        "LAPSE_TEST_NOTES": None,
+        "LAPSE_SHARED_MEMORY": "0",
+        **env,
+    }
     return mpirun(ranks, [*options, *paths], timeout=150, env=env, cwd=str(TESTS.parent)).check()
 
 

@@ -271,6 +271,13 @@ def test_a_bad_environment_switch_is_an_error(monkeypatch, value):
         lapse.Server(4, 1)
 
 
+@pytest.mark.parametrize("value", ["0", "two", "-1", "1.5"])
+def test_a_bad_size_of_sharing_groups_is_an_error(monkeypatch, value):
+    monkeypatch.setenv("LAPSE_SHARED_MEMORY_RANKS", value)
+    with pytest.raises(ValueError, match=f"LAPSE_SHARED_MEMORY_RANKS is '{value}'"):
+        lapse.Server(4, 1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", np.float32, float, np.dtype("f8")])
 def test_numpy_names_of_the_two_dtypes_are_known(dtype):
     with lapse.Server(2, 1, dtype) as server:

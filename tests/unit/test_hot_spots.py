@@ -118,3 +118,13 @@ def test_bad_arguments(changed, error, words):
     with pytest.raises(error) as caught:
         lapse.choose_hot_spots(arguments.pop("counts"), **arguments)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_where_all_ranks_share_memory_nothing_is_replicated():
+    counts = np.array([10_000, 100, 1, 0])
+    alone = lapse.choose_hot_spots(counts, ranks=4, rounds=10, memory=1)
+    pairs = lapse.choose_hot_spots(counts, ranks=4, rounds=10, memory=1, sharing=2)
+    assert 0 in pairs and set(pairs) <= set(alone)
+    assert len(lapse.choose_hot_spots(counts, ranks=4, rounds=10, memory=1, sharing=4)) == 0
+    with pytest.raises(ValueError, match="sharing.*5"):
+        lapse.choose_hot_spots(counts, ranks=4, rounds=10, sharing=5)
