@@ -24,11 +24,12 @@ SOURCES := pyproject.toml setup.py find_mpi.py \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test clean
+.PHONY: help install demo test bench clean
 help:
 	@echo 'make install   make .venv/ with Lapse, an MPI and the test tools; or bring it up to date'
 	@echo 'make demo      train word2vec on 4 ranks on the documentation of this Python'
 	@echo 'make test      run all tests, on one rank and under mpirun (make test ARGS="-k name")'
+	@echo 'make bench     measure this machine (make bench ARGS="local --json out.jsonl"; ARGS=--help)'
 	@echo 'make clean     remove .venv/ and everything that was built'
 	@echo
 	@echo 'PYTHON=python3.13 chooses the interpreter, MPICC=/path/mpicc the MPI.'
@@ -58,6 +59,9 @@ demo: install
 
 test: install
 	$(BIN)/python tests/run.py $(ARGS)
+
+bench: install
+	$(BIN)/python -m lapse bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

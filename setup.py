@@ -26,6 +26,7 @@ MODULES = [
     "lapse.apps.mf._kernel",
     "lapse.apps.word2vec._kernel",
     "lapse.apps.kge._kernel",
+    "lapse.bench._kernel",
 ]
 MPI_MODULES = {"lapse._comm"}  # the only ones that include mpi.h
 

@@ -1,4 +1,4 @@
-"""Floor 5. `python -m lapse`: what is installed; under `mpirun`, whether the ranks work together.
+"""Floor 6. `python -m lapse`: what is installed; under `mpirun`, whether the ranks work together. And `bench`.
 
 Every rank pushes to and localizes the same keys at once; the sums must be exact.
 """
@@ -9,20 +9,31 @@ import sys
 import time
 
 import lapse
+from lapse.bench import _program
 
 KEYS = 1000
 ROUNDS = 20
 
 
 def main(argv=None):
-    """Print versions and run the self-test; returns the exit status."""
+    """Print versions and run the self-test, or the benchmarks; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m lapse",
         description="Print versions; then let all ranks push to and localize the same keys at once and check "
         "that no update is lost. Try: mpirun -n 4 python -m lapse",
     )
     parser.add_argument("--version", action="version", version=lapse.__version__)
-    parser.parse_args(argv)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    bench = commands.add_parser("bench", help=_program.SUMMARY)
+    _program.add_options(bench)
+    args = parser.parse_args(argv)
+    if args.command == "bench":
+        return _program.run(bench, args)
+    return check()
+
+
+def check():
+    """Print versions and run the self-test; returns the exit status."""
     from mpi4py import MPI  # not before --help and --version
 
     if MPI.COMM_WORLD.rank == 0:

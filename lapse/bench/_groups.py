@@ -1,0 +1,135 @@
+"""The groups of benchmarks, and what each of them is given.
+
+To add a group: write a module with a docstring, a function that takes a `Context` and yields rows, and a tuple
+``GROUPS``; add its name to `MODULES`. The function is called on every rank of each of the group's jobs, and what rank 0
+yields is shown. No module imports MPI, NumPy or anything compiled before its function is called, so that ``--help``
+and ``--list`` answer at once; `_kernel.pyx` has loops in C for the functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from lapse.bench._rows import Row, Target
+from lapse.bench._timing import Sample
+
+#: In the order in which they are run.
+MODULES = (
+    "lapse.bench.local",
+)
+
+#: When a job is run: also in the smoke version, in a normal run, only when everything is asked for.
+QUICK, NORMAL, FULL = "quick", "normal", "full"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One start of a group's function, in processes of its own.
+
+    Attributes
+    ----------
+    ranks
+        How many; 0: none. The function is then called in a process that has no MPI, and may start jobs itself.
+    when
+        `QUICK`: always; `NORMAL`: not with ``--quick``; `FULL`: only with ``--full``.
+    env
+        Variables of the environment of all ranks, on top of this process's. (MPI's own must be equal on all ranks.)
+    launcher
+        Options of `mpirun` before the program.
+    name
+        For the function, where it must tell its jobs apart.
+    timeout
+        Seconds after which the job is killed.
+    """
+
+    ranks: int = 1
+    when: str = QUICK
+    env: Mapping[str, str] = field(default_factory=dict)
+    launcher: tuple[str, ...] = ()
+    name: str = ""
+    timeout: float = 600
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of figures that are read together: one table and one picture.
+
+    Attributes
+    ----------
+    name
+        As on the command line.
+    title
+        One line on what is compared.
+    run
+        ``run(context)`` yields `Row` objects, made by `Context.row`.
+    jobs
+        The starts of it.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Context], Iterator[Row]]
+    jobs: tuple[Job, ...] = (Job(),)
+
+    def chosen_jobs(self, quick: bool, full: bool) -> list[tuple[int, Job]]:
+        """The jobs of a run, with their numbers in `jobs`."""
+        allowed = {QUICK} if quick else {QUICK, NORMAL, FULL} if full else {QUICK, NORMAL}
+        return [(number, job) for number, job in enumerate(self.jobs) if job.when in allowed]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a group's function needs to know of its run.
+
+    Attributes
+    ----------
+    group, job
+        What is run.
+    quick
+        A smoke test: as little as shows that the program works; figures mean nothing.
+    full
+        The whole cross product of parameters.
+    rank, ranks
+        Which of how many processes this is; 0 of 0 where the job has no MPI.
+    """
+
+    group: Group
+    job: Job
+    quick: bool = False
+    full: bool = False
+    rank: int = 0
+    ranks: int = 0
+
+    def rounds(self, normal: int = 9) -> int:
+        """How many rounds to measure; medians of fewer than 5 say little."""
+        return 2 if self.quick else 2 * normal + 1 if self.full else normal
+
+    def row(self, name: str, parameters: dict, measured: Sample | float, reference: Sample | float, *,
+            unit: str, reference_name: str, target: Target | None = None, workers: int = 1, note: str = "") -> Row:
+        """A row of this group.
+
+        Parameters
+        ----------
+        name, parameters, unit, reference_name, target, workers, note
+            As in `Row`.
+        measured, reference
+            Two samples of the same rounds, or two numbers, in the unit given.
+        """
+        ratio = quartiles = None
+        if isinstance(measured, Sample) and isinstance(reference, Sample):
+            ratios = measured / reference
+            ratio, quartiles = ratios.median, ratios.quartiles
+        value = measured.median if isinstance(measured, Sample) else float(measured)
+        base = reference.median if isinstance(reference, Sample) else float(reference)
+        if ratio is None and base:
+            ratio = value / base
+        return Row(self.group.name, name, dict(parameters), value, unit, base, reference_name, ratio, quartiles, target,
+                   max(self.ranks, 1), workers, note)
+
+
+def load() -> dict[str, Group]:
+    """All groups by name, in the order in which they are run."""
+    groups = [group for module in MODULES for group in importlib.import_module(module).GROUPS]
+    return {group.name: group for group in groups}

@@ -1,0 +1,62 @@
+"""What each process of a job runs: calls the group's function; rank 0 prints the rows for the program that started it.
+
+``python -m lapse.bench._job GROUP NUMBER [quick|full]``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+from lapse.bench._groups import Context, load
+
+#: Begins the lines that are rows; all other output is for the user.
+MARK = "LAPSE-BENCH-ROW "
+
+
+def main(argv: list[str]) -> None:
+    """Run one job of one group in this process."""
+    name, number, *extent = argv
+    group = load()[name]
+    job = group.jobs[int(number)]
+    rank, ranks = _place() if job.ranks else (0, 0)
+    if ranks != job.ranks:
+        sys.exit(f"this job is for {job.ranks} ranks, but runs on {ranks}: is it the mpirun of another MPI?")
+    context = Context(group, job, "quick" in extent, "full" in extent, rank, ranks)
+    with _ending_together(ranks):
+        for row in group.run(context):
+            if rank == 0:
+                print(MARK + json.dumps(row.as_dict()), flush=True)
+
+
+def _world():
+    from lapse import _mpi_choice
+
+    return _mpi_choice.load().COMM_WORLD
+
+
+def _place() -> tuple[int, int]:
+    world = _world()
+    return world.rank, world.size
+
+
+@contextlib.contextmanager
+def _ending_together(ranks: int) -> Iterator[None]:
+    """An error of one rank ends all: the others might wait for it for ever."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        if ranks < 2:
+            sys.exit(1)
+        time.sleep(0.5)  # time for the launcher to pass the message on
+        _world().Abort(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

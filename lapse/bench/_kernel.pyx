@@ -1,0 +1,68 @@
+"""Loops of the benchmarks in C, without the GIL: what a kernel in Cython would do with the worker, and references.
+
+Every loop returns when it began and ended, in nanoseconds of the monotonic clock, so that loops of several threads
+can be put side by side.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from lapse cimport Worker, key_t, operation_t
+from lapse._sync cimport now
+from lapse._values cimport add_values
+
+
+PULL, PUSH, SET = range(3)
+
+
+def access(Worker kv, int kind, const key_t[::1] keys, Py_ssize_t batch, float[:, ::1] values):
+    """Pull, push or set all keys, a batch per call, each call waited for.
+
+    Parameters
+    ----------
+    kind
+        `PULL`, `PUSH` or `SET`.
+    keys
+        So many that `batch` divides their number; with `SET` those of a batch must differ.
+    values
+        Shape (batch, length): where every call writes to, or what every call writes.
+    """
+    cdef operation_t* operation = NULL
+    cdef Py_ssize_t first = 0
+    cdef int64_t begin
+    with nogil:
+        begin = now()
+        while first < keys.shape[0]:
+            if kind == 0:
+                kv.pull_keys(&keys[first], batch, &values[0, 0], &operation)
+            elif kind == 1:
+                kv.push_keys(&keys[first], batch, &values[0, 0], &operation)
+            else:
+                kv.set_keys(&keys[first], batch, &values[0, 0], &operation)
+            kv.wait_for(operation)
+            first += batch
+    return begin, now()
+
+
+def copy_rows(const float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, float[:, ::1] out):
+    """Copy `count` rows from `first` on, one after another, around the end of the table, again and again into `out`."""
+    cdef Py_ssize_t i, rows = table.shape[0], batch = out.shape[0]
+    cdef size_t size = table.shape[1] * sizeof(float)
+    cdef int64_t begin
+    with nogil:
+        begin = now()
+        for i in range(count):
+            memcpy(&out[i % batch, 0], &table[(first + i) % rows, 0], size)
+    return begin, now()
+
+
+def add_rows(float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, const float[:, ::1] updates):
+    """Add `updates`, again and again, to `count` rows from `first` on, one after another."""
+    cdef Py_ssize_t i, rows = table.shape[0], batch = updates.shape[0]
+    cdef size_t size = table.shape[1] * sizeof(float)
+    cdef int64_t begin
+    with nogil:
+        begin = now()
+        for i in range(count):
+            add_values(4, <char*>&table[(first + i) % rows, 0], <const char*>&updates[i % batch, 0], size)
+    return begin, now()

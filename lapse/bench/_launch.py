@@ -1,0 +1,109 @@
+"""Starts the jobs of a group and reads their rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+from lapse import _mpi_choice
+from lapse.bench._groups import Group, Job
+from lapse.bench._job import MARK
+from lapse.bench._rows import Row
+
+#: Open MPI refuses to run as root, or with more ranks than cores, unless told otherwise; and it binds each rank to
+#: one core, which all threads of the rank would then share.
+OPENMPI_ENV = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+
+#: How the variables begin that tell a process its rank: a job inside a job must not see them.
+_OF_A_LAUNCHER = ("PMI_", "PMIX_", "HYDI_", "HYDRA_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
+
+_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+class JobError(Exception):
+    """A job did not come to its end."""
+
+
+def ranks_around() -> tuple[int, int]:
+    """Which of how many ranks a launcher has made this process; 0 of 1 without one."""
+    rank, size = (next((os.environ[name] for name in names if os.environ.get(name, "").isdecimal()), None)
+                  for names in (_RANK_VARIABLES, _SIZE_VARIABLES))
+    return int(rank or 0), int(size or 1)
+
+
+def environment(changes=()) -> dict[str, str]:
+    """The environment of a job: ours, as if it were started from a shell, and `changes`."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
+    return {**OPENMPI_ENV, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
+
+
+def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> list[str]:
+    """How Python runs `program` (its arguments) on so many ranks.
+
+    Raises
+    ------
+    JobError
+        Where no `mpirun` lies beside the MPI of this build.
+    """
+    start = [sys.executable, *program]
+    if ranks <= 1 and not launcher:
+        return start
+    mpirun = _mpi_choice.launcher_path()
+    if mpirun is None:
+        raise JobError(f"no mpirun was found beside the library of {_mpi_choice.describe_build()}")
+    return [mpirun, *launcher, "-n", str(ranks), *start]
+
+
+def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
+    """Run one job of a group and yield its rows as they come; other output of it goes to the standard error.
+
+    Raises
+    ------
+    JobError
+        Where it fails or takes too long.
+    """
+    program = ["-m", "lapse.bench._job", group.name, str(number), *([extent] if extent else [])]
+    process = subprocess.Popen(command(job.ranks, program, job.launcher), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, text=True, errors="replace", env=environment(job.env),
+                               start_new_session=True)
+    overdue = threading.Timer(job.timeout, _end, (process,))
+    overdue.start()
+    try:
+        for line in process.stdout:
+            if line.startswith(MARK):
+                yield Row.from_dict(json.loads(line[len(MARK):]))
+            else:
+                print(line, end="", file=sys.stderr)
+        status = process.wait()
+        if status != 0:
+            why = f"took more than {job.timeout:.0f} s" if overdue.finished.is_set() else f"ended with status {status}"
+            raise JobError(f"{group.name} on {max(job.ranks, 1)} ranks {why}")
+    finally:
+        overdue.cancel()
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a job and all its ranks."""
+    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(seconds)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
