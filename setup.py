@@ -27,8 +27,10 @@ MODULES = [
     "lapse.apps.word2vec._kernel",
     "lapse.apps.kge._kernel",
     "lapse.bench._kernel",
+    "lapse.bench._pingpong",
+    "lapse.bench._requests",
 ]
-MPI_MODULES = {"lapse._comm"}  # the only ones that include mpi.h
+MPI_MODULES = {"lapse._comm", "lapse.bench._pingpong"}  # the only ones that include mpi.h
 
 DIRECTIVES = {
     "language_level": 3,

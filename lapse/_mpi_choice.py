@@ -19,7 +19,7 @@ FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 _RANKS_BY_LAUNCHER = {"mpich": "PMI_SIZE", "openmpi": "OMPI_COMM_WORLD_SIZE"}
 
 #: The modules of this package that cannot be imported before MPI is loaded.
-_NEED_MPI = ("lapse._comm", "lapse._worker", "lapse.host", "lapse.server")
+_NEED_MPI = ("lapse._comm", "lapse._worker", "lapse.host", "lapse.server", "lapse.bench._pingpong")
 
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 
