@@ -37,6 +37,7 @@ cdef struct assembly_t:
     int64_t filled
 
 
+cdef struct peer_t
 cdef struct transport_t     # MPI's requests and buffers; defined in _comm.pyx
 
 
@@ -60,11 +61,17 @@ cdef class Comm:
     cdef uint32_t stopped           # the communication thread has left its loop
     cdef uint32_t noticed           # a caller of this rank was told of the failure
     cdef uint32_t unrung            # something was sent to a rank that may sleep
+    cdef uint32_t own_looks         # see doorbell_t
     cdef uint32_t leavers           # ranks whose interpreters end with the server open
     cdef int32_t leaver
     cdef bint is_leaving            # this one is such a rank
     cdef int64_t failed_at
     cdef int64_t flushed_at
+    cdef int64_t posted_calls       # since then; these and what follows are no counts to rely on
+    cdef int64_t posted_keys
+    cdef int64_t keys_together      # whose values make a message of a good size
+    cdef int64_t rung_at            # when the thread was told of a call; 0: it was not, or it is judged
+    cdef int32_t lonely             # of so many more calls the thread is told
     cdef int64_t quiet_until        # no yields before: they were slow, some other thread computes
     cdef int64_t penalty            # how long the last slow yield forbade others
     cdef int64_t traffic_at
@@ -74,7 +81,7 @@ cdef class Comm:
     cdef int64_t mails_posted
 
     cdef int wait(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
-    cdef void nudge(self, seat_t* seat) noexcept nogil
+    cdef void nudge(self, seat_t* seat, int64_t keys, bint at_once) noexcept nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
     cdef bint is_broken(self) noexcept nogil
     cdef bint has_mail(self, int32_t source) noexcept nogil
@@ -84,6 +91,7 @@ cdef class Comm:
     cdef int flush(self) noexcept nogil
     cdef bint has_parts(self, transport_t* t) noexcept nogil
     cdef bint send_packet(self, int32_t destination) noexcept nogil
+    cdef void note_sent(self, peer_t* peer, doorbell_t* doorbell) noexcept nogil
     cdef int32_t free_place(self, transport_t* t) noexcept nogil
     cdef void see_what_was_sent(self) noexcept nogil
     cdef int serve(self) noexcept nogil
@@ -104,6 +112,8 @@ cdef class Comm:
     cdef void ring_seats(self) noexcept nogil
     cdef void loop(self) noexcept nogil
     cdef bint drive_once(self) noexcept nogil
+    cdef bint drive_as_thread(self) noexcept nogil
+    cdef void judge_ring(self, int64_t time) noexcept nogil
     cdef void sleep(self) noexcept nogil
     cdef bint at_end(self) noexcept nogil
     cdef bint told(self) noexcept nogil

@@ -31,6 +31,9 @@ cdef enum:
     SENDS_PER_RANK = 8          # under way at a time
     PACKETS_PER_TURN = 32       # served before what was queued meanwhile is sent
     TURNS_PER_LOOK = 256        # of a waiter's loop, between looks at the clock
+    CALLS_TOGETHER = 16         # of a worker that does not wait, sent together at the latest
+    BYTES_TOGETHER = 49152      # or when their values come to so much
+    LONELY = 8                  # calls that the thread is told of, after one that it had to send
 
 cdef int64_t MICROSECOND = 1000
 cdef int64_t MILLISECOND = 1000000
@@ -39,7 +42,7 @@ cdef int64_t SECOND = 1000000000
 cdef int64_t LONG_SLEEP = 2 * MILLISECOND
 cdef int64_t SHORT_SLEEP = 200 * MICROSECOND
 cdef int64_t WAITER_SLEEP = 500 * MICROSECOND
-cdef int64_t FLUSH_AFTER = 50 * MICROSECOND
+cdef int64_t FLUSH_AFTER = 50 * MICROSECOND     # what is older is sent by the next call
 # A yield beside a thread that computes costs its whole time slice; after one the waiter sleeps on its bell for a while.
 cdef int64_t SLOW_YIELD = 300 * MICROSECOND
 cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
@@ -53,6 +56,7 @@ cdef struct peer_t:
     int64_t sent        # bytes of it
     int32_t under_way   # sends that MPI has not finished
     bint unrung         # something was sent since it was last heard of
+    uint32_t looks      # its looks for messages when that was sent
     bint ended          # its last message was received
     assembly_t assembly
     mail_t* first_mail
@@ -173,6 +177,8 @@ cdef class Comm:
             self.seats[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
+        self.keys_together = max(1, BYTES_TOGETHER // <int64_t>protocol.store.c.slabs[0].row_bytes)
+        self.lonely = LONELY
         self.rank.replication.seats = self.seats
         self.rank.replication.num_seats = self.num_seats
         if communicator is not None:
@@ -227,6 +233,7 @@ cdef class Comm:
                 moved += 1
         if moved:
             self.flushed_at = now()
+            self.posted_calls = self.posted_keys = 0
         return moved
 
     cdef inline bint has_parts(self, transport_t* t) noexcept nogil:
@@ -257,13 +264,19 @@ cdef class Comm:
         block.unsent += 1
         t.sends += 1
         peer.under_way += 1
-        peer.unrung = True
-        store32(&self.unrung, 1)
+        self.note_sent(peer, self.doorbells[destination])
         peer.sent += size
         peer.block = block if peer.sent < block.used else NULL
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += size
         return True
+
+    cdef inline void note_sent(self, peer_t* peer, doorbell_t* doorbell) noexcept nogil:
+        if doorbell == NULL:  # no bell reaches it
+            return
+        peer.unrung = True
+        peer.looks = load32(&doorbell.looks)
+        store32(&self.unrung, 1)
 
     cdef inline int32_t free_place(self, transport_t* t) noexcept nogil:
         # t.sends < t.num_sends, so there is one; sends mostly finish in order, so it is near
@@ -303,6 +316,8 @@ cdef class Comm:
         while served < PACKETS_PER_TURN:
             flag = 0
             if self.check(MPI_Test(&t.receives[t.head], &flag, &status)) or not flag:
+                self.own_looks += 1
+                store32(&self.doorbells[self.rank.rank].looks, self.own_looks)
                 break
             self.check(MPI_Get_count(&status, MPI_BYTE, &size))
             self.traffic.messages_received += 1
@@ -389,13 +404,16 @@ cdef class Comm:
 
         Returns OK, FAILED, CLOSED (the communication thread has ended) or TIMED_OUT.
         """
+        cdef int64_t time
         cdef int status
         if ready(what):
             return OK
         if self.transport == NULL:
             return self.wait_alone(seat, ready, what, nanoseconds)
+        time = now()
+        self.judge_ring(time)
         fetch_add32(&self.doorbells[self.rank.rank].awake, 1)
-        status = self.poll_until(seat, ready, what, now() + nanoseconds)
+        status = self.poll_until(seat, ready, what, time + nanoseconds)
         fetch_add32(&self.doorbells[self.rank.rank].awake, <uint32_t>-1)
         self.leave(seat)
         return status
@@ -461,11 +479,13 @@ cdef class Comm:
         """Sleep until there may be news: at the rank's doorbell, or on the seat's own bell where another worker is there."""
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         if swap32(&doorbell.worker_asleep, 1):
-            sleep_until_rung(&seat.bell, heard, length)
+            if not self.drive_once():
+                sleep_until_rung(&seat.bell, heard, length)
             return
         store32(&seat.on_doorbell, 1)
         fence()
-        if load32(&seat.bell.rings) == heard:
+        # Once more: who queued something while this thread still polled told nobody else.
+        if not self.drive_once() and load32(&seat.bell.rings) == heard:
             futex_wait_bits(&doorbell.rings, heard_at_door, length, WORKER_BIT)
         store32(&seat.on_doorbell, 0)
         store32(&doorbell.worker_asleep, 0)
@@ -489,6 +509,7 @@ cdef class Comm:
     cdef void leave(self, seat_t* seat) noexcept nogil:
         """A driver goes: somebody else of this rank takes over what is under way."""
         cdef int32_t i
+        fence()  # between letting the engine go and looking for what was queued meanwhile
         if load32(&self.unrung):
             self.ring_peers()
         if load32(&self.doorbells[self.rank.rank].worker_asleep) == 0:  # nobody of those who wait hears the door
@@ -506,7 +527,7 @@ cdef class Comm:
         """Wake ranks that were sent something and where nobody polls.
 
         Late: a rank that polls has seen it by now, and a wake-up is dear. But it may have polled for the last time
-        just before: it is looked at again until it sleeps or sends something itself.
+        just before: it is looked at again until it sleeps, sends something itself, or has looked for messages since.
         """
         cdef int32_t i
         cdef peer_t* peer
@@ -517,23 +538,50 @@ cdef class Comm:
             if not peer.unrung:
                 continue
             doorbell = self.doorbells[i]
-            if doorbell != NULL and load32(&doorbell.awake):
+            if peer.under_way == 0 and load32(&doorbell.looks) - peer.looks > 1:
+                peer.unrung = False
+            elif load32(&doorbell.awake):
                 store32(&self.unrung, 1)
-                continue
-            peer.unrung = False
-            if doorbell != NULL:
+            else:
+                peer.unrung = False
                 ring_doorbell(doorbell)
 
-    cdef void nudge(self, seat_t* seat) noexcept nogil:
-        """After a call that queued something: send it soon, though nobody waits."""
+    cdef void nudge(self, seat_t* seat, int64_t keys, bint at_once) noexcept nogil:
+        """After a call that queued something: send it now, or together with that of the calls to come.
+
+        A worker that waits next sends everything then, and calls that follow each other send what is enough for a
+        message, or older than FLUSH_AFTER. Whether a worker does either soon cannot be known, and telling the
+        thread is dear. So it is told as long as that was of use lately, and else finds what was left when its
+        sleep ends.
+        """
+        cdef int64_t time
         if self.transport == NULL or load32(&self.rank.outboxes_waiting) == 0:
             return
-        if now() - self.flushed_at > FLUSH_AFTER and try_latch(&self.engine):
-            self.drive()
-            drop_latch(&self.engine)
-            self.leave(seat)
-        elif load32(&self.doorbells[self.rank.rank].awake) == 0:
+        time = now()
+        self.posted_calls += 1
+        self.posted_keys += keys
+        if at_once or self.posted_calls >= CALLS_TOGETHER or self.posted_keys >= self.keys_together \
+                or time - self.flushed_at > FLUSH_AFTER:
+            self.judge_ring(time)
+            if try_latch(&self.engine):
+                self.drive()
+                drop_latch(&self.engine)
+                self.leave(seat)
+                return
+        fence()
+        if self.lonely and load32(&self.doorbells[self.rank.rank].awake) == 0:
+            if self.rung_at == 0:
+                self.rung_at = time
             self.ring_thread()
+
+    cdef inline void judge_ring(self, int64_t time) noexcept nogil:
+        """Was it of use to tell the thread of a call? Not if its worker comes to send it itself."""
+        if self.rung_at:
+            if time - self.rung_at > FLUSH_AFTER:
+                self.lonely = LONELY
+            elif self.lonely:
+                self.lonely -= 1
+            self.rung_at = 0
 
     cdef void cancel(self, operation_t* operation) noexcept nogil:
         """After this nothing is written to the operation's buffer any more."""
@@ -560,7 +608,7 @@ cdef class Comm:
     cdef void loop(self) noexcept nogil:
         cdef int idle = 0
         while not self.at_end():
-            if self.drive_once():
+            if self.drive_as_thread():
                 idle = 0
                 continue
             idle += 1
@@ -582,6 +630,14 @@ cdef class Comm:
             drop_latch(&self.engine)
         return moved
 
+    cdef inline bint drive_as_thread(self) noexcept nogil:
+        cdef bint was_left = self.posted_calls and self.rung_at == 0
+        if not self.drive_once():
+            return False
+        if was_left and self.posted_calls == 0:
+            self.lonely = LONELY
+        return True
+
     cdef void sleep(self) noexcept nogil:
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         cdef uint32_t heard = load32(&doorbell.rings)
@@ -594,7 +650,7 @@ cdef class Comm:
             length = SHORT_SLEEP
         store32(&doorbell.thread_asleep, 1)
         fence()
-        if not self.drive_once():
+        if not self.drive_as_thread():
             futex_wait_bits(&doorbell.rings, heard, length, THREAD_BIT)
         store32(&doorbell.thread_asleep, 0)
 

@@ -78,7 +78,7 @@ cdef class Worker:
     cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil
     cdef int finish_sample_of(self, int64_t sample) except -1 nogil
 
-    cdef void nudge(self) noexcept nogil
+    cdef void nudge(self, int64_t keys) noexcept nogil
     cdef int enter(self) except -1
     cdef object begin(self, keys)
     cdef int sweep(self) except -1

@@ -691,8 +691,9 @@ cdef class Worker:
             self.block(is_rank_at_rest, <void*>self.comm, INT64_MAX)
 
     def _nudge(self):
+        """Send what is queued."""
         with nogil:
-            self.nudge()
+            self.comm.nudge(self.seat, 0, True)
 
     def shape_for(self, cnp.ndarray keys):
         if self.length < 0:
@@ -751,7 +752,6 @@ cdef class Worker:
             self.check(mark(replication, operation, full_rounds_before, &covered))
             complete(operation, 1)
             self.detach(operation)  # it finds its end there also where this wait does not come to it
-            self.nudge()
             self.block(is_finished, operation, INT64_MAX)
         return 0
 
@@ -760,11 +760,11 @@ cdef class Worker:
 
     cdef void release_messages(self) noexcept nogil:
         self.holds_messages = False
-        self.nudge()
+        self.comm.nudge(self.seat, 0, True)
 
-    cdef inline void nudge(self) noexcept nogil:
+    cdef inline void nudge(self, int64_t keys) noexcept nogil:
         if not self.holds_messages:
-            self.comm.nudge(self.seat)
+            self.comm.nudge(self.seat, keys, False)
 
     cdef int wait_everything(self) except -1 nogil:
         self.block(nothing_unfinished, self.seat, INT64_MAX)
@@ -881,8 +881,7 @@ cdef class Worker:
                 if status != OK:
                     self.comm.cancel(begun)  # the caller raises, and lets go of `out`
             self.settle(begun, operation if status == OK else NULL)
-        if begun != NULL or (kind == PUSH and self.store.replicas.count):
-            self.nudge()
+        self.nudge(count)
         free(offsets)
         return status
 
@@ -968,7 +967,7 @@ cdef class Worker:
             first += KEYS_LOOKED_AT
         if begun != NULL:
             self.settle(begun, operation if status == OK else NULL)
-            self.nudge()
+            self.nudge(count)
         return status
 
     cdef int localize_chunk(self, operation_t** operation, const key_t* keys, Py_ssize_t size,
@@ -1069,7 +1068,7 @@ cdef class Worker:
         if status != OK:
             self.comm.cancel(begun)  # the caller raises, and lets go of `out`
         self.settle(begun, operation if status == OK else NULL)
-        self.nudge()
+        self.nudge(count)
         return status
 
     cdef int start_local_chunk(self, operation_t** operation, key_t* keys, Py_ssize_t first, Py_ssize_t end,

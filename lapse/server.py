@@ -158,7 +158,7 @@ class Server:
             communicator = comm.Dup()
             communicator.Set_errhandler(MPI.ERRORS_RETURN)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        crowded = host.size * (self._workers + 1) > cores
+        crowded = host.size * self._workers > cores
         warn_of_binding(comm, self._workers, cores)
         if -1 in host.places and comm.rank == 0:
             warn_of_network_module()
