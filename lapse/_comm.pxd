@@ -70,6 +70,7 @@ cdef class Comm:
     cdef int64_t posted_calls       # since then; these and what follows are no counts to rely on
     cdef int64_t posted_keys
     cdef int64_t keys_together      # whose values make a message of a good size
+    cdef uint32_t records_together  # are answered at once
     cdef int64_t rung_at            # when the thread was told of a call; 0: it was not, or it is judged
     cdef int32_t lonely             # of so many more calls the thread is told
     cdef int64_t quiet_until        # no yields before: they were slow, some other thread computes
@@ -100,6 +101,8 @@ cdef class Comm:
     cdef void assemble(self, int32_t source, assembly_t* assembly, const char* data, int64_t size) noexcept nogil
     cdef void on_frame(self, int32_t source, frame_t* frame) noexcept nogil
     cdef void on_mail(self, int32_t source, frame_t* frame) noexcept nogil
+    cdef int handle(self, int32_t source, frame_t* frame) noexcept nogil
+    cdef int handle_in_parts(self, int32_t source, frame_t* frame) noexcept nogil
     cdef int check(self, int code) noexcept nogil
     cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil
     cdef int64_t longest_sleep(self) noexcept nogil

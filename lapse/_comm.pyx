@@ -13,7 +13,7 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
 
 import threading
 
-from lapse._messages cimport BYE, FAILURE, LEAVING, MAIL, frame_t, record_t
+from lapse._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
 from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             take_block)
 from lapse._operations cimport ring_seat
@@ -23,7 +23,7 @@ from lapse._siblings cimport Siblings
 from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
-from lapse._types cimport CLOSED, FAILED, NO_MEMORY, OK, TIMED_OUT
+from lapse._types cimport CLOSED, FAILED, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
 
 cdef enum:
     TAG = 77
@@ -33,6 +33,8 @@ cdef enum:
     TURNS_PER_LOOK = 256        # of a waiter's loop, between looks at the clock
     CALLS_TOGETHER = 16         # of a worker that does not wait, sent together at the latest
     BYTES_TOGETHER = 49152      # or when their values come to so much
+    BYTES_AT_ONCE = 15360       # of an answer; above 16 KB MPICH would ask the receiver first
+    LEAST_TOGETHER = 4          # records of a part, so that a header fits into those of the part before
     LONELY = 8                  # calls that the thread is told of, after one that it had to send
 
 cdef int64_t MICROSECOND = 1000
@@ -68,6 +70,7 @@ cdef struct transport_t:
     int32_t size
     int32_t num_sends       # places for sends under way
     int32_t sends           # of these in use
+    int32_t top             # behind the last one that was used since all were free
     int32_t head            # the receive that was posted first
     int32_t ended_peers
     uint8_t mail_latch
@@ -156,6 +159,7 @@ cdef class Comm:
 
     def __cinit__(self, Protocol protocol, communicator, int workers, Siblings siblings, bint crowded):
         cdef int32_t i
+        cdef int64_t row_bytes = <int64_t>(sizeof(record_t) + protocol.store.c.slabs[0].row_bytes)
         self.protocol = protocol
         self.rank = &protocol.c
         self.communicator = communicator
@@ -177,7 +181,8 @@ cdef class Comm:
             self.seats[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
-        self.keys_together = max(1, BYTES_TOGETHER // <int64_t>protocol.store.c.slabs[0].row_bytes)
+        self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
+        self.records_together = <uint32_t>max(LEAST_TOGETHER, BYTES_AT_ONCE // row_bytes)
         self.lonely = LONELY
         self.rank.replication.seats = self.seats
         self.rank.replication.num_seats = self.num_seats
@@ -210,8 +215,6 @@ cdef class Comm:
         if has_work(&self.rank.replication):
             self.look_after_replicas()
         moved = self.flush()
-        if self.transport.sends:
-            self.see_what_was_sent()
         served = self.serve()
         if served:
             self.traffic_at = now()
@@ -226,11 +229,12 @@ cdef class Comm:
         cdef transport_t* t = self.transport
         cdef int32_t i
         cdef int moved = 0
-        if load32(&self.rank.outboxes_waiting) == 0 and not self.has_parts(t):
-            return 0
-        for i in range(t.size):
-            while t.sends < t.num_sends and t.peers[i].under_way < SENDS_PER_RANK and self.send_packet(i):
-                moved += 1
+        if load32(&self.rank.outboxes_waiting) or self.has_parts(t):
+            for i in range(t.size):
+                while t.sends < t.num_sends and t.peers[i].under_way < SENDS_PER_RANK and self.send_packet(i):
+                    moved += 1
+        if t.sends:
+            self.see_what_was_sent()
         if moved:
             self.flushed_at = now()
             self.posted_calls = self.posted_keys = 0
@@ -259,6 +263,7 @@ cdef class Comm:
         t.requests[place] = MPI_REQUEST_NULL
         self.check(MPI_Isend(block_data(block) + peer.sent, <int>size, MPI_BYTE, destination, TAG, t.comm,
                              &t.requests[place]))
+        t.top = max(t.top, place + 1)
         t.blocks[place] = block
         t.destinations[place] = destination
         block.unsent += 1
@@ -291,7 +296,7 @@ cdef class Comm:
         cdef int i
         cdef int32_t place
         cdef block_t* block
-        self.check(MPI_Testsome(t.num_sends, t.requests, &count, t.finished, t.statuses))
+        self.check(MPI_Testsome(t.top, t.requests, &count, t.finished, t.statuses))
         if count == MPI_UNDEFINED:
             return
         for i in range(count):
@@ -303,6 +308,8 @@ cdef class Comm:
             block.unsent -= 1
             if block.unsent == 0 and t.peers[t.destinations[place]].block != block:
                 give_block_back(&self.rank.outboxes[t.destinations[place]], block)
+        if t.sends == 0:
+            t.top = 0
 
     cdef int serve(self) noexcept nogil:
         """Handle what came, in the order in which the receives were posted.
@@ -337,11 +344,13 @@ cdef class Comm:
     cdef void on_packet(self, int32_t source, char* data, int64_t size) noexcept nogil:
         cdef assembly_t* assembly = &self.transport.peers[source].assembly
         cdef frame_t* frame
+        cdef int64_t frame_bytes
         if assembly.size:
             self.assemble(source, assembly, data, size)
             return
         while size > 0:
             frame = <frame_t*>data
+            frame_bytes = frame.bytes
             if frame.bytes > size:
                 assembly.size = frame.bytes
                 assembly.filled = 0
@@ -349,8 +358,8 @@ cdef class Comm:
                 self.assemble(source, assembly, data, size)
                 return
             self.on_frame(source, frame)
-            data += frame.bytes
-            size -= frame.bytes
+            data += frame_bytes
+            size -= frame_bytes
 
     cdef void assemble(self, int32_t source, assembly_t* assembly, const char* data, int64_t size) noexcept nogil:
         if assembly.data == NULL:  # its parts are still counted, so that what follows them is understood
@@ -380,11 +389,38 @@ cdef class Comm:
             fetch_add32(&self.leavers, 1)
             self.ring_seats()
         elif not load32(&self.failed):
-            status = handle_frame(self.rank, source, frame)
+            status = self.handle(source, frame)
             if status == NO_MEMORY:
                 self.fail_with("out of memory while serving other ranks")
             elif status != OK:
                 self.fail_with(self.rank.error)
+
+    cdef inline int handle(self, int32_t source, frame_t* frame) noexcept nogil:
+        cdef bint asks_for_values = frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER
+        if asks_for_values and frame.count > self.records_together:
+            return self.handle_in_parts(source, frame)
+        return handle_frame(self.rank, source, frame)
+
+    cdef int handle_in_parts(self, int32_t source, frame_t* frame) noexcept nogil:
+        """What asks for many values is answered part by part: while one is under way the next is gathered.
+
+        Each part gets its header in front of its records, where records were that are done with.
+        """
+        cdef frame_t header = frame[0]
+        cdef record_t* records = <record_t*>(frame + 1)
+        cdef frame_t* part
+        cdef uint32_t first = 0
+        cdef int status = OK
+        while first < header.count and status == OK:
+            part = <frame_t*>(records + first) - 1
+            part[0] = header
+            part.count = min(<uint32_t>header.count - first, self.records_together)
+            part.bytes = <uint32_t>(sizeof(frame_t) + part.count * sizeof(record_t))
+            first += part.count
+            status = handle_frame(self.rank, source, part)
+            if first < header.count:
+                self.flush()
+        return status
 
     cdef int check(self, int code) noexcept nogil:
         """The one funnel for MPI's error codes; whether there was one."""

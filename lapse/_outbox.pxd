@@ -7,6 +7,8 @@ A block that holds several frames is at most one packet.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from lapse._messages cimport frame_t
+
 cdef enum:
     PACKET_BYTES = 262144
     MOST_SPARE_BLOCKS = 4
@@ -29,6 +31,7 @@ cdef struct outbox_t:
     bint closed             # after the last frame of the channel: what is appended is dropped
     block_t* head
     block_t* tail
+    block_t* filling        # holds a frame that is not complete: it is not given out
     block_t* spare
     int32_t spares
     uint32_t* waiting       # how many outboxes of this rank hold something
@@ -39,6 +42,9 @@ cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_
                        uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil
 cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
                     uint32_t count, uint64_t amount) noexcept nogil
+cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+                         int64_t size) noexcept nogil
+cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil

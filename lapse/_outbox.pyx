@@ -171,6 +171,40 @@ cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t c
     return status
 
 
+cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+                         int64_t size) noexcept nogil:
+    """Begin a frame with room for `size` bytes of records, to be written without the latch; NULL where that cannot be.
+
+    One at a time for an outbox. Others may append meanwhile, behind it.
+    """
+    cdef block_t* block
+    cdef frame_t* frame = NULL
+    if <int64_t>sizeof(frame_t) + size > BLOCK_BYTES:
+        return NULL
+    take_latch(&outbox.latch)
+    block = NULL if outbox.closed else block_with_room(outbox, sizeof(frame_t) + size)
+    if block != NULL:
+        frame = start_frame(block, kind, origin, charged, operation)
+        frame.bytes += <uint32_t>size
+        block.used += size
+        outbox.filling = block
+    drop_latch(&outbox.latch)
+    return frame
+
+
+cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil:
+    """The frame holds so many records, up to `end`; what is behind is given back, or else skipped by the receiver."""
+    cdef block_t* block = outbox.filling
+    cdef int64_t size = end - <char*>frame
+    take_latch(&outbox.latch)
+    frame.count = count
+    if <frame_t*>(block_data(block) + block.last_frame) == frame:
+        block.used -= frame.bytes - size
+        frame.bytes = <uint32_t>size
+    outbox.filling = NULL
+    drop_latch(&outbox.latch)
+
+
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil:
     cdef int status
     size = min(size, <int64_t>MOST_LAST_BYTES)
@@ -184,7 +218,7 @@ cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const cha
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil:
     cdef block_t* block
     take_latch(&outbox.latch)
-    block = outbox.head
+    block = NULL if outbox.head == outbox.filling else outbox.head
     if block != NULL:
         outbox.head = block.next
         block.next = NULL

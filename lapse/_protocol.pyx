@@ -8,7 +8,7 @@ from lapse._flow cimport charge, discharge
 from lapse._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, WHERE_REPLY, frame_t, loose_u64,
                               record_t)
 from lapse._operations cimport complete
-from lapse._outbox cimport append_ack, append_record, free_blocks
+from lapse._outbox cimport append_ack, append_record, close_frame, free_blocks, open_frame, outbox_t
 from lapse._replicas cimport push_replica, read_replica
 from lapse._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
                                  prepare_replication, replace, wrong)
@@ -24,7 +24,10 @@ cdef enum:
     SERVED_PER_STEP = 64        # parked operations served under one latch
     COPIED_UNDER_LATCH = 16384  # bytes; a longer value is queued after the latch is released
     NONE = 0xFFFFFFFF
-    RECORDS_AHEAD = 8
+    # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
+    VALUES_AHEAD = 8
+    ENTRIES_AHEAD = 16
+    MOST_PREFETCHED = 1024      # bytes of a value; the processor itself goes on from there
 
 
 # Bytes in flight ---------------------------------------------------------------------------------------
@@ -297,34 +300,84 @@ cdef int32_t recorded_owner(rank_t* rank, key_t key) noexcept nogil:
 
 # Messages ------------------------------------------------------------------------------------------------
 
-cdef inline void prefetch_record(rank_t* rank, const char* record, size_t stride, uint32_t left) noexcept nogil:
-    if left > RECORDS_AHEAD:
-        prefetch(&rank.store.entries[(<const record_t*>(record + RECORDS_AHEAD * stride)).key])
+cdef inline const entry_t* entry_named(rank_t* rank, const char* record) noexcept nogil:
+    return &rank.store.entries[(<const record_t*>record).key]
+
+
+cdef inline void prefetch_value(rank_t* rank, const char* record) noexcept nogil:
+    # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
+    cdef const entry_t* entry = entry_named(rank, record)
+    cdef slab_t* slab = slab_for(rank.store, (<const record_t*>record).key)
+    cdef uint32_t slot = entry.slot
+    cdef size_t at = 0
+    if entry.state == OWNED and slot != NO_SLOT:
+        while at < slab.row_bytes and at < MOST_PREFETCHED:
+            prefetch(row_at(slab, slot) + at)
+            at += 64
+
+
+cdef inline void look_ahead(rank_t* rank, const char* record, size_t stride, uint32_t left) noexcept nogil:
+    if left > ENTRIES_AHEAD:
+        prefetch(entry_named(rank, record + ENTRIES_AHEAD * stride))
+    if left > VALUES_AHEAD:
+        prefetch_value(rank, record + VALUES_AHEAD * stride)
+
+
+cdef void look_at_first(rank_t* rank, const char* record, size_t stride, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(min(count, <uint32_t>ENTRIES_AHEAD)):
+        prefetch(entry_named(rank, record + i * stride))
+    for i in range(min(count, <uint32_t>VALUES_AHEAD)):
+        prefetch_value(rank, record + i * stride)
+
+
+cdef int64_t bytes_of_answer(const rank_t* rank, const frame_t* frame) noexcept nogil:
+    cdef const record_t* record = <const record_t*>(frame + 1)
+    cdef int64_t size = 0
+    cdef uint32_t i
+    if rank.store.slab_of == NULL:
+        return frame.count * <int64_t>(sizeof(record_t) + rank.store.slabs[0].row_bytes)
+    for i in range(<uint32_t>frame.count):
+        size += <int64_t>(sizeof(record_t) + value_bytes(rank.store, record[i].key))
+    return size
 
 
 cdef int on_pull(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef record_t* record = <record_t*>(frame + 1)
+    cdef outbox_t* outbox = &rank.outboxes[frame.origin]
+    cdef frame_t* answer = NULL
+    cdef char* at = NULL
     cdef int64_t done = 0
     cdef uint32_t i
     cdef int status = OK
+    if frame.origin != rank.rank:
+        answer = open_frame(outbox, PULL_REPLY, frame.origin, frame.charged, frame.operation, bytes_of_answer(rank, frame))
+        at = <char*>(answer + 1)
+    look_at_first(rank, <char*>record, sizeof(record_t), frame.count)
     for i in range(<uint32_t>frame.count):
-        prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
-        status = pull_one(rank, frame, record, &done)
+        look_ahead(rank, <char*>record, sizeof(record_t), frame.count - i)
+        status = pull_one(rank, frame, record, &at if answer != NULL else NULL, &done)
         if status != OK:
-            return status
+            break
         record += 1
-    if frame.origin == rank.rank:
+    if answer != NULL:
+        close_frame(outbox, answer, <uint32_t>done, at)
+    elif frame.origin == rank.rank:
         complete(<operation_t*>frame.operation, done)
-    return OK
+    return status
 
 
-cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, int64_t* done) noexcept nogil:
+cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, char** answer, int64_t* done) noexcept nogil:
+    """Answer, park or send on a pull of one key; `answer` is where in an open frame the next record goes."""
     cdef entry_t* entry = &rank.store.entries[record.key]
     cdef int status = OK
     lock_entry(rank.store, entry)
     if entry.state == OWNED:
-        status = answer_pull(rank, frame.origin, frame.charged, frame.operation, record.key, record.position,
-                             entry.slot)
+        if answer != NULL:
+            answer[0] = write_answer(rank, record, entry.slot, answer[0])
+        else:
+            status = answer_pull(rank, frame.origin, frame.charged, frame.operation, record.key, record.position,
+                                 entry.slot)
         done[0] += 1
     elif entry.state == ARRIVING:
         if not park(arrival_at(rank, entry.slot), PULL, frame.origin, frame.charged, frame.operation,
@@ -339,6 +392,13 @@ cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, int64_t
     return status
 
 
+cdef inline char* write_answer(rank_t* rank, const record_t* asked, uint32_t slot, char* at) noexcept nogil:
+    (<record_t*>at)[0] = asked[0]
+    at += sizeof(record_t)
+    read_value(rank.store, asked.key, slot, at)
+    return at + value_bytes(rank.store, asked.key)
+
+
 cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
     cdef char* at = <char*>(frame + 1)
     cdef record_t* record
@@ -351,7 +411,7 @@ cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
         record = <record_t*>at
         size = value_bytes(rank.store, record.key)
         if rank.store.slab_of == NULL:
-            prefetch_record(rank, at, sizeof(record_t) + size, frame.count - i)
+            look_ahead(rank, at, sizeof(record_t) + size, frame.count - i)
         if rank.store.entries[record.key].state == REPLICATED:
             status = set_replica(rank, source, frame, record, &gathering)
         else:
@@ -421,6 +481,8 @@ cdef int on_reply(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef size_t size
     cdef int64_t amount = 0
     cdef uint32_t i
+    if frame.count == 0:  # all of it was parked or sent on: the operation may be done by now
+        return OK
     for i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = sizeof(int32_t) if frame.kind == WHERE_REPLY else value_bytes(rank.store, record.key)
@@ -460,7 +522,7 @@ cdef int on_localize(rank_t* rank, int32_t source, frame_t* frame) noexcept nogi
     cdef uint32_t i
     cdef int status
     for i in range(<uint32_t>frame.count):
-        prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
+        look_ahead(rank, <char*>record, sizeof(record_t), frame.count - i)
         status = redirect(rank, source, record.key, frame.origin)
         if status != OK:
             return status
@@ -516,7 +578,7 @@ cdef int on_hand_over(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
     cdef uint32_t i
     cdef int status
     for i in range(<uint32_t>frame.count):
-        prefetch_record(rank, <char*>record, sizeof(record_t), frame.count - i)
+        look_ahead(rank, <char*>record, sizeof(record_t), frame.count - i)
         entry = &rank.store.entries[record.key]
         lock_entry(rank.store, entry)
         status = hand_over(rank, source, record.key, entry, frame.origin)
@@ -540,6 +602,8 @@ cdef int on_transfer(rank_t* rank, int32_t source, frame_t* frame) noexcept nogi
         if frame.kind == TRANSFER:
             slab = slab_for(rank.store, record.key)
             size = slab.row_bytes
+            if rank.store.slab_of == NULL and frame.count - i > ENTRIES_AHEAD:
+                prefetch(entry_named(rank, at + ENTRIES_AHEAD * (sizeof(record_t) + size)))
             slot = take_row(rank.store, slab, False)
             memcpy(row_at(slab, slot), record + 1, size)
         status = land(rank, source, record.key, slot)
