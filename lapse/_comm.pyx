@@ -14,8 +14,8 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
 import threading
 
 from lapse._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
-from lapse._outbox cimport (PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
-                            take_block)
+from lapse._outbox cimport (FRAME_BYTES, PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
+                            packet_size, take_block)
 from lapse._operations cimport ring_seat
 from lapse._protocol cimport handle_frame
 from lapse._replication cimport has_work, tick
@@ -33,7 +33,6 @@ cdef enum:
     TURNS_PER_LOOK = 256        # of a waiter's loop, between looks at the clock
     CALLS_TOGETHER = 16         # of a worker that does not wait, sent together at the latest
     BYTES_TOGETHER = 49152      # or when their values come to so much
-    BYTES_AT_ONCE = 15360       # of an answer; above 16 KB MPICH would ask the receiver first
     LEAST_TOGETHER = 4          # records of a part, so that a header fits into those of the part before
     LONELY = 8                  # calls that the thread is told of, after one that it had to send
 
@@ -182,7 +181,7 @@ cdef class Comm:
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
         self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
-        self.records_together = <uint32_t>max(LEAST_TOGETHER, BYTES_AT_ONCE // row_bytes)
+        self.records_together = <uint32_t>max(LEAST_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
         self.lonely = LONELY
         self.rank.replication.seats = self.seats
         self.rank.replication.num_seats = self.num_seats
@@ -258,7 +257,7 @@ cdef class Comm:
             if block == NULL:
                 return False
             peer.sent = 0
-        size = min(block.used - peer.sent, <int64_t>PACKET_BYTES)
+        size = packet_size(block, peer.sent, FRAME_BYTES if self.doorbells[destination] != NULL else PACKET_BYTES)
         place = self.free_place(t)
         t.requests[place] = MPI_REQUEST_NULL
         self.check(MPI_Isend(block_data(block) + peer.sent, <int>size, MPI_BYTE, destination, TAG, t.comm,
@@ -397,7 +396,7 @@ cdef class Comm:
 
     cdef inline int handle(self, int32_t source, frame_t* frame) noexcept nogil:
         cdef bint asks_for_values = frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER
-        if asks_for_values and frame.count > self.records_together:
+        if asks_for_values and frame.count > self.records_together and self.doorbells[frame.origin] != NULL:
             return self.handle_in_parts(source, frame)
         return handle_frame(self.rank, source, frame)
 

@@ -10,7 +10,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from lapse._messages cimport frame_t
 
 cdef enum:
-    PACKET_BYTES = 262144
+    PACKET_BYTES = 262144   # at most, and between hosts, where each message is dear
+    # Of a frame with several records, and of a packet within a host: while one is under way the next is written and
+    # the one before read. From 8 KB on MPICH takes more than twice the time for a byte.
+    FRAME_BYTES = 7168
     MOST_SPARE_BLOCKS = 4
 
 
@@ -46,6 +49,7 @@ cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint1
                          int64_t size) noexcept nogil
 cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil
+cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil
 cdef void free_blocks(outbox_t* outbox) noexcept nogil

@@ -76,7 +76,8 @@ cdef frame_t* frame_to_join(outbox_t* outbox, uint32_t kind, uint16_t origin, ui
     if outbox.head == NULL or block.last_frame < 0 or block.used + size > block.capacity:
         return NULL
     frame = <frame_t*>(block_data(block) + block.last_frame)
-    if frame.operation == operation and frame.kind == kind and frame.origin == origin and frame.charged == charged:
+    if (frame.operation == operation and frame.kind == kind and frame.origin == origin and frame.charged == charged
+            and frame.bytes + size <= FRAME_BYTES):
         return frame
     return NULL
 
@@ -213,6 +214,20 @@ cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const cha
     outbox.closed = True
     drop_latch(&outbox.latch)
     return status
+
+
+cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil:
+    """How many bytes go in the next packet: whole frames up to `most`, or one, or a part of a large one."""
+    cdef int64_t end = sent
+    cdef frame_t* frame
+    if block.used > PACKET_BYTES:
+        return min(block.used - sent, <int64_t>PACKET_BYTES)
+    while end < block.used:
+        frame = <frame_t*>(block_data(block) + end)
+        if end > sent and end + frame.bytes - sent > most:
+            break
+        end += frame.bytes
+    return end - sent
 
 
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil:
