@@ -71,6 +71,7 @@ cdef class Comm:
     cdef int64_t posted_keys
     cdef int64_t keys_together      # whose values make a message of a good size
     cdef uint32_t records_together  # are answered at once
+    cdef uint32_t values_gathered   # in answers that are not sent yet
     cdef int64_t rung_at            # when the thread was told of a call; 0: it was not, or it is judged
     cdef int32_t lonely             # of so many more calls the thread is told
     cdef int64_t quiet_until        # no yields before: they were slow, some other thread computes

@@ -237,6 +237,7 @@ cdef class Comm:
         if moved:
             self.flushed_at = now()
             self.posted_calls = self.posted_keys = 0
+            self.values_gathered = 0
         return moved
 
     cdef inline bint has_parts(self, transport_t* t) noexcept nogil:
@@ -395,16 +396,21 @@ cdef class Comm:
                 self.fail_with(self.rank.error)
 
     cdef inline int handle(self, int32_t source, frame_t* frame) noexcept nogil:
-        cdef bint asks_for_values = frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER
-        if asks_for_values and frame.count > self.records_together and self.doorbells[frame.origin] != NULL:
+        """What asks for many values is answered part by part: while one is under way the next is gathered."""
+        cdef int status
+        if not (frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER) \
+                or self.doorbells[frame.origin] == NULL:
+            return handle_frame(self.rank, source, frame)
+        if frame.count > self.records_together:
             return self.handle_in_parts(source, frame)
-        return handle_frame(self.rank, source, frame)
+        status = handle_frame(self.rank, source, frame)
+        self.values_gathered += frame.count
+        if self.values_gathered >= self.records_together:
+            self.flush()
+        return status
 
     cdef int handle_in_parts(self, int32_t source, frame_t* frame) noexcept nogil:
-        """What asks for many values is answered part by part: while one is under way the next is gathered.
-
-        Each part gets its header in front of its records, where records were that are done with.
-        """
+        # Each part gets its header in front of its records, where records were that are done with.
         cdef frame_t header = frame[0]
         cdef record_t* records = <record_t*>(frame + 1)
         cdef frame_t* part
