@@ -1,10 +1,12 @@
 """Skip-gram with negative sampling over a parameter server, without the GIL.
 
 Sentences are turned into *units*: some hundred pairs (context word, centre word). A unit pulls the
-vectors it needs, each once, trains its pairs one after the other, and pushes what changed. A row
-that several pairs of a unit use is the same row, so that inside a unit the result is that of
-sequential stochastic gradient descent. Negatives come from the server's samples: prepared with the
-unit, chosen when it is trained.
+vectors it needs, each once, trains its pairs in *groups*, one after the other, and pushes what changed.
+A group has the pairs of one centre word, which share their negatives; its scores and its gradients are
+products of small matrices (`_sgns.h`). With negatives of its own, each pair is a group. A row that
+several groups of a unit use is the same row, so that inside a unit the result is that of stochastic
+gradient descent with groups as its batches. Negatives come from the server's samples: prepared with
+the unit, chosen when it is trained.
 
 Units are gathered in *blocks*, prepared ahead of their turn: a block's keys that are not replicated
 are localized at once, so that they have arrived when its turn comes. They are pulled when it begins
@@ -28,14 +30,30 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 from lapse cimport Worker, key_t, operation_t
+from lapse._draws cimport Generator, Table, draw_keys
 
 cdef extern from "_sgns.h" nogil:
-    void sgns_prepare()
-    double sgns_train(float* rows, const int32_t* inputs, const int32_t* targets, int64_t pairs,
-                      int width, int dim, float alpha, float* gradient)
+    ctypedef struct sgns_group:
+        int32_t num_inputs
+        int32_t num_outputs
+
+    ctypedef struct sgns_scratch:
+        float** inputs
+        float** outputs
+        float* sums
+        float* scores
+        float* signs
+
+    int sgns_prepare(int most)
+    int64_t sgns_scores_room(int64_t pairs)
+    double sgns_train(float* rows, const sgns_group* groups, int64_t num_groups, const int32_t* inputs,
+                      const int32_t* outputs, int dim, float alpha, int ahead, sgns_scratch* scratch)
     void sgns_subtract(float* new_rows, const float* old_rows, int64_t n)
 
-sgns_prepare()
+cdef enum:
+    LONGEST_VECTOR = 16     # floats; shorter ones where the processor has no such
+
+sgns_prepare(LONGEST_VECTOR)
 
 
 cdef struct table_t:
@@ -60,11 +78,13 @@ cdef struct keys_t:
 
 
 cdef struct unit_t:
+    int64_t num_groups
     int64_t num_pairs
     float alpha
     int64_t sample              # handle of its negatives
-    int32_t* inputs             # per pair: row of the context word's input vector
-    int32_t* targets            # per pair: rows of the centre word and of the negatives, -1 for none
+    sgns_group* groups
+    int32_t* inputs             # of each group: rows of the context words' input vectors
+    int32_t* centres            # of each group: row of the centre word's output vector
     keys_t replicated
 
 
@@ -93,6 +113,25 @@ cdef void* allocate(size_t count, size_t size) except NULL:
     if memory == NULL:
         raise MemoryError(f"no memory for {count} * {size} bytes")
     return memory
+
+
+cdef int make_scratch(sgns_scratch* scratch, int64_t inputs, int64_t outputs) except -1:
+    """Room for groups of so many rows; all pointers are NULL before."""
+    cdef int64_t room = sgns_scores_room(inputs * outputs)
+    scratch.inputs = <float**>allocate(inputs, sizeof(float*))
+    scratch.outputs = <float**>allocate(outputs, sizeof(float*))
+    scratch.sums = <float*>allocate(4 * room, sizeof(float))
+    scratch.scores = <float*>allocate(room, sizeof(float))
+    scratch.signs = <float*>allocate(room, sizeof(float))
+    return 0
+
+
+cdef void free_scratch(sgns_scratch* scratch) noexcept:
+    free(scratch.inputs)
+    free(scratch.outputs)
+    free(scratch.sums)
+    free(scratch.scores)
+    free(scratch.signs)
 
 
 # --- sets of keys ----------------------------------------------------------------------------
@@ -162,9 +201,13 @@ cdef class Pairs:
         How many blocks are prepared before the first of them is trained.
     seeds
         Two numbers: for subsampling and windows.
+    shares_negatives
+        Whether the pairs of a centre word have the same negatives, or each pair its own.
     """
 
     cdef int window, width, block_units, ring_size
+    cdef bint shares_negatives
+    cdef bint rows_are_keys     # for those who need no rows of their own: no key is looked up
     cdef const uint32_t[::1] keep
     cdef const uint8_t[::1] is_replicated
     cdef uint64_t subsample_state, window_state
@@ -175,10 +218,11 @@ cdef class Pairs:
     cdef int first, waiting
 
     cdef int32_t* kept          # the present sentence after subsampling
+    cdef int32_t* input_rows    # per word of it, as far as the window reaches: its row in the open unit, or -1
     cdef int64_t kept_size
 
     def __cinit__(self, *_, int window, int negative, const uint32_t[::1] keep, const uint8_t[::1] is_replicated,
-                  int unit_pairs, int block_units, int lookahead, seeds, **others):
+                  int unit_pairs, int block_units, int lookahead, seeds, bint shares_negatives=True, **others):
         if window < 1 or negative < 0 or block_units < 1 or lookahead < 0:
             raise ValueError("window and block_units are at least 1, negative and lookahead at least 0")
         if is_replicated.shape[0] != 2 * keep.shape[0]:
@@ -188,6 +232,7 @@ cdef class Pairs:
         self.keep, self.num_words, self.is_replicated = keep, keep.shape[0], is_replicated
         self.subsample_state, self.window_state = seeds
         self.block_units = block_units
+        self.shares_negatives = shares_negatives
         self.max_pairs = max(unit_pairs, 2 * window)
         self.most_unit_keys = min(self.max_pairs * (1 + self.width), <int64_t>is_replicated.shape[0])
         self.most_block_keys = min(self.most_unit_keys * block_units, <int64_t>is_replicated.shape[0])
@@ -208,8 +253,9 @@ cdef class Pairs:
         return 0
 
     cdef int _allocate_unit(self, unit_t* unit) except -1:
+        unit.groups = <sgns_group*>allocate(self.max_pairs, sizeof(sgns_group))
         unit.inputs = <int32_t*>allocate(self.max_pairs, sizeof(int32_t))
-        unit.targets = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
+        unit.centres = <int32_t*>allocate(self.max_pairs, sizeof(int32_t))
         make_keys(&unit.replicated, self.most_unit_keys, <int32_t>self.most_block_keys)
         return 0
 
@@ -219,12 +265,14 @@ cdef class Pairs:
             for i in range(self.ring_size):
                 free_keys(&self.ring[i].keys)
                 for j in range(self.block_units if self.ring[i].units != NULL else 0):
+                    free(self.ring[i].units[j].groups)
                     free(self.ring[i].units[j].inputs)
-                    free(self.ring[i].units[j].targets)
+                    free(self.ring[i].units[j].centres)
                     free_keys(&self.ring[i].units[j].replicated)
                 free(self.ring[i].units)
         free(self.ring)
         free(self.kept)
+        free(self.input_rows)
 
     # What is done with them; for those who inherit.
 
@@ -265,8 +313,10 @@ cdef class Pairs:
         if size <= self.kept_size:
             return 0
         free(self.kept)
-        self.kept, self.kept_size = NULL, 0
+        free(self.input_rows)
+        self.kept, self.input_rows, self.kept_size = NULL, NULL, 0
         self.kept = <int32_t*>allocate(2 * size, sizeof(int32_t))
+        self.input_rows = <int32_t*>allocate(2 * size, sizeof(int32_t))
         self.kept_size = 2 * size
         return 0
 
@@ -275,13 +325,22 @@ cdef class Pairs:
         cdef int64_t centre, n = self._subsample(words, begin, end)
         if n < 2:
             return 0
+        self._forget_rows(0, self.window, n)
         for centre in range(n):
             if self._open_unit().num_pairs + 2 * self.window > self.max_pairs:
                 self._close_unit()
+                self._forget_rows(centre - self.window, centre + self.window, n)
+            elif centre + self.window < n:
+                self.input_rows[centre + self.window] = -1
             if self._open_unit().num_pairs == 0:
                 self._open_unit().alpha = alpha
             self._add_centre(n, centre)
         return 0
+
+    cdef void _forget_rows(self, int64_t first, int64_t last, int64_t n) noexcept nogil:
+        cdef int64_t position
+        for position in range(max(first, 0), min(last + 1, n)):
+            self.input_rows[position] = -1
 
     cdef int64_t _subsample(self, const int32_t[::1] words, int64_t begin,
                             int64_t end) noexcept nogil:
@@ -294,16 +353,48 @@ cdef class Pairs:
     cdef void _add_centre(self, int64_t n, int64_t centre) noexcept nogil:
         cdef uint32_t bits = <uint32_t>(next_random(&self.window_state) >> 32)
         cdef int64_t reach = 1 + scale(bits, self.window)
-        cdef int64_t position
+        cdef int64_t position, first = max(centre - reach, 0), end = min(centre + reach + 1, n)
         cdef block_t* block = self._filling()
         cdef unit_t* unit = self._open_unit()
-        for position in range(max(centre - reach, 0), min(centre + reach + 1, n)):
-            if position != centre:
-                unit.inputs[unit.num_pairs] = self._row(block, unit, 2 * <key_t>self.kept[position])
-                unit.targets[unit.num_pairs * self.width] = self._row(block, unit, 2 * <key_t>self.kept[centre] + 1)
-                unit.num_pairs += 1
+        cdef int32_t* inputs = unit.inputs + unit.num_pairs
+        cdef int32_t centre_row = self._row(block, unit, 2 * <key_t>self.kept[centre] + 1)
+        for position in range(first, end):
+            if position == centre:
+                continue
+            if self.input_rows[position] < 0:
+                self.input_rows[position] = self._row(block, unit, 2 * <key_t>self.kept[position])
+            inputs[0] = self.input_rows[position]
+            inputs += 1
+        self._add_groups(unit, centre_row, <int32_t>(end - first - 1))
+
+    cdef inline void _add_groups(self, unit_t* unit, int32_t centre_row, int32_t pairs) noexcept nogil:
+        cdef int32_t size = pairs if self.shares_negatives else 1
+        unit.num_pairs += pairs
+        while pairs > 0:
+            unit.groups[unit.num_groups].num_inputs = size
+            unit.groups[unit.num_groups].num_outputs = 1
+            unit.centres[unit.num_groups] = centre_row
+            unit.num_groups += 1
+            pairs -= size
+
+    cdef void place_outputs(self, block_t* block, unit_t* unit, const key_t* negatives, int32_t* outputs) noexcept nogil:
+        """The rows of each group's outputs, one group after the other; a negative that is the word itself is left out."""
+        cdef int64_t group
+        cdef int i
+        cdef int32_t* end
+        for group in range(unit.num_groups):
+            outputs[0] = unit.centres[group]
+            end = outputs + 1
+            for i in range(self.width - 1):
+                end[0] = self._row(block, unit, negatives[i])
+                end += end[0] != outputs[0]
+            negatives += self.width - 1
+            unit.groups[group].num_outputs = <int32_t>(end - outputs)
+            outputs = end
 
     cdef inline int32_t _row(self, block_t* block, unit_t* unit, key_t key) noexcept nogil:
+        if self.rows_are_keys:
+            return <int32_t>key
         return row_of(&unit.replicated if self.is_replicated[key] else &block.keys, key)
 
     # --- the ring of blocks
@@ -321,7 +412,7 @@ cdef class Pairs:
         block.num_units = 0
         forget_keys(&block.keys)
         for i in range(self.block_units):
-            block.units[i].num_pairs = 0
+            block.units[i].num_pairs = block.units[i].num_groups = 0
             forget_keys(&block.units[i].replicated)
 
     cdef int _close_unit(self) except -1 nogil:
@@ -420,8 +511,9 @@ cdef class Trainer(Pairs):
     cdef double slow_down
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
-    cdef float* gradient
     cdef key_t* sampled
+    cdef int32_t* outputs       # of the unit at hand: per group the centre word's row and those of its negatives
+    cdef sgns_scratch scratch
     cdef operation_t* pulling_block     # these write into `rows` until they are waited for
     cdef operation_t* pulling_unit
 
@@ -438,14 +530,16 @@ cdef class Trainer(Pairs):
         self.slow_down = slow_down
         self.rows = <float*>allocate(most_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(most_rows * dim, sizeof(float))
-        self.gradient = <float*>allocate(dim, sizeof(float))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
+        self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
+        make_scratch(&self.scratch, 2 * self.window, self.width)
 
     def __dealloc__(self):
         free(self.rows)
         free(self.pulled)
-        free(self.gradient)
         free(self.sampled)
+        free(self.outputs)
+        free_scratch(&self.scratch)
 
     def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha,
               float alpha_end):
@@ -487,7 +581,7 @@ cdef class Trainer(Pairs):
 
     cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
         if self.negative:
-            unit.sample = self.kv.prepare_sample_of(unit.num_pairs * self.negative)
+            unit.sample = self.kv.prepare_sample_of(unit.num_groups * self.negative)
         return 0
 
     cdef int block_is_complete(self, block_t* block) except -1 nogil:
@@ -513,20 +607,10 @@ cdef class Trainer(Pairs):
 
     cdef int _place_negatives(self, block_t* block, unit_t* unit) except -1 nogil:
         """Choose the unit's negatives and give each its row, which may be one that is there already."""
-        cdef int64_t pair, at = 0
-        cdef int i
-        cdef int32_t* targets = unit.targets
-        cdef int32_t row
-        if self.negative == 0:
-            return 0
-        self.kv.choose_sample_of(unit.sample, unit.num_pairs * self.negative, self.sampled)
-        self.kv.finish_sample_of(unit.sample)
-        for pair in range(unit.num_pairs):
-            for i in range(1, self.width):
-                row = self._row(block, unit, self.sampled[at])
-                targets[i] = -1 if row == targets[0] else row
-                at += 1
-            targets += self.width
+        if self.negative:
+            self.kv.choose_sample_of(unit.sample, unit.num_groups * self.negative, self.sampled)
+            self.kv.finish_sample_of(unit.sample)
+        self.place_outputs(block, unit, self.sampled, self.outputs)
         return 0
 
     cdef int _pull(self, block_t* block, unit_t* unit, int64_t pulled) except -1 nogil:
@@ -554,8 +638,8 @@ cdef class Trainer(Pairs):
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
         cdef int64_t began = self._now() if self.slow_down > 1 else 0
-        self.loss += sgns_train(self.rows, unit.inputs, unit.targets, unit.num_pairs, self.width,
-                                self.dim, unit.alpha, self.gradient)
+        self.loss += sgns_train(self.rows, unit.groups, unit.num_groups, unit.inputs, self.outputs,
+                                self.dim, unit.alpha, False, &self.scratch)
         self.pairs += unit.num_pairs
         if unit.replicated.count:
             self._push(&unit.replicated)
@@ -580,3 +664,69 @@ cdef class Trainer(Pairs):
         time.tv_sec = nanoseconds // 1000000000
         time.tv_nsec = nanoseconds % 1000000000
         nanosleep(&time, NULL)
+
+
+cdef class PlainTrainer(Pairs):
+    """The same training on one array of all vectors, without a server: what a server's cost is measured against.
+
+    Threads train on the same array and take no notice of each other (Niu, Recht, Re, Wright: Hogwild!, 2011).
+
+    Parameters
+    ----------
+    table : float32 array of shape (2 * words, dim)
+        Input vectors at 2w, output vectors at 2w + 1; changes.
+    distribution : lapse._draws.Table
+        Of the negatives, which are keys.
+    generator : lapse._draws.Generator
+    **parameters
+        Those of `Pairs`.
+    """
+
+    cdef float[:, ::1] table
+    cdef Table distribution
+    cdef Generator generator
+    cdef int negative
+    cdef key_t* sampled
+    cdef int32_t* outputs
+    cdef sgns_scratch scratch
+
+    cdef readonly int64_t pairs
+    cdef readonly double loss
+
+    def __init__(self, float[:, ::1] table, Table distribution, Generator generator, **parameters):
+        if table.shape[0] != self.is_replicated.shape[0]:
+            raise ValueError(f"the table has {table.shape[0]} rows for {self.is_replicated.shape[0]} keys")
+        self.rows_are_keys = True
+        self.table, self.distribution, self.generator = table, distribution, generator
+        self.negative = self.width - 1
+        self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
+        self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
+        make_scratch(&self.scratch, 2 * self.window, self.width)
+
+    def __dealloc__(self):
+        free(self.sampled)
+        free(self.outputs)
+        free_scratch(&self.scratch)
+
+    def train(self, const int32_t[::1] words, const int64_t[::1] ends, float alpha, float alpha_end):
+        """Train some sentences, as `Trainer.train`."""
+        self._add_block(words, ends, alpha, alpha_end)
+
+    def finish(self):
+        """Train what is left."""
+        with nogil:
+            self._use_rest()
+
+    cdef int use_block(self, block_t* block) except -1 nogil:
+        cdef int i
+        for i in range(block.num_units):
+            self._train_unit(&block.units[i])
+        return 0
+
+    cdef int _train_unit(self, unit_t* unit) except -1 nogil:
+        draw_keys(&self.distribution.c, self.generator.c, self.sampled, unit.num_groups * self.negative)
+        self.place_outputs(NULL, unit, self.sampled, self.outputs)
+        self.loss += sgns_train(&self.table[0, 0], unit.groups, unit.num_groups, unit.inputs, self.outputs,
+                                <int>self.table.shape[1], unit.alpha, True, &self.scratch)
+        self.pairs += unit.num_pairs
+        return 0

@@ -1,7 +1,11 @@
-/* The arithmetic of skip-gram with negative sampling, for one pair of words.
+/* The arithmetic of skip-gram with negative sampling, for groups of pairs.
  *
- * Vectors of eight floats are spelled out (a GCC and Clang extension), because a compiler may not
- * reorder the sum of a dot product by itself, and -ffast-math would free it to do more than that. */
+ * In a group every input row meets every output row: the contexts of a word, the word itself and its
+ * negatives (Ji, Satish, Li, Dubey: Parallelizing Word2Vec in Shared and Distributed Memory, 2016).
+ * A pair with negatives of its own is a group with one input row.
+ *
+ * `_sgns_width.h` is the same source for several vector lengths; `sgns_prepare` picks the longest one
+ * that the processor has. That is done here and not by the loader, which not every C library can. */
 #ifndef LAPSE_SGNS_H
 #define LAPSE_SGNS_H
 
@@ -9,119 +13,80 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef float sgns_v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef struct {
+    int32_t num_inputs, num_outputs;
+} sgns_group;
 
-/* The same source for several generations of processors; the loader picks one. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define SGNS_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
-#else
-#define SGNS_CLONES
+/* Room that a call of sgns_train needs, for groups of at most that many rows; one per thread. */
+typedef struct {
+    float **inputs, **outputs; /* pointers to the rows of a group */
+    float *sums;               /* per pair: four partial sums of its dot product */
+    float *scores;             /* per pair: the score, then the factor of its gradient */
+    float *signs;              /* per pair: its share of the learning rate, negative for a negative */
+    int signs_period;          /* the number of outputs that `signs` is made for, 0 for none */
+    float signs_alpha;
+} sgns_scratch;
+
+enum { SGNS_MOST_WIDTH = 16 };
+
+/* How many floats `sums`, `scores` and `signs` need for groups of at most so many pairs. */
+static inline int64_t sgns_scores_room(int64_t pairs) {
+    return (pairs + SGNS_MOST_WIDTH - 1) / SGNS_MOST_WIDTH * SGNS_MOST_WIDTH;
+}
+
+#define SGNS_PASTE_(a, b) a##b
+#define SGNS_PASTE(a, b) SGNS_PASTE_(a, b)
+#define SGNS(name) SGNS_PASTE(SGNS_PASTE(sgns_, name), SGNS_SUFFIX)
+
+typedef float sgns_quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SGNS_X86
+
+#define SGNS_SUFFIX _avx512
+#define SGNS_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma")))
+#define SGNS_WIDTH 16
+#include "_sgns_width.h"
+
+#define SGNS_SUFFIX _avx2
+#define SGNS_TARGET __attribute__((target("avx2,fma")))
+#define SGNS_WIDTH 8
+#include "_sgns_width.h"
 #endif
-#define SGNS_INLINE static inline __attribute__((always_inline))
 
-/* Logistic function and -log of it, by linear interpolation: the errors are below 4e-6 and 8e-6. */
-enum { SGNS_RANGE = 16, SGNS_STEPS = 64, SGNS_SIZE = 2 * SGNS_RANGE * SGNS_STEPS };
-typedef struct { float sigmoid, loss; } sgns_entry;
-static sgns_entry sgns_table[SGNS_SIZE + 2];
+#define SGNS_SUFFIX _plain
+#define SGNS_TARGET
+#define SGNS_WIDTH 4
+#include "_sgns_width.h"
 
-static void sgns_prepare(void) {
-    for (int i = 0; i < SGNS_SIZE + 2; i++) {
-        double x = (double)i / SGNS_STEPS - SGNS_RANGE;
-        sgns_table[i].sigmoid = (float)(1.0 / (1.0 + exp(-x)));
-        sgns_table[i].loss = (float)log1p(exp(-x));
+typedef double (*sgns_train_function)(float *, const sgns_group *, int64_t, const int32_t *,
+                                      const int32_t *, int, float, int, sgns_scratch *);
+typedef void (*sgns_subtract_function)(float *, const float *, int64_t);
+
+static sgns_train_function sgns_train = sgns_train_plain;
+static sgns_subtract_function sgns_subtract = sgns_subtract_plain;
+
+/* Choose by what the processor has; `most` is the longest vector to use, in floats. Returns the choice. */
+static int sgns_prepare(int most) {
+#ifdef SGNS_X86
+    __builtin_cpu_init();
+    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("fma")) {
+        sgns_train = sgns_train_avx512;
+        sgns_subtract = sgns_subtract_avx512;
+        return 16;
     }
-}
-
-SGNS_INLINE sgns_entry sgns_logistic(float x) {
-    sgns_entry result;
-    if (!(x < SGNS_RANGE && x > -SGNS_RANGE)) { /* beyond, the limits are exact to 2e-7 */
-        result.sigmoid = x > 0 ? 1.0f : x < 0 ? 0.0f : x; /* NaN stays NaN */
-        result.loss = x > 0 ? 0.0f : -x;
-        return result;
+    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        sgns_train = sgns_train_avx2;
+        sgns_subtract = sgns_subtract_avx2;
+        return 8;
     }
-    float at = (x + SGNS_RANGE) * SGNS_STEPS;
-    int i = (int)at;
-    float part = at - (float)i;
-    const sgns_entry *e = sgns_table + i;
-    result.sigmoid = e[0].sigmoid + part * (e[1].sigmoid - e[0].sigmoid);
-    result.loss = e[0].loss + part * (e[1].loss - e[0].loss);
-    return result;
-}
-
-SGNS_INLINE float sgns_dot(const float *a, const float *b, int n) {
-    sgns_v8 s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-    int i = 0;
-    for (; i + 32 <= n; i += 32) {
-        s0 += *(const sgns_v8 *)(a + i) * *(const sgns_v8 *)(b + i);
-        s1 += *(const sgns_v8 *)(a + i + 8) * *(const sgns_v8 *)(b + i + 8);
-        s2 += *(const sgns_v8 *)(a + i + 16) * *(const sgns_v8 *)(b + i + 16);
-        s3 += *(const sgns_v8 *)(a + i + 24) * *(const sgns_v8 *)(b + i + 24);
-    }
-    for (; i + 8 <= n; i += 8)
-        s0 += *(const sgns_v8 *)(a + i) * *(const sgns_v8 *)(b + i);
-    s0 = (s0 + s1) + (s2 + s3);
-    float sum = ((s0[0] + s0[4]) + (s0[2] + s0[6])) + ((s0[1] + s0[5]) + (s0[3] + s0[7]));
-    for (; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
-
-/* gradient += g * output; output += g * input */
-SGNS_INLINE void sgns_step(float g, const float *input, float *output, float *gradient, int n) {
-    int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        sgns_v8 *out = (sgns_v8 *)(output + i), *grad = (sgns_v8 *)(gradient + i);
-        *grad += g * *out;
-        *out += g * *(const sgns_v8 *)(input + i);
-    }
-    for (; i < n; i++) {
-        gradient[i] += g * output[i];
-        output[i] += g * input[i];
-    }
-}
-
-SGNS_INLINE void sgns_add(float *a, const float *b, int n) {
-    int i = 0;
-    for (; i + 8 <= n; i += 8)
-        *(sgns_v8 *)(a + i) += *(const sgns_v8 *)(b + i);
-    for (; i < n; i++)
-        a[i] += b[i];
-}
-
-/* Train pairs one after the other, as sequential stochastic gradient descent does.
- *
- * Pair p has the input row inputs[p] and the output rows targets[p * width] (the word to predict)
- * to targets[p * width + width - 1] (negatives; below 0: none). Returns the sum of the losses
- * before each pair's update. `gradient` is room for one row. */
-SGNS_CLONES
-static double sgns_train(float *rows, const int32_t *inputs, const int32_t *targets,
-                         int64_t pairs, int width, int dim, float alpha, float *gradient) {
-    double loss = 0;
-    for (int64_t p = 0; p < pairs; p++) {
-        float *input = rows + (int64_t)inputs[p] * dim;
-        memset(gradient, 0, sizeof(float) * dim);
-        for (int k = 0; k < width; k++) {
-            int32_t row = targets[p * width + k];
-            if (row < 0)
-                continue;
-            float *output = rows + (int64_t)row * dim;
-            float score = sgns_dot(input, output, dim);
-            /* the logistic of a negative is 1 - s(x) = s(-x) */
-            sgns_entry e = sgns_logistic(k == 0 ? score : -score);
-            loss += e.loss;
-            float g = alpha * (1.0f - e.sigmoid);
-            sgns_step(k == 0 ? g : -g, input, output, gradient, dim);
-        }
-        sgns_add(input, gradient, dim);
-    }
-    return loss;
-}
-
-/* new - old, in place of new */
-SGNS_CLONES
-static void sgns_subtract(float *new_rows, const float *old_rows, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        new_rows[i] -= old_rows[i];
+#endif
+    (void)most;
+    sgns_train = sgns_train_plain;
+    sgns_subtract = sgns_subtract_plain;
+    return 4;
 }
 
 #endif
