@@ -24,6 +24,7 @@ MODULES = [
     "lapse._worker",
     "lapse._virtual_rank",
     "lapse.apps.mf._kernel",
+    "lapse.apps.word2vec._encoder",
     "lapse.apps.word2vec._kernel",
     "lapse.apps.kge._kernel",
     "lapse.bench._kernel",

@@ -69,7 +69,12 @@ def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
         assert line["seconds"] > 0
         assert line["stats"]["localize_keys"] > 0
         assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
-        assert line["stats"]["sampled_keys"] == 5 * line["pairs"]
+        assert 0 < line["stats"]["sampled_keys"] < 5 * line["pairs"]  # pairs of a word share their negatives
+
+
+def test_each_pair_can_have_negatives_of_its_own(topics, tmp_path):
+    line = stats_of_one_epoch(tmp_path, 2, "--corpus", topics, "--negatives-per", "pair")
+    assert line["stats"]["sampled_keys"] == 5 * line["pairs"]
 
 
 def test_classic_does_not_localize(topics, tmp_path):

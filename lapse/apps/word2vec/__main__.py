@@ -47,6 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
                        help="largest distance between the words of a pair (default: %(default)s)")
     model.add_argument("--negative", type=_base.natural_int, default=5, metavar="N",
                        help="random words against each pair (default: %(default)s)")
+    model.add_argument("--negatives-per", choices=("word", "pair"), default="word",
+                       help="whom random words are drawn for. word: all pairs of a centre word share theirs, as in "
+                            "Ji et al. 2016, so that fewer vectors are read and written; pair: each pair has its "
+                            "own, as in Mikolov et al. 2013: two to three times as slow, and no better by the "
+                            "objective on held-out text (default: %(default)s)")
     model.add_argument("--alpha", type=_base.positive_float, default=0.025, metavar="X",
                        help="learning rate at the start (default: %(default)s)")
     model.add_argument("--min-alpha", type=_base.positive_float, default=1e-4, metavar="X",

@@ -465,6 +465,7 @@ cdef class Counter(Pairs):
     cdef int64_t[::1] counts
     cdef readonly int64_t units
     cdef readonly int64_t pairs
+    cdef readonly int64_t groups
 
     def __init__(self, *, int64_t[::1] counts, **parameters):
         self.counts = counts
@@ -485,6 +486,7 @@ cdef class Counter(Pairs):
         for unit in range(block.num_units):
             self.units += 1
             self.pairs += block.units[unit].num_pairs
+            self.groups += block.units[unit].num_groups
         return 0
 
 

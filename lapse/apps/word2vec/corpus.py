@@ -1,7 +1,7 @@
 """Text in, sentences out: a streaming reader that cuts a corpus into shares.
 
 A corpus is a file with one sentence a line and words between white space, plain or compressed by
-gzip. It is never held in memory. Each worker reads its own share, the same one every time:
+gzip. It is never held in memory as text. Each worker reads its own share, the same one every time:
 
 * a plain file is cut by bytes into as many ranges as there are workers, moved to the next end of a
   line (in a line that is longer than `LINE_SEARCH`, to the next space: some corpora are one line);
@@ -19,12 +19,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from lapse.apps.word2vec._encoder import Encoder
+
 #: Longer sentences are cut into pieces of this many words (none is dropped).
 MAX_SENTENCE = 10_000
 #: Longer lines are read in pieces of at most this many bytes, so that memory stays bounded.
 MAX_PIECE = 1 << 20
 #: How far behind the cut between two shares an end of line is looked for.
 LINE_SEARCH = 1 << 18
+#: Encoded words of a share that are kept in memory (4 bytes each); a larger share is read again in each epoch.
+MOST_KEPT_WORDS = 1 << 26
 #: Of each share, this many lines with bytes that are not UTF-8 are remembered by number.
 MAX_REPORTED = 10
 
@@ -94,17 +98,34 @@ class Share:
         survey
             Filled on the way (all but ``counts``) when given.
         """
-        for line, piece in self._pieces(survey):
-            words = _decode(piece, line, survey).split()
-            for start in range(0, len(words), MAX_SENTENCE):
-                yield words[start : start + MAX_SENTENCE]
+        for line, chunk in self._chunks(survey):
+            yield from _sentences(line, chunk, survey)
 
-    def survey(self) -> Survey:
-        """Count words and lines of this share in one pass."""
-        found = Survey()
-        for sentence in self.sentences(found):
-            found.counts.update(sentence)
-            found.words += len(sentence)
+    def feed(self, encoder: Encoder, survey: Survey | None = None) -> Iterator[None]:
+        """Give the sentences of this share to an encoder; yields now and then, at least once a `MAX_PIECE`.
+
+        Parameters
+        ----------
+        survey
+            Filled on the way (all but ``counts``) when given.
+        """
+        for line, chunk in self._chunks(survey):
+            if chunk.isascii():
+                encoder.add_text(chunk, MAX_SENTENCE)
+            else:
+                for sentence in _sentences(line, chunk, survey):
+                    encoder.add_sentence(sentence)
+            yield
+        if survey is not None:
+            survey.words = encoder.total
+
+    def survey(self, encoder: Encoder | None = None) -> Survey:
+        """Count words and lines of this share in one pass; a new `encoder` may keep what it has read."""
+        found, encoder = Survey(), Encoder() if encoder is None else encoder
+        for _ in self.feed(encoder, found):
+            if encoder.collected > MOST_KEPT_WORDS:
+                encoder.forget()
+        found.counts = Counter(dict(zip(encoder.words(), encoder.counts().tolist(), strict=True)))
         return found
 
     @property
@@ -112,30 +133,33 @@ class Share:
         """Whether the survey's line numbers are those of the file, not of the share."""
         return self.compressed
 
-    def _pieces(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
+    def _chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
+        """Lines, or pieces of a long line, and the number of the first of them."""
         if self.compressed:
-            return self._striped_pieces()
-        return self._ranged_pieces(survey)
+            return self._striped_lines()
+        return self._ranged_chunks(survey)
 
-    def _ranged_pieces(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
+    def _ranged_chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
         with open(self.path, "rb") as file:
             start, end = _byte_range(file, self.index, self.count)
             file.seek(start)
             line = 0
-            for piece in _read_pieces(file, end - start):
-                yield line, piece
-                line += piece.endswith(b"\n")
+            for chunk in _read_chunks(file, end - start):
+                yield line, chunk
+                line += chunk.count(b"\n")
                 if survey is not None:
                     survey.lines = line
 
-    def _striped_pieces(self) -> Iterator[tuple[int, bytes]]:
-        line = 0
+    def _striped_lines(self) -> Iterator[tuple[int, bytes]]:
+        line = number = 0
         try:
             with gzip.open(self.path, "rb") as file:
-                for number, piece in enumerate(_read_pieces(file, None)):
-                    if number % self.count == self.index:
-                        yield line, piece
-                    line += piece.endswith(b"\n")
+                for chunk in _read_chunks(file, None):
+                    for piece in _lines(chunk):
+                        if number % self.count == self.index:
+                            yield line, piece
+                        number += 1
+                        line += piece.endswith(b"\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             message = f"{self.path}: damaged gzip file after line {line}: {error}"
             raise CorpusError(message) from error
@@ -172,28 +196,46 @@ def _first_space(text: bytes) -> int:
     return min(found, default=-1)
 
 
-def _read_pieces(file, length: int | None) -> Iterator[bytes]:
-    """Lines of the next `length` bytes (None: of all), long ones cut at a space."""
+def _read_chunks(file, length: int | None) -> Iterator[bytes]:
+    """The next `length` bytes (None: all) as whole lines, or pieces of a line that is too long, cut at a space."""
     left = length
     rest = b""
     while left is None or left > 0:
         room = MAX_PIECE - len(rest)
-        read = file.readline(room if left is None else min(room, left))
+        read = file.read(room if left is None else min(room, left))
         if not read:
             break
         if left is not None:
             left -= len(read)
-        piece, rest = _split_piece(rest + read)
-        if piece:
-            yield piece
+        chunk, rest = _split_chunk(rest + read)
+        if chunk:
+            yield chunk
     if rest:
         yield rest
 
 
+def _split_chunk(text: bytes) -> tuple[bytes, bytes]:
+    """What can be handed on, and what must wait for the rest of its line."""
+    end = text.rfind(b"\n") + 1
+    return (text[:end], text[end:]) if end else _split_piece(text)
+
+
+def _lines(chunk: bytes) -> list[bytes]:
+    """The lines of a chunk, with their ends."""
+    *lines, last = chunk.split(b"\n")
+    return [line + b"\n" for line in lines] + ([last] if last else [])
+
+
+def _sentences(first: int, chunk: bytes, survey: Survey | None) -> Iterator[list[str]]:
+    """The sentences of a chunk that begins with line number `first`."""
+    for line, piece in enumerate(_lines(chunk), first):
+        words = _decode(piece, line, survey).split()
+        for start in range(0, len(words), MAX_SENTENCE):
+            yield words[start : start + MAX_SENTENCE]
+
+
 def _split_piece(text: bytes) -> tuple[bytes, bytes]:
     """What can be handed on, and what must wait for the rest of its word."""
-    if text.endswith(b"\n"):
-        return text, b""
     if len(text) < MAX_PIECE:
         return b"", text
     at = max(text.rfind(b" "), text.rfind(b"\t"), text.rfind(b"\r")) + 1

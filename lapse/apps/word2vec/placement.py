@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 import lapse
 from lapse.apps.word2vec._kernel import Counter
-from lapse.apps.word2vec.corpus import Share
+from lapse.apps.word2vec.text import Block
 from lapse.apps.word2vec.vocabulary import NOISE_POWER, Vocabulary
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Usage:
 
 
 def decide(comm, args: argparse.Namespace, text) -> Placement:
-    """The same on all ranks, by the options and the text (a `train.Text`). Collective."""
+    """The same on all ranks, by the options and the text (a `text.Text`). Collective."""
     several = comm.size > 1
     scheme = choose_scheme(args, text.vocabulary, comm.size)
     localize = args.management != "classic" and several
@@ -143,14 +144,13 @@ def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
     counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
     counter = Counter(counts=counts, **pair_options(args, text.vocabulary), block_units=1, lookahead=0,
                       is_replicated=np.zeros(len(counts), dtype=np.uint8), seeds=(args.seed, comm.rank))
-    words = count_part(counter, Share(text.path, comm.rank * args.workers, comm.size * args.workers),
-                       text.vocabulary)
-    mine = np.append(counts, (counter.units, counter.pairs, words)).astype(np.float64)
+    words = count_part(counter, text.blocks(comm.rank * args.workers))
+    mine = np.append(counts, (counter.units, counter.groups, words)).astype(np.float64)
     everything = np.empty_like(mine)
     comm.Allreduce(mine, everything)
-    counts, (units, pairs, words) = everything[:-3], everything[-3:]
+    counts, (units, groups, words) = everything[:-3], everything[-3:]
     scale = text.words / max(words, 1)
-    draws = args.negative * pairs / max(units, 1)
+    draws = args.negative * groups / max(units, 1)
     weights = noise(text.vocabulary)
     sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
     return Usage(scale * counts, scale * sampled, scale * units, text.words)
@@ -159,19 +159,18 @@ def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
 def pair_options(args: argparse.Namespace, vocabulary: Vocabulary) -> dict:
     """What the kernel needs to make pairs."""
     return dict(window=args.window, negative=args.negative, unit_pairs=args.unit,
+                shares_negatives=args.negatives_per == "word",
                 keep=vocabulary.keep_thresholds(args.sample))
 
 
-def count_part(counter: Counter, share: Share, vocabulary: Vocabulary) -> int:
+def count_part(counter: Counter, blocks: Iterable[Block]) -> int:
     """Count the beginning of a share; how many words that is."""
-    words, ends, read = [], [], 0
-    for sentence in share.sentences():
-        words += vocabulary.lookup(sentence)
-        ends.append(len(words))
-        read += len(sentence)
+    read = 0
+    for block in blocks:
+        counter.add(block.words, block.ends)
+        read += block.read
         if read >= TRIAL_WORDS:
             break
-    counter.add(np.array(words, np.int32), np.array(ends, np.int64))
     counter.finish()
     return read
 

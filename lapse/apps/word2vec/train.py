@@ -1,6 +1,6 @@
 """The training run: corpus, vocabulary, server, epochs, model files.
 
-Every step is collective over the ranks. A worker reads its own share of the corpus, the same one in
+Every step is collective over the ranks. A worker trains its own share of the corpus, the same one in
 each epoch; the learning rate falls with the words it has done of its own share, so that no rank has
 to tell another how far it is, and a run can be repeated.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,43 +19,18 @@ import numpy as np
 import lapse
 from lapse.apps import _base
 from lapse.apps._training import Training
-from lapse.apps.word2vec import corpus, model_io, placement, stdlib_corpus
+from lapse.apps.word2vec import model_io, placement, stdlib_corpus
 from lapse.apps.word2vec._kernel import Trainer
 from lapse.apps.word2vec.placement import Placement
-from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
+from lapse.apps.word2vec.text import Text, survey
+from lapse.apps.word2vec.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-#: Words that are read and indexed before the kernel is entered.
-BLOCK_WORDS = 10_000
 #: Vectors that are pulled at once when the model is written.
 SAVED_ROWS = 4096
 #: Purposes of random streams; with (seed, epoch, worker) they name a stream.
 SUBSAMPLING, WINDOWS = range(2)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A corpus, surveyed.
-
-    Attributes
-    ----------
-    path
-        The file.
-    vocabulary
-        Its frequent words.
-    share_words
-        How many words (frequent or not) each worker's share has.
-    """
-
-    path: str
-    vocabulary: Vocabulary
-    share_words: list[int]
-
-    @property
-    def words(self) -> int:
-        """Words of the corpus, frequent or not."""
-        return sum(self.share_words)
 
 
 @dataclass(frozen=True)
@@ -121,58 +95,6 @@ def locate_corpus(comm, chosen: Path | None) -> str:
         comm, lambda: path if here else stdlib_corpus.write_temporary(content)))
 
 
-def survey(comm, path: str, workers: int, min_count: int) -> Text:
-    """Count the words of the corpus, each rank those of its own workers."""
-    shares = range(comm.rank * workers, (comm.rank + 1) * workers)
-    surveys = _base.collectively(comm, _survey_shares, path, shares, comm.size * workers)
-    counts = sum((found.counts for found in surveys), Counter())
-    for found in surveys:
-        found.counts = None  # the words travel once, in the reduction
-    everything = [found for group in comm.allgather(surveys) for found in group]
-    if comm.rank == 0:
-        for message in corpus.describe_bad_lines(path, everything, corpus.is_compressed(path)):
-            log.warning(message)
-    vocabulary = _merge_vocabulary(comm, counts, min_count)
-    if len(vocabulary) == 0:
-        raise _base.AppError(f"{path}: no word occurs at least {min_count} times (--min-count)")
-    text = Text(path, vocabulary, [found.words for found in everything])
-    log.info("%s words, %s of them different and at least %d times there",
-             f"{text.words:,}", f"{len(vocabulary):,}", min_count)
-    return text
-
-
-def _survey_shares(path: str, shares: range, count: int) -> list[corpus.Survey]:
-    return [corpus.Share(path, index, count).survey() for index in shares]
-
-
-def _merge_vocabulary(comm, counts: Counter, min_count: int) -> Vocabulary:
-    merged = comm.reduce(counts, op=merge_counts)
-    return comm.bcast(Vocabulary.from_counts(merged, min_count) if comm.rank == 0 else None)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some sentences as the kernel takes them, and how many words they had in the file."""
-
-    words: np.ndarray
-    ends: np.ndarray
-    read: int
-
-
-def read_blocks(share: corpus.Share, vocabulary: Vocabulary) -> Iterator[Block]:
-    """Read a share once, about `BLOCK_WORDS` at a time."""
-    words, ends, read = [], [], 0
-    for sentence in share.sentences():
-        words += vocabulary.lookup(sentence)
-        ends.append(len(words))
-        read += len(sentence)
-        if read >= BLOCK_WORDS:
-            yield Block(np.array(words, np.int32), np.array(ends, np.int64), read)
-            words, ends, read = [], [], 0
-    if read:
-        yield Block(np.array(words, np.int32), np.array(ends, np.int64), read)
-
-
 # --- training --------------------------------------------------------------------------------
 
 
@@ -220,10 +142,9 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
     trainer = make_trainer(kv, plan, epoch)
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
     reporter = Reporter(server, plan, epoch) if kv.id == 0 else None
-    share = corpus.Share(plan.text.path, kv.id, kv.num_workers)
     behind = _share_behind(kv, begun)
     skipped = 0
-    for block in read_blocks(share, plan.text.vocabulary):
+    for block in plan.text.blocks(kv.id):
         if schedule.fraction < behind:
             schedule.advance(block.read)
             skipped = schedule.words
@@ -316,11 +237,14 @@ class Reporter:
     def __init__(self, server: lapse.Server, plan: Plan, epoch: int) -> None:
         self._server = server
         self._words = plan.text.words
+        self._is_shown = not plan.args.no_progress
         title = f"epoch {epoch + 1}/{plan.args.epochs}"
-        self._progress = _base.Progress(title, self._words, "words", not plan.args.no_progress)
+        self._progress = _base.Progress(title, self._words, "words", self._is_shown)
 
     def show(self, trainer: Trainer, fraction: float) -> None:
         """Say how far the worker is."""
+        if not self._is_shown:
+            return
         loss = trainer.loss / trainer.pairs if trainer.pairs else None
         local = f"{100 * _base.local_share(self._server.stats()):.0f}%"
         self._progress.show(fraction * self._words, loss=_show(loss), local=local)
