@@ -114,6 +114,24 @@ def test_loss_and_gradients(model, loss, reciprocal, norm):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_the_gradient_of_a_large_block_is_the_sum_of_those_of_its_parts(model):
+    """The kernel goes through a block a few triples at a time."""
+    dim, negatives, large = 20, 37, 110
+    rng = np.random.default_rng(0)
+    entities = rng.normal(size=(300, dim)).astype(np.float32)
+    relations = rng.normal(size=(6, relation_length(model, dim))).astype(np.float32)
+    triples = np.stack([rng.integers(n, size=large) for n in (300, 3, 300)], axis=1)
+    sampled = rng.integers(300, size=2 * negatives)
+    kernel = _kernel.Gradients(model=model, loss="softmax", dim=dim, relation_length=relation_length(model, dim),
+                               num_entities=300, num_relations=3, reciprocal=True, block=large, negatives=negatives,
+                               entity_n3=0.1, relation_l2=0.1)
+    whole = kernel.of(entities, relations, triples, sampled)
+    parts = [kernel.of(entities, relations, triples[i : i + 10].copy(), sampled) for i in range(0, large, 10)]
+    for found, expected in zip(whole, map(sum, zip(*parts, strict=True)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("dim", [2, 16, 18, 40, 300])
 def test_scores_of_any_length(model, dim):
     entities, relations, triples, _ = world(model, dim)

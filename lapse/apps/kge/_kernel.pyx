@@ -24,39 +24,44 @@ from lapse cimport Worker, key_t, operation_t
 
 import numpy as np
 
+cdef extern from "lapse/apps/_vector.h":    # included by the next one; named, so that its changes are seen
+    pass
+
 cdef extern from "_kge.h" nogil:
     enum:
-        KGE_PANEL, KGE_DEPTH, KGE_COMPLEX, KGE_TRANSE, KGE_SUBJECT, KGE_OBJECT
+        KGE_PANEL, KGE_CHUNK, KGE_COMPLEX, KGE_TRANSE, KGE_SUBJECT, KGE_OBJECT
     ctypedef struct kge_config:
         int model, loss, norm
-        int64_t dim, padded, relation_length, negatives, padded_negatives
+        int64_t dim, padded, relation_length, negatives, padded_negatives, score_step
         float margin, entity_dropout, relation_dropout
     ctypedef struct kge_work:
-        const float* values
+        const float** vectors
         float* gradients
         const int64_t* offsets
         const float* masked
+        float* negatives
+        float* panels
+        float* transposed
+        float* negative_gradients
         float* inputs
         float* queries
         float* query_gradients
-        float* distance_scores
-        float* negatives
-        float* negative_gradients
         float* scores
-        float* panel
+        float* distance_scores
         float* room
     uint64_t kge_mix(uint64_t z)
     void kge_dropout(float* x, int64_t n, float rate, uint64_t state)
     double kge_side(const kge_config* c, const kge_work* w, int asked, int64_t n, const int32_t* entities,
                     const int32_t* relations, const int32_t* targets, const int32_t* negatives, uint64_t state)
     double kge_regularize(const float* x, float* gradient, int64_t n, int64_t half, float n3, float l2)
-    void kge_adagrad(float* value, const float* gradient, int64_t n, float rate)
+    void kge_adagrad(float* value, const float* gradient, int64_t n, float rate, int in_place)
     void kge_queries(int model, int asked, int64_t n, const float* entities, const float* relations,
                      const int64_t* rows, int64_t relation_length, float* queries, int64_t dim, int64_t padded)
-    void kge_scores(int model, int norm, int64_t queries, const float* q, int64_t columns, const float* e,
-                    int64_t padded, float* scores, int64_t step, float* panel)
-    void kge_pair_scores(int model, int norm, int64_t queries, const float* q, const float* e, int64_t padded,
-                         float* scores, float* room, float* panel)
+    void kge_pack_entities(int64_t columns, const float* e, int64_t padded, float* panels)
+    void kge_score_entities(int model, int norm, int64_t queries, const float* q, int64_t columns, const float* e,
+                            const float* panels, int64_t padded, float* scores, int64_t step)
+    int64_t kge_place(float score, float wanted)
+    int64_t kge_places(int64_t n, const float* scores, float wanted)
 
 #: Numbers of the models and losses, in the order of the enumerations in _kge.h.
 MODELS = {"complex": 0, "distmult": 1, "rescal": 2, "transe": 3}
@@ -129,7 +134,8 @@ cdef class Gradients:
     cdef int64_t* offsets
     cdef int32_t* row_of        # per key: its row, -1 for none
     cdef int32_t* uses          # per row: in how many places of the triples
-    cdef float* values
+    cdef float** vectors        # per row: its value, here or elsewhere
+    cdef float* values          # room for the values of all rows, one behind the other
     cdef float* gradients
     cdef float* masked
     cdef int32_t* subjects      # rows, per triple
@@ -151,6 +157,7 @@ cdef class Gradients:
         self.c.model, self.c.loss, self.c.norm = MODELS[model], LOSSES[loss], norm
         self.c.dim, self.c.padded, self.c.relation_length = dim, pad(dim), relation_length
         self.c.negatives, self.c.padded_negatives = negatives, pad(negatives)
+        self.c.score_step = self.c.padded_negatives | KGE_PANEL  # not a power of 2: columns would share a cache line
         self.c.margin = margin
         self.c.entity_dropout, self.c.relation_dropout = entity_dropout, relation_dropout
         self.reciprocal = reciprocal
@@ -175,6 +182,7 @@ cdef class Gradients:
         self.row_of = <int32_t*>allocate(self._num_keys(), sizeof(int32_t))
         memset(self.row_of, 0xFF, self._num_keys() * sizeof(int32_t))
         self.uses = <int32_t*>allocate(self.most_rows, sizeof(int32_t))
+        self.vectors = <float**>allocate(self.most_rows, sizeof(float*))
         self.values = <float*>allocate(2 * elements, sizeof(float))
         self.gradients = <float*>allocate(elements, sizeof(float))
         if self.c.relation_dropout > 0:
@@ -182,32 +190,33 @@ cdef class Gradients:
         return 0
 
     cdef int _allocate_work(self) except -1:
-        cdef int64_t n = self.most_triples, p = self.c.padded, k = self.c.padded_negatives
+        cdef int64_t n = self.most_triples, p = self.c.padded, k = self.c.padded_negatives, step = self.c.score_step
         self.subjects = <int32_t*>allocate(4 * n, sizeof(int32_t))
         self.relations, self.inverses = self.subjects + n, self.subjects + 2 * n
         self.objects = self.subjects + 3 * n
         self.negatives = <int32_t*>allocate(2 * self.c.negatives, sizeof(int32_t))
-        self.w.inputs = <float*>allocate(n * p, sizeof(float))
-        self.w.queries = <float*>allocate(n * p, sizeof(float))
-        self.w.query_gradients = <float*>allocate(n * p, sizeof(float))
-        self.w.distance_scores = <float*>allocate(n * max(p, k), sizeof(float))
         self.w.negatives = <float*>allocate(k * p, sizeof(float))
+        self.w.panels = <float*>allocate(k * p, sizeof(float))
+        self.w.transposed = <float*>allocate(k * p, sizeof(float))
         self.w.negative_gradients = <float*>allocate(k * p, sizeof(float))
-        self.w.scores = <float*>allocate(n * k, sizeof(float))
-        self.w.panel = <float*>allocate(KGE_DEPTH * KGE_PANEL, sizeof(float))
+        self.w.inputs = <float*>allocate(KGE_CHUNK * p, sizeof(float))
+        self.w.queries = <float*>allocate(KGE_CHUNK * p, sizeof(float))
+        self.w.query_gradients = <float*>allocate(KGE_CHUNK * p, sizeof(float))
+        self.w.scores = <float*>allocate(KGE_CHUNK * step, sizeof(float))
+        self.w.distance_scores = <float*>allocate(KGE_CHUNK * step, sizeof(float))
         self.w.room = <float*>allocate(2 * p, sizeof(float))
-        self.w.values, self.w.gradients, self.w.offsets = self.values, self.gradients, self.offsets
+        self.w.vectors, self.w.gradients, self.w.offsets = <const float**>self.vectors, self.gradients, self.offsets
         self.w.masked = self.masked
         return 0
 
     def __dealloc__(self):
         cdef void** memory = [
-            self.keys, self.offsets, self.row_of, self.uses, self.values, self.gradients, self.masked,
-            self.subjects, self.negatives, self.w.inputs, self.w.queries, self.w.query_gradients,
-            self.w.distance_scores, self.w.negatives, self.w.negative_gradients, self.w.scores, self.w.panel,
-            self.w.room]
+            self.keys, self.offsets, self.row_of, self.uses, self.vectors, self.values, self.gradients, self.masked,
+            self.subjects, self.negatives, self.w.negatives, self.w.panels, self.w.transposed,
+            self.w.negative_gradients, self.w.inputs, self.w.queries, self.w.query_gradients, self.w.scores,
+            self.w.distance_scores, self.w.room]
         cdef int i
-        for i in range(18):
+        for i in range(20):
             free(memory[i])
 
     # --- rows
@@ -219,6 +228,7 @@ cdef class Gradients:
             row = self.row_of[key] = <int32_t>self.count
             self.keys[row] = key
             self.uses[row] = 0
+            self.vectors[row] = self.values + 2 * self.offsets[row]
             self.offsets[row + 1] = self.offsets[row] + self._length(key)
             self.count += 1
         return row
@@ -254,9 +264,9 @@ cdef class Gradients:
 
     # --- the block
 
-    cdef double _compute(self, int64_t n, bint with_penalty) noexcept nogil:
+    cdef double _compute(self, int64_t n) noexcept nogil:
         """The gradients of the block's `n` triples; returns the sum of the losses of both sides."""
-        cdef double loss, penalty
+        cdef double loss
         memset(self.gradients, 0, self.offsets[self.count] * sizeof(float))
         self._mask_relations()
         loss = kge_side(&self.c, &self.w, KGE_OBJECT, n, self.subjects, self.relations, self.objects,
@@ -268,8 +278,7 @@ cdef class Gradients:
             loss += kge_side(&self.c, &self.w, KGE_SUBJECT, n, self.objects, self.relations, self.subjects,
                              self.negatives + self.c.negatives, self._next_state())
         self._mask_relation_gradients()
-        penalty = self._regularize()
-        return loss + penalty if with_penalty else loss
+        return loss
 
     cdef uint64_t _next_state(self) noexcept nogil:
         self.state += <uint64_t>0x9E3779B97F4A7C15
@@ -283,7 +292,7 @@ cdef class Gradients:
         for i in range(self.count):
             if self.keys[i] >= self.num_entities:
                 length = self.c.relation_length
-                memcpy(self.masked + self.offsets[i], self.values + 2 * self.offsets[i], length * sizeof(float))
+                memcpy(self.masked + self.offsets[i], self.vectors[i], length * sizeof(float))
                 kge_dropout(self.masked + self.offsets[i], length, self.c.relation_dropout, kge_mix(self.state + i))
 
     cdef void _mask_relation_gradients(self) noexcept nogil:
@@ -297,21 +306,25 @@ cdef class Gradients:
                 kge_dropout(self.gradients + self.offsets[i], self.c.relation_length, self.c.relation_dropout,
                             kge_mix(state + i))
 
-    cdef double _regularize(self) noexcept nogil:
-        cdef double penalty = 0
-        cdef int64_t i, length, half
-        cdef float n3, l2
-        cdef bint is_entity
+    cdef double _regularize(self, int64_t row) noexcept nogil:
+        """Adds the gradient of a row's penalty, and returns that."""
+        cdef bint is_entity = self.keys[row] < self.num_entities
+        cdef float n3 = self.uses[row] * (self.entity_n3 if is_entity else self.relation_n3)
+        cdef float l2 = self.uses[row] * (self.entity_l2 if is_entity else self.relation_l2)
+        cdef int64_t length = self._length(self.keys[row])
+        if n3 == 0 and l2 == 0:
+            return 0
+        return kge_regularize(self.vectors[row], self.gradients + self.offsets[row], length,
+                              length // 2 if self.c.model == KGE_COMPLEX else 0, n3, l2)
+
+    cdef double _step(self, int64_t n, float rate, bint in_place) noexcept nogil:
+        """Values become what is to be added to them, or with `in_place` what they then are; the loss of `n` triples."""
+        cdef int64_t i
+        cdef double loss = self._compute(n)
         for i in range(self.count):
-            is_entity = self.keys[i] < self.num_entities
-            n3 = self.entity_n3 if is_entity else self.relation_n3
-            l2 = self.entity_l2 if is_entity else self.relation_l2
-            if self.uses[i] and (n3 > 0 or l2 > 0):
-                length = self._length(self.keys[i])
-                half = length // 2 if self.c.model == KGE_COMPLEX else 0
-                penalty += kge_regularize(self.values + 2 * self.offsets[i], self.gradients + self.offsets[i],
-                                          length, half, self.uses[i] * n3, self.uses[i] * l2)
-        return penalty
+            self._regularize(i)
+            kge_adagrad(self.vectors[i], self.gradients + self.offsets[i], self._length(self.keys[i]), rate, in_place)
+        return loss
 
     cdef int _check_triples(self, const int64_t[:, ::1] triples) except -1:
         cdef int64_t i
@@ -353,8 +366,10 @@ cdef class Gradients:
         for i in range(self.count):
             is_entity = self.keys[i] < self.num_entities
             row = entities[self.keys[i]] if is_entity else relations[self.keys[i] - self.num_entities]
-            memcpy(self.values + 2 * self.offsets[i], &row[0], row.shape[0] * sizeof(float))
-        loss = self._compute(triples.shape[0], True)
+            memcpy(self.vectors[i], &row[0], row.shape[0] * sizeof(float))
+        loss = self._compute(triples.shape[0])
+        for i in range(self.count):
+            loss += self._regularize(i)
         results = np.zeros_like(entities), np.zeros_like(relations)
         for i in range(self.count):
             is_entity = self.keys[i] < self.num_entities
@@ -468,7 +483,7 @@ cdef class Trainer(Gradients):
     cdef int _use_first(self) except -1 nogil:
         cdef block_t* block = self.ring + self.first
         self._pull(block)
-        self.loss += self._step(block)
+        self.loss += self._step(block.num_triples, self.rate, False)
         self.triples += block.num_triples
         self.kv.push_keys(self.keys, self.count, self.values, NULL)
         self._forget_rows()
@@ -489,15 +504,6 @@ cdef class Trainer(Gradients):
             self.kv.wait_for(self.pulling)
             self.pulling = NULL
         return 0
-
-    cdef double _step(self, block_t* block) noexcept nogil:
-        """The values become what is to be pushed."""
-        cdef int64_t i
-        cdef double loss = self._compute(block.num_triples, False)
-        for i in range(self.count):
-            kge_adagrad(self.values + 2 * self.offsets[i], self.gradients + self.offsets[i],
-                        self._length(self.keys[i]), self.rate)
-        return loss
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------
@@ -550,31 +556,134 @@ def scores(str model, int norm, const float[:, ::1] queries, const float[:, ::1]
     """
     result = np.empty((queries.shape[0], entities.shape[0]), dtype=np.float32)
     cdef float[:, ::1] out = result
-    cdef float[::1] panel = np.empty(KGE_DEPTH * KGE_PANEL, dtype=np.float32)
+    cdef int64_t m = entities.shape[0], p = entities.shape[1]
+    cdef float[::1] panels = np.empty(max(m * p, 1), dtype=np.float32)
     cdef int number = MODELS[model]
-    _check(queries.shape[1] == entities.shape[1] and queries.shape[1] % KGE_PANEL == 0
-           and entities.shape[0] % KGE_PANEL == 0, "scores")
+    _check(queries.shape[1] == p and p % KGE_PANEL == 0 and m % KGE_PANEL == 0, "scores")
     if result.size:
         with nogil:
-            kge_scores(number, norm, queries.shape[0], &queries[0, 0], entities.shape[0], &entities[0, 0],
-                       entities.shape[1], &out[0, 0], entities.shape[0], &panel[0])
+            kge_pack_entities(m, &entities[0, 0], p, &panels[0])
+            kge_score_entities(number, norm, queries.shape[0], &queries[0, 0], m, &entities[0, 0], &panels[0], p,
+                               &out[0, 0], m)
     return result
 
 
 def pair_scores(str model, int norm, const float[:, ::1] queries, const float[:, ::1] entities):
     """The score of each query for one entity of its own, to the last bit as in `scores`; shape (n,)."""
-    result = np.empty(queries.shape[0], dtype=np.float32)
+    cdef int64_t first, i, n = queries.shape[0], p = queries.shape[1]
+    result = np.empty(n, dtype=np.float32)
     cdef float[::1] out = result
-    cdef float[::1] panel = np.empty(KGE_DEPTH * KGE_PANEL, dtype=np.float32)
-    cdef float[::1] room = np.empty(KGE_PANEL * (queries.shape[1] + 1), dtype=np.float32)
-    cdef int number = MODELS[model]
-    _check(queries.shape[0] == entities.shape[0] and queries.shape[1] == entities.shape[1]
-           and queries.shape[1] % KGE_PANEL == 0, "pair_scores")
-    if result.size:
-        with nogil:
-            kge_pair_scores(number, norm, queries.shape[0], &queries[0, 0], &entities[0, 0], queries.shape[1],
-                            &out[0], &room[0], &panel[0])
+    cdef float[:, ::1] some = np.zeros((KGE_PANEL, p), dtype=np.float32)
+    cdef float[:, ::1] each
+    _check(n == entities.shape[0] and p == entities.shape[1] and p % KGE_PANEL == 0, "pair_scores")
+    for first in range(0, n, KGE_PANEL):
+        some[: min(KGE_PANEL, n - first)] = entities[first : first + KGE_PANEL]
+        each = scores(model, norm, queries[first : first + KGE_PANEL], some)
+        for i in range(each.shape[0]):
+            out[first + i] = each[i, i]
     return result
+
+
+cdef enum:
+    RANKED_AT_ONCE = 512    # entities: their panels and a chunk's scores stay in the second-level cache
+
+
+cdef class Ranks:
+    """Ranks of the true entities of queries, from scores of entities that pass by in blocks, in ascending order.
+
+    Parameters
+    ----------
+    targets : array of int64, shape (n,)
+        The true entity of each query.
+    target_scores : array of float32, shape (n,)
+        Its score, as `pair_scores` has it.
+    rows, entities : arrays of int64, shape (m,)
+        Entity ``entities[i]`` is left out of the filtered rank of query ``rows[i]``; in ascending order.
+
+    Attributes
+    ----------
+    raw, filtered : arrays of float64, shape (n,)
+        From 1 on; entities with an equal score count half.
+
+    Notes
+    -----
+    A score that is no number counts as higher than all, that of a true entity as lower than all: a model that
+    has diverged must not look good.
+    """
+
+    cdef const int64_t[::1] targets
+    cdef const int64_t[::1] entities
+    cdef float[::1] wanted
+    cdef int64_t[::1] next              # per query: the first of `entities` that has not passed by
+    cdef const int64_t[::1] ends
+    cdef int64_t[::1] places            # per query: 2 for each entity that is before it, 1 for each beside it
+    cdef int64_t[::1] left_out          # the same of those that the filter leaves out
+
+    def __init__(self, targets, target_scores, rows, entities):
+        bounds = np.searchsorted(rows, np.arange(len(targets) + 1))
+        _check(len(targets) == len(target_scores) and len(entities) == len(rows), "Ranks")
+        self.targets, self.entities = (np.ascontiguousarray(array, np.int64) for array in (targets, entities))
+        self.wanted = np.nan_to_num(target_scores, nan=np.finfo(np.float32).min, posinf=np.inf,
+                                    neginf=-np.inf).astype(np.float32)
+        self.next, self.ends = bounds[:-1].copy(), bounds[1:]
+        self.places, self.left_out = np.zeros((2, len(targets)), np.int64)
+
+    @property
+    def raw(self):
+        return 1 + np.asarray(self.places) / 2
+
+    @property
+    def filtered(self):
+        return 1 + (np.asarray(self.places) - np.asarray(self.left_out)) / 2
+
+    def count(self, int64_t first, const float[:, :] scores):
+        """Take the scores (n, m) of entities `first` .. `first` + m - 1; a row's lie side by side."""
+        cdef int64_t i
+        _check(scores.shape[0] == self.targets.shape[0] and scores.strides[1] == sizeof(float), "Ranks.count")
+        with nogil:
+            for i in range(scores.shape[0]):
+                self._take(i, first, scores.shape[1], &scores[i, 0])
+
+    def score(self, str model, int norm, const float[:, ::1] queries, int64_t first, int64_t count,
+              const float[:, ::1] entities):
+        """Take `count` entities from `first` on, whose vectors are in the first rows of `entities`.
+
+        Shapes as in `scores`.
+        """
+        cdef int64_t m = entities.shape[0], p = entities.shape[1], begin = 0, size
+        cdef float[::1] room = np.empty(RANKED_AT_ONCE * p + KGE_CHUNK * RANKED_AT_ONCE, dtype=np.float32)
+        cdef int number = MODELS[model]
+        _check(queries.shape[0] == self.targets.shape[0] and queries.shape[1] == p and p % KGE_PANEL == 0
+               and m % KGE_PANEL == 0 and count <= m, "Ranks.score")
+        with nogil:
+            while begin < count:
+                size = min(<int64_t>RANKED_AT_ONCE, m - begin)
+                kge_pack_entities(size, &entities[begin, 0], p, &room[0])
+                self._score(number, norm, queries, first + begin, min(size, count - begin), size, &entities[begin, 0],
+                            &room[0], &room[RANKED_AT_ONCE * p])
+                begin += size
+
+    cdef void _score(self, int model, int norm, const float[:, ::1] queries, int64_t first, int64_t count,
+                     int64_t size, const float* entities, const float* panels, float* scores) noexcept nogil:
+        cdef int64_t begin = 0, i, some, p = queries.shape[1]
+        while begin < queries.shape[0]:
+            some = min(<int64_t>KGE_CHUNK, queries.shape[0] - begin)
+            kge_score_entities(model, norm, some, &queries[begin, 0], size, entities, panels, p, scores, size)
+            for i in range(some):
+                self._take(begin + i, first, count, scores + i * size)
+            begin += some
+
+    cdef void _take(self, int64_t query, int64_t first, int64_t count, const float* scores) noexcept nogil:
+        cdef float wanted = self.wanted[query]
+        cdef int64_t places = kge_places(count, scores, wanted), target = self.targets[query] - first
+        cdef int64_t end = first + count, at = self.next[query]
+        if 0 <= target < count:
+            places -= kge_place(scores[target], wanted)  # not ranked against itself
+        self.places[query] += places
+        while at < self.ends[query] and self.entities[at] < end:
+            self.left_out[query] += kge_place(scores[self.entities[at] - first], wanted)
+            at += 1
+        self.next[query] = at
 
 
 cdef int _check(bint good, str name) except -1:

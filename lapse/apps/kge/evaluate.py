@@ -21,7 +21,7 @@ from lapse.apps.kge.data import Known
 from lapse.apps.kge.models import Model
 
 #: Triples that are ranked while the entities pass by once, and entities that are scored at once.
-QUERY_ROWS, ENTITY_ROWS = 1024, 2048
+QUERY_ROWS, ENTITY_ROWS = 4096, 2048
 HITS = (1, 3, 10)
 #: The sums that ranks are reduced to, which can be added over workers.
 SUMS = 3 + len(HITS)
@@ -86,12 +86,10 @@ def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> t
     answers = [known.answers(triples, _COLUMNS[asked]) for asked in (_kernel.OBJECT, _kernel.SUBJECT)]
     rows = np.concatenate([answers[0][0], answers[1][0] + len(triples)])
     entities = np.concatenate([answers[0][1], answers[1][1]])
-
-    def score_block(first: int, block: np.ndarray) -> np.ndarray:
-        return _kernel.scores(model.name, model.norm, queries, block)[:, : min(ENTITY_ROWS, model.num_entities - first)]
-
-    blocks = ((first, score_block(first, block)) for first, block in entity_blocks(kv, model))
-    return count_ranks(blocks, targets, target_scores, rows, entities)
+    ranks = _kernel.Ranks(targets, target_scores, rows, entities)
+    for first, count, block in entity_blocks(kv, model):
+        ranks.score(model.name, model.norm, queries, first, count, block)
+    return ranks.filtered, ranks.raw
 
 
 def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tuple[np.ndarray, ...]:
@@ -109,46 +107,6 @@ def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tupl
     return queries, targets, scores
 
 
-def count_ranks(blocks: Iterator[tuple[int, np.ndarray]], targets: np.ndarray, target_scores: np.ndarray,
-                rows: np.ndarray, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Filtered and raw ranks, from scores that come in blocks of entities.
-
-    Parameters
-    ----------
-    blocks
-        Pairs (first entity, scores of shape (queries, entities of the block)); scores may be overwritten.
-    targets, target_scores
-        The true entity of each query, and its score.
-    rows, entities
-        Entity ``entities[i]`` is left out of the filtered rank of query ``rows[i]``.
-
-    Notes
-    -----
-    A score that is no number counts as higher than all, that of a true entity as lower than all: a model that
-    has diverged must not look good.
-    """
-    wanted = np.where(np.isnan(target_scores), np.finfo(np.float32).min, target_scores)[:, None]
-    raw = np.ones(len(targets))
-    filtered_out = np.zeros(len(targets))
-    for first, scores in blocks:
-        inside = (targets >= first) & (targets < first + scores.shape[1])
-        scores[np.isnan(scores)] = np.inf
-        scores[np.flatnonzero(inside), targets[inside] - first] = -np.inf  # not ranked against itself
-        raw += _places(scores, wanted).sum(axis=1)
-        here = (entities >= first) & (entities < first + scores.shape[1])
-        places = _places(scores[rows[here], entities[here] - first], wanted[rows[here], 0])
-        filtered_out += np.bincount(rows[here], weights=places, minlength=len(targets))
-    return raw - filtered_out, raw
-
-
-def _places(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """By how much each score worsens the rank of the wanted one: 1, or 1/2 for a tie."""
-    return 0.5 * (np.greater(scores, wanted).astype(np.float32) + np.greater_equal(scores, wanted))
-
-
-# --- pulling -----------------------------------------------------------------------------------------------------
-
-
 def pull_entities(kv: lapse.Worker, model: Model, entities: np.ndarray) -> np.ndarray:
     """Vectors of entities, each pulled once; shape (n, padded)."""
     unique, where = np.unique(entities, return_inverse=True)
@@ -164,13 +122,27 @@ def pull_vectors(kv: lapse.Worker, keys: np.ndarray) -> np.ndarray:
     return values[:, : values.shape[1] // 2]
 
 
-def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, np.ndarray]]:
-    """All entities' vectors, padded, a block at a time: pairs (first entity, vectors)."""
-    for first in range(0, model.num_entities, ENTITY_ROWS):
-        keys = np.arange(first, min(first + ENTITY_ROWS, model.num_entities))
-        block = np.zeros((_kernel.padded(len(keys)), _kernel.padded(model.dim)), dtype=np.float32)
-        block[: len(keys), : model.dim] = pull_vectors(kv, keys)
-        yield first, block
+def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, int, np.ndarray]]:
+    """All entities' vectors, a block at a time: first entity, how many, and their vectors, padded.
+
+    The next block is on its way when one is given out, which is written over then.
+    """
+    length = 2 * model.dim  # the sums of squares come along
+    block = np.zeros((ENTITY_ROWS, _kernel.padded(model.dim)), dtype=np.float32)
+    rooms = np.empty((2, ENTITY_ROWS * length), dtype=np.float32)
+    firsts = range(0, model.num_entities, ENTITY_ROWS)
+
+    def start(number: int) -> lapse.Operation:
+        keys = np.arange(firsts[number], min(firsts[number] + ENTITY_ROWS, model.num_entities))
+        return kv.pull(keys, rooms[number % 2, : len(keys) * length])
+
+    coming = start(0)
+    for number, first in enumerate(firsts):
+        values = coming.wait().reshape(-1, length)
+        if number + 1 < len(firsts):
+            coming = start(number + 1)
+        block[: len(values), : model.dim] = values[:, : model.dim]
+        yield first, len(values), block
 
 
 # --- a rule to compare with --------------------------------------------------------------------------------------
@@ -195,10 +167,10 @@ def _rule_sums(train, triples, known: Known, num_entities: int, column: int) -> 
         asked = triples[triples[:, 1] == relation]
         for first in range(0, len(asked), QUERY_ROWS):
             part = asked[first : first + QUERY_ROWS]
-            scores = np.repeat(counts[None], len(part), axis=0)
             targets = part[:, column]
-            total += sum_up(count_ranks(iter([(0, scores)]), targets, counts[targets],
-                                        *known.answers(part, column))[0])
+            ranks = _kernel.Ranks(targets, counts[targets], *known.answers(part, column))
+            ranks.count(0, np.broadcast_to(counts, (len(part), num_entities)))
+            total += sum_up(ranks.filtered)
     return total
 
 
@@ -210,8 +182,8 @@ def complete(kv: lapse.Worker, model: Model, known: Known, subject: int, relatio
     """The entities with the highest scores as objects of a subject and a relation, unknown ones only."""
     triple = np.array([[subject, relation, subject]])
     queries = ask(kv, model, triple, _kernel.OBJECT)[0]
-    scores = np.concatenate([_kernel.scores(model.name, model.norm, queries, block)[0]
-                             for _, block in entity_blocks(kv, model)])[: model.num_entities]
+    scores = np.concatenate([_kernel.scores(model.name, model.norm, queries, block)[0, :count]
+                             for _, count, block in entity_blocks(kv, model)])
     scores[known.answers(triple, 2)[1]] = -np.inf
     best = (int(entity) for entity in np.argsort(-scores, kind="stable") if accept(int(entity)))
     return [entity for entity, _ in zip(best, range(most), strict=False)]
