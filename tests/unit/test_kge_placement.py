@@ -137,6 +137,14 @@ def test_what_is_used_most_is_replicated():
         assert len(alone.replicated_keys) == 0
 
 
+def test_where_all_ranks_share_memory_everything_is_local():
+    args = options()
+    chosen = placement.decide(args, model_of(args), graph(), 4, sharing=4)
+    assert len(chosen.replicated_keys) == 0 and not chosen.localize and chosen.sampling.scheme == "naive"
+    args = options("--replicate", 2)  # who asks for it gets it
+    assert len(placement.decide(args, model_of(args), graph(), 4, sharing=4).replicated_keys) == 2
+
+
 @pytest.mark.parametrize("management, num_entities, scheme", [
     ("classic", 100, "naive"), ("lapse", 100, "preloc"), ("lapse2", 100, "preloc"), ("lapse2", 100_000, "local")])
 def test_each_management_has_a_sampling_scheme(management, num_entities, scheme):

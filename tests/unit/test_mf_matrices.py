@@ -182,10 +182,10 @@ class Ranks:
         total[:] = 2 * mine
 
 
-def decide(*given):
+def decide(*given, sharing=1):
     args = options(*given)
     share = synthetic.make_share(Recipe(200, 100, 5000))
-    return placement.decide(Ranks(), args, assemble(share), 6), args
+    return placement.decide(Ranks(), args, assemble(share), 6, sharing), args
 
 
 @pytest.mark.parametrize("algorithm", ["dsgd", "columnwise", "plain"])
@@ -200,6 +200,11 @@ def test_what_moves_and_what_is_replicated(management, algorithm):
     assert chosen.replicated_keys(200).tolist() == (200 + np.flatnonzero(chosen.is_replicated)).tolist()
     assert (chosen.lookahead > 0) == (chosen.moves and shares)
     assert (chosen.replication.max_pending is not None) == (replicated > 0)
+
+
+def test_where_all_ranks_share_memory_nothing_moves():
+    chosen, _ = decide("--algorithm", "plain", sharing=Ranks.size)
+    assert not chosen.moves and not chosen.localize.any() and not chosen.is_replicated.any()
 
 
 def test_the_hottest_columns_are_replicated():

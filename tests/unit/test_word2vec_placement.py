@@ -45,6 +45,8 @@ def test_each_management_has_a_sampling_scheme(management, scheme):
 
 def test_few_words_are_not_drawn_among_those_of_the_text_at_hand():
     assert placement.choose_scheme(options(), VOCABULARY, 8) == "preloc"
+    assert placement.choose_scheme(options(), VOCABULARY, 8, sharing=8) == "naive"
+    assert placement.choose_scheme(options("--sampling-scheme", "pool"), VOCABULARY, 8, sharing=8) == "pool"
     assert placement.choose_scheme(options("--sampling-scheme", "local"), VOCABULARY, 8) == "local"
 
 

@@ -73,27 +73,31 @@ class Usage:
         return self.positive + self.sampled * (1 - self.positive / self.blocks)
 
 
-def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: int) -> Placement:
-    """The same on all ranks, by the options and the training triples."""
-    several = ranks > 1
+def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: int,
+           sharing: int = 1) -> Placement:
+    """The same on all ranks, by the options and the training triples. `sharing` ranks share memory."""
+    apart = sharing < ranks  # where all ranks share memory, every value is local to all
     usage = expect_usage(args, model, train)
-    scheme = choose_scheme(args, model, usage, ranks)
+    scheme = choose_scheme(args, model, usage, ranks, sharing)
     replicated, replication = np.empty(0, np.int64), lapse.Replication()
-    if args.management == "lapse2" and several:
-        replicated = choose_replicated(args, model, usage, scheme, ranks)
+    if args.management == "lapse2" and (apart or args.replicate and ranks > 1):
+        replicated = choose_replicated(args, model, usage, scheme, ranks, sharing)
         replication = pace(args, usage, replicated, ranks)
-    localize = args.management != "classic" and several
+    localize = args.management != "classic" and apart
     sampling = lapse.Sampling(scheme, lapse.Uniform(0, model.num_entities), reuse=args.sampling_reuse,
                               postpone=args.sampling_postpone)
     return Placement(replicated, localize, args.lookahead if localize else 0, sampling, replication)
 
 
-def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: int) -> str:
+def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: int, sharing: int = 1) -> str:
     """How negatives are drawn."""
-    scheme = args.sampling_scheme or SCHEMES[args.management]
+    if args.sampling_scheme:
+        return args.sampling_scheme
+    if sharing == ranks:  # all are local: a scheme can gain nothing
+        return "naive"
+    scheme = SCHEMES[args.management]
     entities_of_a_block = usage.positive[: model.num_entities].sum() / usage.blocks
-    if not args.sampling_scheme and scheme == "local" and ranks > 1 and (
-            model.num_entities < LEAST_LOCAL_BLOCKS * entities_of_a_block * ranks):
+    if scheme == "local" and model.num_entities < LEAST_LOCAL_BLOCKS * entities_of_a_block * ranks / sharing:
         return "preloc"
     return scheme
 
@@ -112,7 +116,8 @@ def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> U
     return Usage(positive, sampled, blocks, len(train))
 
 
-def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, scheme: str, ranks: int) -> np.ndarray:
+def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, scheme: str, ranks: int,
+                      sharing: int = 1) -> np.ndarray:
     """The keys to replicate, sorted.
 
     Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local one,
@@ -124,7 +129,7 @@ def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage, sche
         return np.sort(np.argsort(-counts, kind="stable")[: args.replicate])
     rounds = max(usage.triples / args.sync_triples, 1)
     return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=value_lengths(model),
-                                  memory=MEMORY)
+                                  memory=MEMORY, sharing=sharing)
 
 
 def value_lengths(model: Model) -> np.ndarray:

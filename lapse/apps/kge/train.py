@@ -137,7 +137,7 @@ def make_plan(comm, args: argparse.Namespace, dataset: Dataset) -> Plan:
     """Decide what is decided once for all epochs. Collective."""
     model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities),
                   len(dataset.relations))
-    chosen = placement.decide(args, model, dataset.train, comm.size)
+    chosen = placement.decide(args, model, dataset.train, comm.size, lapse.sharing_ranks(comm))
     if len(chosen.replicated_keys):
         log.info("%s of %s values are replicated, a round at least every %s triples of all ranks",
                  f"{len(chosen.replicated_keys):,}", f"{model.num_keys:,}", f"{args.sync_triples:,}")

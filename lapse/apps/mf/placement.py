@@ -50,18 +50,18 @@ class Placement:
         return num_rows + np.flatnonzero(self.is_replicated)
 
 
-def decide(comm, args: argparse.Namespace, matrix: Matrix, length: int) -> Placement:
+def decide(comm, args: argparse.Namespace, matrix: Matrix, length: int, sharing: int = 1) -> Placement:
     """The same on all ranks, by the options and the ratings. Collective.
 
-    `length` is that of a value.
+    `length` is that of a value; `sharing` ranks share memory.
     """
-    moves = args.management != "classic" and comm.size > 1
+    moves = args.management != "classic" and sharing < comm.size  # else every value is local to all
     shares_columns = args.algorithm != "dsgd"
     replicated = np.zeros(matrix.num_columns, np.uint8)
     replication = lapse.Replication()
-    if args.management == "lapse2" and moves and shares_columns:
+    if args.management == "lapse2" and shares_columns and (moves or args.replicate and comm.size > 1):
         uses = count_uses(comm, matrix, args.batch, args.algorithm)
-        replicated[choose_replicated(args, matrix, uses, comm.size, length)] = 1
+        replicated[choose_replicated(args, matrix, uses, comm.size, length, sharing)] = 1
         replication = pace(args, matrix, uses, replicated, comm.size)
     ahead = moves and shares_columns
     return Placement(replicated, (1 - replicated) * np.uint8(ahead), moves, args.lookahead if ahead else 0, replication)
@@ -92,13 +92,14 @@ def expected_batches(counts: np.ndarray, batch: int, algorithm: str) -> np.ndarr
 
 
 def choose_replicated(args: argparse.Namespace, matrix: Matrix, uses: np.ndarray, ranks: int,
-                      length: int) -> np.ndarray:
+                      length: int, sharing: int = 1) -> np.ndarray:
     """The columns to replicate: those for which it costs less, or as many as `--replicate` says."""
     if args.replicate is not None:
         return np.argsort(-uses, kind="stable")[:args.replicate]
     rounds = max(matrix.num_training / ratings_per_round(args, matrix, ranks), 1)
     everything = np.concatenate([np.zeros(matrix.num_rows), uses])  # replicas may take a part of the size of all values
-    return lapse.choose_hot_spots(everything, ranks=ranks, rounds=rounds, value_lengths=length) - matrix.num_rows
+    hot = lapse.choose_hot_spots(everything, ranks=ranks, rounds=rounds, value_lengths=length, sharing=sharing)
+    return hot - matrix.num_rows
 
 
 def ratings_per_round(args: argparse.Namespace, matrix: Matrix, ranks: int) -> int:

@@ -150,7 +150,8 @@ def make_plan(comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
     model = Model(rank=args.rank, biases=not args.no_biases, adagrad=args.step == "adagrad", mean=ratings.mean,
                   low=ratings.low, high=ratings.high, regularization=args.regularization,
                   bias_regularization=args.bias_regularization)
-    chosen = _base.collectively(comm, placement.decide, comm, args, ratings, model.length)
+    sharing = lapse.sharing_ranks(comm)
+    chosen = _base.collectively(comm, placement.decide, comm, args, ratings, model.length, sharing)
     if replicated := int(chosen.is_replicated.sum()):
         log.info("%s of %s columns are replicated, a round at least every %s ratings of all ranks", f"{replicated:,}",
                  f"{ratings.num_columns:,}", f"{placement.ratings_per_round(args, ratings, comm.size):,}")

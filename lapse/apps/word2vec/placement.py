@@ -96,16 +96,17 @@ class Usage:
 
 def decide(comm, args: argparse.Namespace, text) -> Placement:
     """The same on all ranks, by the options and the text (a `text.Text`). Collective."""
-    several = comm.size > 1
-    scheme = choose_scheme(args, text.vocabulary, comm.size)
-    localize = args.management != "classic" and several
+    sharing = lapse.sharing_ranks(comm)
+    apart = sharing < comm.size  # where all ranks share memory, every vector is local to all
+    scheme = choose_scheme(args, text.vocabulary, comm.size, sharing)
+    localize = args.management != "classic" and apart
     is_replicated = np.zeros(2 * len(text.vocabulary), dtype=np.uint8)
     replication, block_units = lapse.Replication(), 1
-    if args.management == "lapse2" and several:
+    if args.management == "lapse2" and (apart or args.replicate and comm.size > 1):
         usage = survey_usage(comm, args, text)
-        is_replicated[choose_replicated(args, usage, scheme, comm.size)] = 1
+        is_replicated[choose_replicated(args, usage, scheme, comm.size, sharing)] = 1
         replication = pace(args, usage, is_replicated, comm.size)
-        block_units = choose_block(args, usage, is_replicated)
+        block_units = choose_block(args, usage, is_replicated) if apart else 1
     return Placement(
         is_replicated,
         localize,
@@ -116,10 +117,14 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
     )
 
 
-def choose_scheme(args: argparse.Namespace, vocabulary: Vocabulary, ranks: int) -> str:
+def choose_scheme(args: argparse.Namespace, vocabulary: Vocabulary, ranks: int, sharing: int = 1) -> str:
     """How negatives are drawn."""
-    scheme = args.sampling_scheme or SCHEMES[args.management]
-    if not args.sampling_scheme and scheme == "local" and len(vocabulary) < LEAST_LOCAL_WORDS * ranks:
+    if args.sampling_scheme:
+        return args.sampling_scheme
+    if sharing == ranks:  # all are local: a scheme can gain nothing
+        return "naive"
+    scheme = SCHEMES[args.management]
+    if scheme == "local" and len(vocabulary) < LEAST_LOCAL_WORDS * ranks / sharing:
         return "preloc"
     return scheme
 
@@ -175,7 +180,8 @@ def count_part(counter: Counter, blocks: Iterable[Block]) -> int:
     return read
 
 
-def choose_replicated(args: argparse.Namespace, usage: Usage, scheme: str, ranks: int) -> np.ndarray:
+def choose_replicated(args: argparse.Namespace, usage: Usage, scheme: str, ranks: int,
+                      sharing: int = 1) -> np.ndarray:
     """The keys to replicate.
 
     Negatives count as uses where their scheme moves or pulls them from elsewhere: not in the local
@@ -186,7 +192,7 @@ def choose_replicated(args: argparse.Namespace, usage: Usage, scheme: str, ranks
     if args.replicate is not None:
         return np.argsort(-counts, kind="stable")[:args.replicate]
     rounds = max(usage.words / args.sync_words, 1)
-    return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=args.dim)
+    return lapse.choose_hot_spots(counts, ranks=ranks, rounds=rounds, value_lengths=args.dim, sharing=sharing)
 
 
 def choose_block(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarray) -> int:
