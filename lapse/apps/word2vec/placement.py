@@ -1,7 +1,8 @@
 """Which technique manages which vector: what is replicated, relocated ahead, or stays at home.
 
 Decided before the server exists, from the text: a trial run over a part of it counts in how many
-units each vector is used.
+units each vector is used. Where all ranks share memory, nothing needs to be near: every vector is
+used where it is, unless ``--replicate`` or ``--sampling-scheme`` ask for something else.
 """
 
 from __future__ import annotations
