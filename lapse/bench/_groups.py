@@ -18,6 +18,7 @@ from lapse.bench._timing import Sample
 #: In the order in which they are run.
 MODULES = (
     "lapse.bench.local",
+    "lapse.bench.kge",
 )
 
 #: When a job is run: also in the smoke version, in a normal run, only when everything is asked for.

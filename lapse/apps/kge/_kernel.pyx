@@ -506,6 +506,72 @@ cdef class Trainer(Gradients):
         return 0
 
 
+cdef class ArrayTrainer(Gradients):
+    """The same training on arrays in memory, without a server: what the server's cost is compared with.
+
+    Several threads may train the same arrays, each with a trainer of its own, as if nobody else did (Niu, Recht, Re,
+    Wright: *Hogwild!*, NIPS 2011).
+
+    Parameters
+    ----------
+    entities, relations : arrays of float32, shape (n, 2 * length)
+        Vectors and sums of squares, as in a server's values; changed.
+    rate
+        Learning rate.
+    **parameters
+        Those of `Gradients`; `seed` is that of the negatives too.
+
+    Attributes
+    ----------
+    triples, loss
+        Triples so far, and the sum of the losses of both sides.
+    """
+
+    cdef float[:, ::1] entities
+    cdef float[:, ::1] relation_values
+    cdef float rate
+    cdef uint64_t draws
+    cdef key_t* sampled
+
+    cdef readonly int64_t triples
+    cdef readonly double loss
+
+    def __init__(self, float[:, ::1] entities, float[:, ::1] relations, *, double rate, **parameters):
+        if (entities.shape[0], entities.shape[1]) != (self.num_entities, 2 * self.c.dim) or (
+                relations.shape[0] + self.num_entities != self._num_keys()
+                or relations.shape[1] != 2 * self.c.relation_length):
+            raise ValueError("the arrays do not have the shapes that the model's sizes ask for")
+        self.entities, self.relation_values, self.rate = entities, relations, rate
+        self.draws = kge_mix(self.state)
+        self.sampled = <key_t*>allocate(2 * self.c.negatives, sizeof(key_t))
+
+    def __dealloc__(self):
+        free(self.sampled)
+
+    def train(self, const int64_t[:, ::1] triples):
+        """Train a block of triples (shape (n, 3))."""
+        self._check_triples(triples)
+        if triples.shape[0]:
+            with nogil:
+                self._train(&triples[0, 0], triples.shape[0])
+
+    cdef void _train(self, const int64_t* triples, int64_t n) noexcept nogil:
+        cdef int64_t i
+        for i in range(2 * self.c.negatives):
+            self.draws += <uint64_t>0x9E3779B97F4A7C15
+            self.sampled[i] = <key_t>((kge_mix(self.draws) >> 33) * <uint64_t>self.num_entities >> 31)
+        self._add_triples(triples, n)
+        self._add_negatives(self.sampled)
+        for i in range(self.count):
+            if self.keys[i] < self.num_entities:
+                self.vectors[i] = &self.entities[self.keys[i], 0]
+            else:
+                self.vectors[i] = &self.relation_values[self.keys[i] - self.num_entities, 0]
+        self.loss += self._step(n, self.rate, True)
+        self.triples += n
+        self._forget_rows()
+
+
 # --- evaluation ------------------------------------------------------------------------------------------------
 
 

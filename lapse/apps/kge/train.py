@@ -221,15 +221,21 @@ def learning_rate(args: argparse.Namespace, epoch: int) -> float:
 
 def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     """The kernel for one worker and one epoch."""
-    args, chosen, model = plan.args, plan.placement, plan.model
+    args, chosen = plan.args, plan.placement
     seed = np.random.SeedSequence((args.seed, epoch, kv.id, DROPOUT)).generate_state(1, np.uint64)[0]
-    return Trainer(
-        kv, rate=learning_rate(args, epoch), localize=chosen.localize, lookahead=chosen.lookahead,
+    return Trainer(kv, rate=learning_rate(args, epoch), localize=chosen.localize, lookahead=chosen.lookahead,
+                   **kernel_options(plan, int(seed)))
+
+
+def kernel_options(plan: Plan, seed: int) -> dict:
+    """What `_kernel.Gradients` wants to know."""
+    args, model = plan.args, plan.model
+    return dict(
         model=model.name, loss=args.loss, dim=model.dim, relation_length=model.relation_length,
         num_entities=model.num_entities, num_relations=model.num_relations, reciprocal=model.reciprocal,
         block=args.batch_size, negatives=args.num_negs_per_pos, norm=model.norm, margin=args.margin,
         entity_dropout=args.entity_dropout, relation_dropout=args.relation_dropout, entity_n3=args.entity_n3,
-        entity_l2=args.entity_l2, relation_n3=args.relation_n3, relation_l2=args.relation_l2, seed=int(seed))
+        entity_l2=args.entity_l2, relation_n3=args.relation_n3, relation_l2=args.relation_l2, seed=seed)
 
 
 class Best:
