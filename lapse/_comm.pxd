@@ -116,6 +116,7 @@ cdef class Comm:
     cdef void ring_seats(self) noexcept nogil
     cdef void loop(self) noexcept nogil
     cdef bint drive_once(self) noexcept nogil
+    cdef bint goes_on_looking(self, int idle) noexcept nogil
     cdef bint drive_as_thread(self) noexcept nogil
     cdef void judge_ring(self, int64_t time) noexcept nogil
     cdef void sleep(self) noexcept nogil
