@@ -352,7 +352,8 @@ cdef class Worker:
         """Ask for keys to be moved to this rank.
 
         When the operation is done each key has arrived here once: access is local until another
-        rank asks for it. Keys that are here already count as arrived.
+        rank asks for it. Keys that are here already count as arrived, as do those of a rank of this host that shares
+        memory: they are as near, and stay where they are.
 
         Parameters
         ----------
