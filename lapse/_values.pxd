@@ -19,26 +19,35 @@ cdef extern from *:
     /* Values lie at multiples of 4 bytes in messages, also those of 8 bytes each. */
     typedef float lapse_float __attribute__((may_alias));
     typedef double lapse_double __attribute__((aligned(4), may_alias));
+    /* Each kernel once for any processor and once for those with AVX2, chosen when the module is loaded: by gcc, where
+       the C library can do that (musl cannot). Only what adds, or multiplies, element by element: its results are the
+       same to the last bit whichever is chosen, as replicas on different processors must be. So no FMA either, which
+       AVX-512 brings along; and with it rows that are not aligned to 64 bytes are no faster. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+    #define LAPSE_KERNEL __attribute__((target_clones("avx2", "default"), unused)) static
+    #else
+    #define LAPSE_KERNEL static inline
+    #endif
     #define LAPSE_FOR_EACH_TYPE(DO) DO(float, lapse_float) DO(double, lapse_double)
     #define LAPSE_ARITHMETIC(NAME, TYPE) \
-    static inline void lapse_add_##NAME(void *value, const void *update, size_t bytes) { \
+    LAPSE_KERNEL void lapse_add_##NAME(void *value, const void *update, size_t bytes) { \
         TYPE *restrict v = value; \
         const TYPE *restrict u = update; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] += u[i]; \
     } \
     /* first and second += update */ \
-    static inline void lapse_add_twice_##NAME(void *first, void *second, const void *update, size_t bytes) { \
+    LAPSE_KERNEL void lapse_add_twice_##NAME(void *first, void *second, const void *update, size_t bytes) { \
         TYPE *restrict a = first, *restrict b = second; \
         const TYPE *restrict u = update; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) { a[i] += u[i]; b[i] += u[i]; } \
     } \
     /* sum = first + second */ \
-    static inline void lapse_sum_##NAME(void *sum, const void *first, const void *second, size_t bytes) { \
+    LAPSE_KERNEL void lapse_sum_##NAME(void *sum, const void *first, const void *second, size_t bytes) { \
         TYPE *restrict s = sum; \
         const TYPE *restrict a = first, *restrict b = second; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) s[i] = a[i] + b[i]; \
     } \
-    static inline void lapse_scale_##NAME(void *value, double factor, size_t bytes) { \
+    LAPSE_KERNEL void lapse_scale_##NAME(void *value, double factor, size_t bytes) { \
         TYPE *restrict v = value; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] = (TYPE)(v[i] * factor); \
     } \
