@@ -19,6 +19,7 @@ from lapse.bench._timing import Sample
 MODULES = (
     "lapse.bench.local",
     "lapse.bench.kge",
+    "lapse.bench.mf",
 )
 
 #: When a job is run: also in the smoke version, in a normal run, only when everything is asked for.

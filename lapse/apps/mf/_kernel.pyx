@@ -18,6 +18,9 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from lapse cimport Worker, key_t, operation_t
 
+cdef extern from "lapse/apps/_vector.h":    # included by the next one; named, so that its changes are seen
+    pass
+
 cdef extern from "_mf.h" nogil:
     ctypedef struct mf_model:
         int rank, biases, length
@@ -149,6 +152,63 @@ cdef class Model:
         return 0
 
 
+cdef enum:
+    GATHERED_AT_ONCE = 1024     # ratings that are put in order before they are trained
+
+
+cdef class ArrayTrainer:
+    """The same training on an array in memory, without a server: what the server's cost is compared with.
+
+    Parameters
+    ----------
+    model
+        A `Model`.
+    values : array of float32, shape (rows and columns, length)
+        Rows' values, then columns'; changed. Threads may share it, as in DSGD.
+    rows, columns : arrays of int32
+        Per rating: which of `values` belong to it.
+    ratings : array of float32
+    """
+
+    cdef Model model
+    cdef float[:, ::1] values
+    cdef const int32_t[::1] rows
+    cdef const int32_t[::1] columns
+    cdef const float[::1] ratings
+
+    def __init__(self, Model model, float[:, ::1] values, const int32_t[::1] rows, const int32_t[::1] columns,
+                 const float[::1] ratings):
+        model._check(values, rows, columns, ratings)
+        self.model, self.values, self.rows, self.columns, self.ratings = model, values, rows, columns, ratings
+
+    def train(self, const int64_t[::1] order, float rate):
+        """Train the ratings of the numbers in `order`, one after the other."""
+        cdef int64_t begin = 0, size
+        check_order(order, self.ratings.shape[0])
+        with nogil:
+            while begin < order.shape[0]:
+                size = min(<int64_t>GATHERED_AT_ONCE, <int64_t>order.shape[0] - begin)
+                self._train(&order[begin], size, rate)
+                begin += size
+
+    cdef void _train(self, const int64_t* order, int64_t size, float rate) noexcept nogil:
+        cdef int32_t[GATHERED_AT_ONCE] rows, columns
+        cdef float[GATHERED_AT_ONCE] ratings
+        cdef int64_t i
+        for i in range(size):
+            rows[i], columns[i] = self.rows[order[i]], self.columns[order[i]]
+            ratings[i] = self.ratings[order[i]]
+        self.model.step(&self.values[0, 0], rows, columns, ratings, size, rate)
+
+
+cdef int check_order(const int64_t[::1] order, int64_t ratings) except -1:
+    cdef int64_t i
+    for i in range(order.shape[0]):
+        if not 0 <= order[i] < ratings:
+            raise IndexError(f"rating {order[i]} of {ratings}")
+    return 0
+
+
 cdef class Trainer:
     """Trains and evaluates one worker's ratings.
 
@@ -278,7 +338,7 @@ cdef class Trainer:
             The learning rate.
         """
         cdef int64_t begin = 0, size
-        self._check_order(order)
+        check_order(order, self.ratings.shape[0])
         try:
             with nogil:
                 while begin < order.shape[0]:
@@ -317,13 +377,6 @@ cdef class Trainer:
             self._settle()
             raise
         return sums.squares, sums.clipped_squares, sums.penalty
-
-    cdef int _check_order(self, const int64_t[::1] order) except -1:
-        cdef int64_t i
-        for i in range(order.shape[0]):
-            if not 0 <= order[i] < self.ratings.shape[0]:
-                raise IndexError(f"rating {order[i]} of {self.ratings.shape[0]}")
-        return 0
 
     cdef void _settle(self):
         """After an error: nothing may write into our memory any more when it is freed."""
