@@ -101,6 +101,7 @@ class Host:
             places = group.allgather(self.place)
             problem = self._join(group, places, store, siblings) if group.size > 1 else None
         finally:
+            store.hide()
             group.Free()
         if problem is None:
             return places
@@ -117,7 +118,6 @@ class Host:
         hints = None
         if problem is None:
             hints, problem = _share_new(group, store.hint_bytes)
-        store.hide()
         if problem is None:
             store.join(self.place, dict(zip(places, segments)), hints, siblings)
         return problem
