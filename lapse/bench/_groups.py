@@ -18,6 +18,10 @@ from lapse.bench._timing import Sample
 #: In the order in which they are run.
 MODULES = (
     "lapse.bench.local",
+    "lapse.bench.siblings",
+    "lapse.bench.replication",
+    "lapse.bench.sampling",
+    "lapse.bench.memory",
     "lapse.bench.kge",
     "lapse.bench.mf",
 )
@@ -118,6 +122,8 @@ class Context:
             As in `Row`.
         measured, reference
             Two samples of the same rounds, or two numbers, in the unit given.
+
+        In a quick run there are no targets: its figures mean nothing.
         """
         ratio = quartiles = None
         if isinstance(measured, Sample) and isinstance(reference, Sample):
@@ -127,8 +133,8 @@ class Context:
         base = reference.median if isinstance(reference, Sample) else float(reference)
         if ratio is None and base:
             ratio = value / base
-        return Row(self.group.name, name, dict(parameters), value, unit, base, reference_name, ratio, quartiles, target,
-                   max(self.ranks, 1), workers, note)
+        return Row(self.group.name, name, dict(parameters), value, unit, base, reference_name, ratio, quartiles,
+                   None if self.quick else target, max(self.ranks, 1), workers, note)
 
 
 def load() -> dict[str, Group]:

@@ -44,6 +44,33 @@ def access(Worker kv, int kind, const key_t[::1] keys, Py_ssize_t batch, float[:
     return begin, now()
 
 
+def sample(Worker kv, Py_ssize_t count, Py_ssize_t prepared, key_t[::1] keys, float[:, ::1] values):
+    """Draw `count` keys and read their values: samples of `prepared` keys, each prepared before the last one is pulled.
+
+    Parameters
+    ----------
+    count
+        A multiple of `prepared`, which is a multiple of the batch.
+    keys, values
+        Where every batch is written to: shapes (batch,) and (batch, length).
+    """
+    cdef operation_t* operation = NULL
+    cdef Py_ssize_t batch = keys.shape[0], first, i
+    cdef int64_t begin, current, following
+    with nogil:
+        begin = now()
+        following = kv.prepare_sample_of(prepared)
+        for first in range(count // prepared):
+            current = following
+            following = kv.prepare_sample_of(prepared)
+            for i in range(prepared // batch):
+                kv.pull_sample_of(current, batch, &keys[0], &values[0, 0], &operation)
+                kv.wait_for(operation)
+            kv.finish_sample_of(current)
+        kv.finish_sample_of(following)
+    return begin, now()
+
+
 def copy_rows(const float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, float[:, ::1] out):
     """Copy `count` rows from `first` on, one after another, around the end of the table, again and again into `out`."""
     cdef Py_ssize_t i, rows = table.shape[0], batch = out.shape[0]
