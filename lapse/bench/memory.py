@@ -37,10 +37,10 @@ def resident_bytes() -> int:
 def _measure_bytes(context: Context, num_keys: int, lengths: str, written: bool) -> Row:
     import lapse
 
-    given, values = _lengths(num_keys, lengths)
-    with lapse.Server(10, 4):  # what every first server allocates once
-        pass
+    with lapse.Server(10, _lengths(10, lengths)[0]) as server, server.worker() as kv:
+        _write_all(server, kv)  # what every first server allocates once
     before = resident_bytes()
+    given, values = _lengths(num_keys, lengths)
     with lapse.Server(num_keys, given) as server, server.worker() as kv:
         del given
         if written:
