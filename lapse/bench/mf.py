@@ -142,7 +142,7 @@ def train_share(worker: int, barrier: threading.Barrier, plan, values, epoch: in
     trainer = ArrayTrainer(plan.model, values, part.rows + first, part.columns + matrix.num_rows, part.values)
     square = schedule.LatinSquare(matrix.column_counts, plan.args.workers, plan.args.seed, epoch)
     rng = schedule.stream(plan.args.seed, epoch, worker, schedule.ORDER)
-    for order in square.orders(worker, part.columns, rng):
+    for order in square.orders(worker, part.rows, part.columns, plan.args.batch, rng):
         barrier.wait()
         trainer.train(order, 0.001)
 

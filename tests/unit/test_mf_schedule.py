@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapse.apps.mf import schedule
+from lapse.apps.mf import _kernel, schedule
 from lapse.apps.mf.schedule import LatinSquare
 
 WORKERS = [1, 2, 3, 4, 7, 16, 30]
@@ -31,11 +31,38 @@ def test_no_two_workers_train_a_column_in_the_same_sub_epoch(workers):
     orders = []
     for worker, columns in enumerate(shares):
         square = LatinSquare(counts(), workers, 1, 5)
-        orders.append(square.orders(worker, columns, rng))
+        orders.append(square.orders(worker, rng.integers(0, 9, 50).astype(np.int32), columns, 1000, rng))
         assert sorted(np.concatenate(orders[-1])) == list(range(50))
     for sub_epoch in range(workers):
         used = [set(columns[order[sub_epoch]]) for columns, order in zip(shares, orders)]
         assert sum(map(len, used)) == len(set().union(*used))
+
+
+def test_rows_of_a_large_block_come_in_groups():
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, 100, 4000).astype(np.int32), rng.integers(0, 20, 4000).astype(np.int32)
+    square = LatinSquare(np.bincount(columns), 2, 1, 0)
+    for order in square.orders(0, rows, columns, 500, rng):
+        used = [set(rows[order[i : i + 500]]) for i in range(0, len(order), 500)]
+        assert len(used) >= 3 and all(len(some) <= 75 for some in used)  # a fourth, or two groups at a border
+        assert not used[0] & used[-1]
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(0, 2**64 - 1))
+def test_shuffled_items_stay_in_their_groups(groups, seed):
+    groups = np.array(groups, np.int32)
+    order, ends = _kernel.shuffle(groups, 5, seed)
+    assert sorted(order) == list(range(len(groups)))
+    assert (np.diff(groups[order]) >= 0).all()
+    assert ends.tolist() == np.cumsum(np.bincount(groups, minlength=5)).tolist()
+
+
+def test_shuffled_items_are_anywhere_in_their_group():
+    places = [_kernel.shuffle(np.zeros(4, np.int32), 1, seed)[0].tolist() for seed in range(4000)]
+    counts = np.array([np.bincount(column, minlength=4) for column in zip(*places, strict=True)])
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+    with pytest.raises(IndexError):
+        _kernel.shuffle(np.array([1], np.int32), 1, 0)
 
 
 def test_blocks_differ_from_epoch_to_epoch_and_agree_between_workers():

@@ -11,12 +11,14 @@ always reads its own updates, and where no two workers share a key, as in DSGD, 
 under every management technique.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from lapse cimport Worker, key_t, operation_t
+
+import numpy as np
 
 cdef extern from "lapse/apps/_vector.h":    # included by the next one; named, so that its changes are seen
     pass
@@ -34,6 +36,7 @@ cdef extern from "_mf.h" nogil:
     void mf_evaluate(const mf_model* m, const float* values, const int32_t* rows, const int32_t* columns,
                      const float* ratings, int64_t count, mf_sums* sums)
     void mf_subtract(float* new_values, const float* old_values, int64_t n)
+    void mf_shuffle(const int32_t* groups, int64_t n, int64_t num_groups, uint64_t state, int64_t* order, int64_t* ends)
 
 
 cdef struct batch_t:
@@ -484,3 +487,32 @@ cdef int64_t now() noexcept nogil:
     cdef timespec time
     clock_gettime(CLOCK_MONOTONIC, &time)
     return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
+
+
+def shuffle(const int32_t[::1] groups, int64_t num_groups, uint64_t seed):
+    """Put items in order: group by group, at random inside each.
+
+    Parameters
+    ----------
+    groups : array of int32, shape (n,)
+        Each item's, from 0 to below `num_groups`; n below 2^32.
+    seed
+        Of the random order.
+
+    Returns
+    -------
+    order : array of int64, shape (n,)
+        Numbers of items.
+    ends : array of int64, shape (num_groups,)
+        Where each group ends in `order`.
+    """
+    cdef int64_t i, n = groups.shape[0]
+    for i in range(n):
+        if not 0 <= groups[i] < num_groups:
+            raise IndexError(f"item {i} is of group {groups[i]} of {num_groups}")
+    order, ends = np.empty(n, np.int64), np.zeros(num_groups, np.int64)
+    cdef int64_t[::1] order_view = order, ends_view = ends
+    if n:
+        with nogil:
+            mf_shuffle(&groups[0], n, num_groups, seed, &order_view[0], &ends_view[0])
+    return order, ends

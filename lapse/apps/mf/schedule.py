@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lapse.apps.mf._kernel import shuffle
+
 #: Purposes of random streams.
 BLOCKS, ORDER = range(2)
 #: In place of a worker's number: what all workers must choose alike.
@@ -48,13 +50,21 @@ class LatinSquare:
         """
         return (worker + self._start + sub_epoch) % self.workers
 
-    def orders(self, worker: int, columns: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """The numbers of a worker's ratings for each sub-epoch, in random order; `columns` are the ratings'."""
-        blocks = self.block_of[columns]
-        by_block = np.argsort(blocks, kind="stable")
-        ends = np.cumsum(np.bincount(blocks, minlength=self.workers))
-        parts = np.split(by_block, ends[:-1])
-        return [rng.permutation(parts[self.block(worker, sub_epoch)]) for sub_epoch in range(self.workers)]
+    def orders(self, worker: int, rows: np.ndarray, columns: np.ndarray, batch: int,
+               rng: np.random.Generator) -> list[np.ndarray]:
+        """The numbers of a worker's ratings for each sub-epoch; `rows` and `columns` are the ratings'.
+
+        Where a block has more ratings than `batch`, its rows are dealt at random into groups with about so many, and
+        one group follows the other: a batch has the rows of its group only, each of them often, and pulls fewer keys
+        than as many ratings from everywhere. Inside a group the order is random.
+        """
+        groups = max(round(len(rows) / self.workers / batch), 1)
+        counts = np.bincount(rows, minlength=1)
+        group_of = cut_evenly(counts, groups, rng.permutation(len(counts)))
+        turn_of = (np.arange(self.workers) - worker - self._start) % self.workers  # when the worker has each block
+        number = (groups * turn_of[self.block_of[columns]] + group_of[rows]).astype(np.int32)
+        order, ends = shuffle(number, groups * self.workers, int(rng.integers(2**63)))
+        return np.split(order, ends[groups - 1 : -1 : groups])
 
 
 def cut_evenly(counts: np.ndarray, parts: int, order: np.ndarray | None = None) -> np.ndarray:

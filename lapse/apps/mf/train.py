@@ -283,7 +283,7 @@ def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, pa
     """DSGD: in each sub-epoch the worker's ratings in a block of columns that nobody else uses."""
     square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
     rng = schedule.stream(plan.args.seed, epoch, kv.id, schedule.ORDER)
-    for order in square.orders(kv.id, part.columns, rng):
+    for order in square.orders(kv.id, part.rows, part.columns, plan.args.batch, rng):
         # the barrier between sub-epochs, at which all agree whether there is another
         if kv.allreduce(int(training.should_stop()), op="max"):
             break
