@@ -83,7 +83,7 @@ def test_identifiers_of_modules(tmp_path):
     (tmp_path / "pkg").mkdir()
     for name, text in (("a.py", "x = y.z\nx = x"), ("pkg/__init__.py", "x.z"), ("b.py", "z(x)"), ("bad.py", "def")):
         (tmp_path / name).write_text(text)
-    share = read_share(Source("m", stdlib_matrix.gather(tmp_path, least=3)))
+    share = read_share(Source("m", stdlib_matrix.gather(tmp_path, least=3).encode()))
     assert sorted(share.row_ids) == ["a", "b", "pkg"]
     assert sorted(share.column_ids) == ["x", "z"]  # y is in one module only
     values = {(share.row_ids[r], share.column_ids[c]): v for r, c, v in zip(share.rows, share.columns, share.values)}

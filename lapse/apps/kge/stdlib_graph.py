@@ -35,15 +35,13 @@ import re
 import shutil
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from lapse.apps._base import AppError
+from lapse.apps._stdlib import cache_folder, interpreter_name, library_folder, parse_source, source_files
 from lapse.apps.kge.data import SPLITS, Dataset
-from lapse.apps.word2vec.stdlib_corpus import cache_folder, cache_name, library_folder, source_files
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +69,7 @@ def standard_graph() -> Path:
 
     Where the cache folder cannot be written, a temporary one is used, which lives as long as this process.
     """
-    stem = cache_name().removeprefix("python-documentation-").rpartition("-v")[0]
-    folder = cache_folder() / f"python-knowledge-graph-{stem}-v{FORMAT_VERSION}"
+    folder = cache_folder() / f"python-knowledge-graph-{interpreter_name()}-v{FORMAT_VERSION}"
     if all((folder / f"{split}.txt").is_file() for split in SPLITS):
         log.info("reading the graph of the standard library gathered earlier: %s", folder)
         return folder
@@ -169,9 +166,9 @@ def _parse_all(folder: Path) -> Iterator[tuple[str, ast.Module]]:
             parts.pop()
         if not parts or not all(part.isidentifier() for part in parts):
             continue
-        with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in other people's strings
-            yield ".".join(parts), ast.parse(path.read_bytes())
+        tree = parse_source(path)
+        if tree is not None:
+            yield ".".join(parts), tree
 
 
 class _Names:

@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import ast
 import math
-import warnings
 from collections import Counter
 from pathlib import Path
 
-from lapse.apps.word2vec.stdlib_corpus import StrippedPythonError, library_folder, source_files
+from lapse.apps._stdlib import (
+    StrippedPythonError,
+    cached,
+    interpreter_name,
+    library_folder,
+    parse_source,
+    source_files,
+)
 
 #: Identifiers that fewer modules use tell nothing about a module.
 MIN_MODULES = 3
 #: With fewer modules than this, the interpreter has no sources worth training on.
 LEAST_MODULES = 50
 NAME = "identifiers of the standard library"
+#: Part of the cached file's name: raise it whenever the matrix would come out differently.
+FORMAT_VERSION = 1
 
 
-def gather(folder: Path | None = None, least: int = LEAST_MODULES) -> bytes:
+def standard_matrix() -> bytes:
+    """The lines of `gather`, from the cache where they are there."""
+    return cached(f"python-identifiers-{interpreter_name()}-v{FORMAT_VERSION}.tsv", gather, f"the {NAME}").read_bytes()
+
+
+def gather(folder: Path | None = None, least: int = LEAST_MODULES) -> str:
     """Count identifiers of all modules under `folder` (default: the standard library).
 
     Returns
     -------
-    bytes
+    str
         Lines ``module<tab>identifier<tab>log(1 + count)``, as `data` reads them.
     """
     folder = library_folder() if folder is None else folder
@@ -38,7 +51,7 @@ def gather(folder: Path | None = None, least: int = LEAST_MODULES) -> bytes:
     return "".join(
         f"{module}\t{name}\t{math.log1p(count):.6f}\n"
         for module, found in counts.items() for name, count in sorted(found.items())
-        if modules_of[name] >= MIN_MODULES).encode()
+        if modules_of[name] >= MIN_MODULES)
 
 
 def module_name(path: Path, folder: Path) -> str:
@@ -49,11 +62,8 @@ def module_name(path: Path, folder: Path) -> str:
 
 def identifiers(path: Path) -> Counter:
     """How often a file uses each name and attribute; none where it does not parse."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in other people's strings
-            tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse_source(path)
+    if tree is None:
         return Counter()
     return Counter(node.id if isinstance(node, ast.Name) else node.attr
                    for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute)))

@@ -117,7 +117,7 @@ def locate(comm, ratings: str) -> data.Source:
     if Path(STDLIB).exists():
         log.warning("--ratings %s takes the standard library, not the file here of that name: write ./%s for that one",
                     STDLIB, STDLIB)
-    return data.Source(stdlib_matrix.NAME, _base.on_rank_0(comm, stdlib_matrix.gather))
+    return data.Source(stdlib_matrix.NAME, _base.on_rank_0(comm, stdlib_matrix.standard_matrix))
 
 
 def read(comm, source: data.Source) -> data.Share:
