@@ -143,6 +143,7 @@ def test_known_answers(triples):
     for column in (0, 2):
         rows, entities = known.answers(array, column)
         found = {(int(row), int(entity)) for row, entity in zip(rows, entities, strict=True)}
+        assert len(found) == len(rows)  # also where a triple is given twice
         expected = {(i, other[column]) for i, triple in enumerate(triples) for other in triples
                     if other[1] == triple[1] and other[2 - column] == triple[2 - column]
                     and other[column] != triple[column]}

@@ -186,8 +186,10 @@ class Known:
         for asked_column, given_column in ((0, 2), (2, 0)):
             pairs = self._number(triples[:, given_column], triples[:, 1])
             order = np.lexsort((triples[:, asked_column], pairs))
-            self._pairs[asked_column] = pairs[order]
-            self._entities[asked_column] = triples[order, asked_column]
+            pairs, entities = pairs[order], triples[order, asked_column]
+            first = np.ones(len(pairs), bool)  # a triple that is given twice counts once
+            first[1:] = (pairs[1:] != pairs[:-1]) | (entities[1:] != entities[:-1])
+            self._pairs[asked_column], self._entities[asked_column] = pairs[first], entities[first]
 
     def _number(self, entities: np.ndarray, relations: np.ndarray) -> np.ndarray:
         return entities * self._num_relations + relations

@@ -40,7 +40,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lapse.apps._base import AppError
-from lapse.apps._stdlib import cache_folder, interpreter_name, library_folder, parse_source, source_files
+from lapse.apps._stdlib import (
+    cache_folder,
+    interpreter_name,
+    library_folder,
+    parse_source,
+    source_files,
+)
 from lapse.apps.kge.data import SPLITS, Dataset
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from lapse.apps._training import Training
 from lapse.apps.kge import data, evaluate, output, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
-from lapse.apps.kge.evaluate import Quality
 from lapse.apps.kge.models import Model
 from lapse.apps.kge.placement import Placement
 

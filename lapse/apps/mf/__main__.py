@@ -114,7 +114,8 @@ def add_schedule_options(system) -> None:
                              "of a column one after the other, columns in random order; plain: all ratings in random "
                              "order (default: %(default)s)")
     system.add_argument("--batch", type=_base.positive_int, metavar="N",
-                        help="ratings between a pull of their parameters and a push of the changes (default: dsgd: "
+                        help="ratings between a pull of their parameters and a push of the changes; in dsgd, those of a "
+                             "random group of rows, where a block has more (default: dsgd: "
                              f"{BATCH['dsgd']}, otherwise {BATCH['plain']})")
     system.add_argument("--lookahead", type=_base.natural_int, default=DEFAULT_LOOKAHEAD, metavar="N",
                         help="columnwise, plain: how many batches ahead columns are localized (default: %(default)s)")
