@@ -52,6 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
                             "Ji et al. 2016, so that fewer vectors are read and written; pair: each pair has its "
                             "own, as in Mikolov et al. 2013: two to three times as slow, and no better by the "
                             "objective on held-out text (default: %(default)s)")
+    model.add_argument("--negative-reuse", type=_base.positive_int, metavar="N",
+                       help="how many centre words of a unit have the same random words (or pairs, with "
+                            "--negatives-per pair). More save copies of vectors, and did not change the objective "
+                            "up to 8 (default: 4 where all ranks share memory, else 1)")
     model.add_argument("--alpha", type=_base.positive_float, default=0.025, metavar="X",
                        help="learning rate at the start (default: %(default)s)")
     model.add_argument("--min-alpha", type=_base.positive_float, default=1e-4, metavar="X",
@@ -59,12 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
     system, output = _base.add_shared_options(parser, epochs=5, dim=100)
     output.add_argument("--binary", action="store_true",
                         help="write the vectors in word2vec's binary format")
-    system.add_argument("--unit", type=_base.positive_int, default=DEFAULT_UNIT, metavar="N",
+    system.add_argument("--unit", type=_base.positive_int, metavar="N",
                         help="pairs that are trained between a pull of their parameters and a push "
-                             "of the changes (default: %(default)s)")
+                             "of the changes (default: 640 where all ranks share memory, else 160)")
     system.add_argument("--block", type=_base.positive_int, metavar="N",
                         help="lapse2: units for which vectors that are not replicated are localized, "
-                             "pulled and pushed together (default: up to 24, as long as none of them "
+                             "pulled and pushed together (default: up to 10, as long as none of them "
                              "is used often)")
     system.add_argument("--lookahead", type=_base.natural_int, default=DEFAULT_LOOKAHEAD,
                         metavar="N",
@@ -98,9 +102,6 @@ def add_replication_options(parser: argparse.ArgumentParser) -> None:
                           "long (default: %(default)s)")
 
 
-#: Enough to spread the cost of a call over many keys; small enough that the rows stay in the
-#: second-level cache, and that workers see each other's updates soon.
-DEFAULT_UNIT = 160
 #: Enough to hide the time a key needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 1
 #: Summed updates that were computed from older values make frequent words' vectors diverge: every

@@ -203,9 +203,11 @@ cdef class Pairs:
         Two numbers: for subsampling and windows.
     shares_negatives
         Whether the pairs of a centre word have the same negatives, or each pair its own.
+    negative_reuse
+        How many groups of a unit, far from each other, have the same negatives.
     """
 
-    cdef int window, width, block_units, ring_size
+    cdef int window, width, block_units, ring_size, negative_reuse
     cdef bint shares_negatives
     cdef bint rows_are_keys     # for those who need no rows of their own: no key is looked up
     cdef const uint32_t[::1] keep
@@ -222,9 +224,10 @@ cdef class Pairs:
     cdef int64_t kept_size
 
     def __cinit__(self, *_, int window, int negative, const uint32_t[::1] keep, const uint8_t[::1] is_replicated,
-                  int unit_pairs, int block_units, int lookahead, seeds, bint shares_negatives=True, **others):
-        if window < 1 or negative < 0 or block_units < 1 or lookahead < 0:
-            raise ValueError("window and block_units are at least 1, negative and lookahead at least 0")
+                  int unit_pairs, int block_units, int lookahead, seeds, bint shares_negatives=True,
+                  int negative_reuse=1, **others):
+        if window < 1 or negative < 0 or block_units < 1 or lookahead < 0 or negative_reuse < 1:
+            raise ValueError("window, block_units and negative_reuse are at least 1, negative and lookahead at least 0")
         if is_replicated.shape[0] != 2 * keep.shape[0]:
             raise ValueError(f"is_replicated has {is_replicated.shape[0]} keys, but {keep.shape[0]} words have "
                              f"{2 * keep.shape[0]}")
@@ -232,7 +235,7 @@ cdef class Pairs:
         self.keep, self.num_words, self.is_replicated = keep, keep.shape[0], is_replicated
         self.subsample_state, self.window_state = seeds
         self.block_units = block_units
-        self.shares_negatives = shares_negatives
+        self.shares_negatives, self.negative_reuse = shares_negatives, negative_reuse
         self.max_pairs = max(unit_pairs, 2 * window)
         self.most_unit_keys = min(self.max_pairs * (1 + self.width), <int64_t>is_replicated.shape[0])
         self.most_block_keys = min(self.most_unit_keys * block_units, <int64_t>is_replicated.shape[0])
@@ -377,12 +380,19 @@ cdef class Pairs:
             unit.num_groups += 1
             pairs -= size
 
+    cdef inline int64_t num_sets(self, const unit_t* unit) noexcept nogil:
+        """How many times as many negatives as a group has are drawn for a unit."""
+        return (unit.num_groups + self.negative_reuse - 1) // self.negative_reuse
+
     cdef void place_outputs(self, block_t* block, unit_t* unit, const key_t* negatives, int32_t* outputs) noexcept nogil:
         """The rows of each group's outputs, one group after the other; a negative that is the word itself is left out."""
-        cdef int64_t group
+        cdef int64_t group, num_sets = self.num_sets(unit)
         cdef int i
         cdef int32_t* end
+        cdef const key_t* first = negatives
         for group in range(unit.num_groups):
+            if group % num_sets == 0:
+                negatives = first
             outputs[0] = unit.centres[group]
             end = outputs + 1
             for i in range(self.width - 1):
@@ -465,7 +475,7 @@ cdef class Counter(Pairs):
     cdef int64_t[::1] counts
     cdef readonly int64_t units
     cdef readonly int64_t pairs
-    cdef readonly int64_t groups
+    cdef readonly int64_t sets      # of negatives
 
     def __init__(self, *, int64_t[::1] counts, **parameters):
         self.counts = counts
@@ -486,7 +496,7 @@ cdef class Counter(Pairs):
         for unit in range(block.num_units):
             self.units += 1
             self.pairs += block.units[unit].num_pairs
-            self.groups += block.units[unit].num_groups
+            self.sets += self.num_sets(&block.units[unit])
         return 0
 
 
@@ -583,7 +593,7 @@ cdef class Trainer(Pairs):
 
     cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
         if self.negative:
-            unit.sample = self.kv.prepare_sample_of(unit.num_groups * self.negative)
+            unit.sample = self.kv.prepare_sample_of(self.num_sets(unit) * self.negative)
         return 0
 
     cdef int block_is_complete(self, block_t* block) except -1 nogil:
@@ -610,7 +620,7 @@ cdef class Trainer(Pairs):
     cdef int _place_negatives(self, block_t* block, unit_t* unit) except -1 nogil:
         """Choose the unit's negatives and give each its row, which may be one that is there already."""
         if self.negative:
-            self.kv.choose_sample_of(unit.sample, unit.num_groups * self.negative, self.sampled)
+            self.kv.choose_sample_of(unit.sample, self.num_sets(unit) * self.negative, self.sampled)
             self.kv.finish_sample_of(unit.sample)
         self.place_outputs(block, unit, self.sampled, self.outputs)
         return 0
@@ -726,7 +736,7 @@ cdef class PlainTrainer(Pairs):
         return 0
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
-        draw_keys(&self.distribution.c, self.generator.c, self.sampled, unit.num_groups * self.negative)
+        draw_keys(&self.distribution.c, self.generator.c, self.sampled, self.num_sets(unit) * self.negative)
         self.place_outputs(NULL, unit, self.sampled, self.outputs)
         self.loss += sgns_train(&self.table[0, 0], unit.groups, unit.num_groups, unit.inputs, self.outputs,
                                 <int>self.table.shape[1], unit.alpha, True, &self.scratch)

@@ -23,8 +23,15 @@ log = logging.getLogger(__name__)
 
 #: Words of each rank's text that the trial run goes through.
 TRIAL_WORDS = 50_000
+#: Pairs of a unit where vectors come from elsewhere: enough to spread the cost of a call over many keys, few
+#: enough that workers see each other's updates soon.
+UNIT = 160
+#: Where all are at hand there is no other cost than copying them, the less often the more pairs share a copy.
+NEAR_UNIT = 640
+#: There most of the copies are those of negatives.
+NEAR_REUSE = 4
 #: Units of a block, at most: enough that few messages are sent; with more, others take more keys away before their turn.
-MOST_UNITS = 24
+MOST_UNITS = 10
 #: How negatives are drawn where `--sampling-scheme` does not say.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Where a rank can expect to own fewer words than these, most of them are those of the text at hand: to draw
@@ -44,6 +51,8 @@ class Placement:
 
     Attributes
     ----------
+    some_are_far
+        Whether there are ranks that do not share memory.
     is_replicated
         Per key, uint8.
     localize
@@ -56,6 +65,7 @@ class Placement:
         For the server.
     """
 
+    some_are_far: bool
     is_replicated: np.ndarray
     localize: bool
     block_units: int
@@ -109,6 +119,7 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
         replication = pace(args, usage, is_replicated, comm.size)
         block_units = choose_block(args, usage, is_replicated) if apart else 1
     return Placement(
+        some_are_far,
         is_replicated,
         localize,
         block_units=block_units,
@@ -151,22 +162,23 @@ def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
     counter = Counter(counts=counts, **pair_options(args, text.vocabulary), block_units=1, lookahead=0,
                       is_replicated=np.zeros(len(counts), dtype=np.uint8), seeds=(args.seed, comm.rank))
     words = count_part(counter, text.blocks(comm.rank * args.workers))
-    mine = np.append(counts, (counter.units, counter.groups, words)).astype(np.float64)
+    mine = np.append(counts, (counter.units, counter.sets, words)).astype(np.float64)
     everything = np.empty_like(mine)
     comm.Allreduce(mine, everything)
-    counts, (units, groups, words) = everything[:-3], everything[-3:]
+    counts, (units, sets, words) = everything[:-3], everything[-3:]
     scale = text.words / max(words, 1)
-    draws = args.negative * groups / max(units, 1)
+    draws = args.negative * sets / max(units, 1)
     weights = noise(text.vocabulary)
     sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
     return Usage(scale * counts, scale * sampled, scale * units, text.words)
 
 
-def pair_options(args: argparse.Namespace, vocabulary: Vocabulary) -> dict:
+def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, some_are_far: bool = True) -> dict:
     """What the kernel needs to make pairs."""
-    return dict(window=args.window, negative=args.negative, unit_pairs=args.unit,
-                shares_negatives=args.negatives_per == "word",
-                keep=vocabulary.keep_thresholds(args.sample))
+    unit, reuse = (UNIT, 1) if some_are_far else (NEAR_UNIT, NEAR_REUSE)
+    return {"window": args.window, "negative": args.negative, "unit_pairs": args.unit or unit,
+            "keep": vocabulary.keep_thresholds(args.sample), "shares_negatives": args.negatives_per == "word",
+            "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1)}
 
 
 def count_part(counter: Counter, blocks: Iterable[Block]) -> int:

@@ -173,8 +173,13 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     return Trainer(
         kv, dim=args.dim, localize=chosen.localize, slow_down=args.slow_down,
         is_replicated=chosen.is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
-        seeds=[_stream(args.seed, epoch, kv.id, p) for p in (SUBSAMPLING, WINDOWS)],
-        **placement.pair_options(args, plan.text.vocabulary))
+        seeds=stream_seeds(args, epoch, kv.id),
+        **placement.pair_options(args, plan.text.vocabulary, chosen.some_are_far))
+
+
+def stream_seeds(args: argparse.Namespace, epoch: int, worker: int) -> list[int]:
+    """Of the kernel's random streams."""
+    return [_stream(args.seed, epoch, worker, purpose) for purpose in (SUBSAMPLING, WINDOWS)]
 
 
 def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:
