@@ -24,6 +24,7 @@ MODULES = (
     "lapse.bench.memory",
     "lapse.bench.kge",
     "lapse.bench.mf",
+    "lapse.bench.word2vec",
 )
 
 #: When a job is run: also in the smoke version, in a normal run, only when everything is asked for.

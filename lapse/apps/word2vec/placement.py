@@ -51,7 +51,7 @@ class Placement:
 
     Attributes
     ----------
-    some_are_far
+    apart
         Whether there are ranks that do not share memory.
     is_replicated
         Per key, uint8.
@@ -65,7 +65,7 @@ class Placement:
         For the server.
     """
 
-    some_are_far: bool
+    apart: bool
     is_replicated: np.ndarray
     localize: bool
     block_units: int
@@ -119,7 +119,7 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
         replication = pace(args, usage, is_replicated, comm.size)
         block_units = choose_block(args, usage, is_replicated) if apart else 1
     return Placement(
-        some_are_far,
+        apart,
         is_replicated,
         localize,
         block_units=block_units,
@@ -173,9 +173,9 @@ def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
     return Usage(scale * counts, scale * sampled, scale * units, text.words)
 
 
-def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, some_are_far: bool = True) -> dict:
+def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, apart: bool = True) -> dict:
     """What the kernel needs to make pairs."""
-    unit, reuse = (UNIT, 1) if some_are_far else (NEAR_UNIT, NEAR_REUSE)
+    unit, reuse = (UNIT, 1) if apart else (NEAR_UNIT, NEAR_REUSE)
     return {"window": args.window, "negative": args.negative, "unit_pairs": args.unit or unit,
             "keep": vocabulary.keep_thresholds(args.sample), "shares_negatives": args.negatives_per == "word",
             "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1)}

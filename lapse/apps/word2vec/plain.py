@@ -13,7 +13,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -50,25 +49,24 @@ class Run:
         self._table = Table(0, 2 * words, placement.noise(text.vocabulary))
         self._generators = [Generator(args.seed, worker, 1) for worker in range(args.workers)]
 
-    def epochs(self) -> Iterator[tuple[float, float]]:
-        """Train; yields the seconds and the loss of each epoch."""
-        for epoch in range(self._args.epochs):
-            trainers = [self._trainer(epoch, worker) for worker in range(self._args.workers)]
-            threads = [threading.Thread(target=self._train, args=(trainer, epoch, worker))
-                       for worker, trainer in enumerate(trainers)]
-            start = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            seconds = time.perf_counter() - start
-            yield seconds, sum(each.loss for each in trainers) / max(sum(each.pairs for each in trainers), 1)
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Train once over the text; the seconds and the loss."""
+        trainers = [self._trainer(epoch, worker) for worker in range(self._args.workers)]
+        threads = [threading.Thread(target=self._train, args=(trainer, epoch, worker))
+                   for worker, trainer in enumerate(trainers)]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - start
+        return seconds, sum(each.loss for each in trainers) / max(sum(each.pairs for each in trainers), 1)
 
     def _trainer(self, epoch: int, worker: int) -> PlainTrainer:
         return PlainTrainer(
             self.vectors, self._table, self._generators[worker], block_units=1, lookahead=0,
             is_replicated=np.zeros(len(self.vectors), np.uint8), seeds=train.stream_seeds(self._args, epoch, worker),
-            **placement.pair_options(self._args, self._text.vocabulary, some_are_far=False))
+            **placement.pair_options(self._args, self._text.vocabulary, apart=False))
 
     def _train(self, trainer: PlainTrainer, epoch: int, worker: int) -> None:
         schedule = train.Schedule(self._args, self._text.share_words[worker], epoch)
@@ -87,8 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     path = os.fspath(args.corpus or stdlib_corpus.standard_corpus())
     run = Run(args, survey(MPI.COMM_SELF, path, args.workers, args.min_count))
     seconds, losses = [], []
-    for spent, loss in run.epochs():
-        print(f"epoch {len(seconds) + 1}: {spent:.3f} s, loss {loss:.4f}", flush=True)
+    for epoch in range(args.epochs):
+        spent, loss = run.train_epoch(epoch)
+        print(f"epoch {epoch + 1}: {spent:.3f} s, loss {loss:.4f}", flush=True)
         seconds.append(spent)
         losses.append(loss)
     print("RESULT " + json.dumps({"app": "word2vec.plain", "workers": args.workers, "epochs": args.epochs,
