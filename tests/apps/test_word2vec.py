@@ -60,7 +60,8 @@ def test_one_worker_repeats_itself(topics):
 
 def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL))
+    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL,
+                               env={"LAPSE_SHARED_MEMORY": "0"}))
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[1]["loss"] < lines[0]["loss"]

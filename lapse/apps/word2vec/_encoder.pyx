@@ -50,6 +50,7 @@ cdef class Encoder:
             for word in words:
                 self._learn(word.encode("utf-8"))
             self.learns = False
+            self.num_ids = self.total = 0  # the words themselves are no text
 
     def __dealloc__(self):
         free(self.letters)
