@@ -109,6 +109,8 @@ cdef class Comm:
     cdef int64_t longest_sleep(self) noexcept nogil
     cdef void give_way(self, int64_t time) noexcept nogil
     cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil
+    cdef void sleep_at_bell(self, doorbell_t* doorbell, seat_t* seat, uint32_t heard, uint32_t heard_at_door,
+                            int64_t length) noexcept nogil
     cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
     cdef void leave(self, seat_t* seat) noexcept nogil
     cdef void ring_thread(self) noexcept nogil
@@ -117,9 +119,11 @@ cdef class Comm:
     cdef void loop(self) noexcept nogil
     cdef bint drive_once(self) noexcept nogil
     cdef bint goes_on_looking(self, int idle) noexcept nogil
+    cdef void look_later(self, int idle) noexcept nogil
     cdef bint drive_as_thread(self) noexcept nogil
     cdef void judge_ring(self, int64_t time) noexcept nogil
     cdef void sleep(self) noexcept nogil
+    cdef int64_t idle_sleep(self, int64_t quiet_for) noexcept nogil
     cdef bint at_end(self) noexcept nogil
     cdef bint told(self) noexcept nogil
     cdef void withdraw_receives(self) noexcept nogil

@@ -42,14 +42,18 @@ cdef int64_t SECOND = 1000000000
 # Timed sleeps are dear on virtual machines: shorter ones than these cost a computing neighbour more than they gain.
 cdef int64_t LONG_SLEEP = 2 * MILLISECOND
 cdef int64_t SHORT_SLEEP = 200 * MICROSECOND
-cdef int64_t WAITER_SLEEP = 500 * MICROSECOND
+cdef int64_t FAR_SLEEP = 50 * MICROSECOND       # of a worker whose answer comes from another host: no bell wakes it
+cdef int64_t QUIET_SLEEP = 5 * MILLISECOND      # while nothing has been sent or received for
+cdef int64_t QUIET_AFTER = 50 * MILLISECOND
 cdef int64_t FLUSH_AFTER = 50 * MICROSECOND     # what is older is sent by the next call
 # A yield beside a thread that computes costs its whole time slice; after one the waiter sleeps on its bell for a while.
 cdef int64_t SLOW_YIELD = 300 * MICROSECOND
 cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
 cdef int64_t YIELDS_FOR = 2 * MILLISECOND     # without news; who waits longer need not be quick, and sleeps
 cdef int64_t MOST_YIELD_PENALTY = 640 * MILLISECOND
-cdef int64_t LINGER = 60 * MICROSECOND          # more than a journey there and back over TCP
+cdef int64_t TRAFFIC_LATELY = 10 * MILLISECOND
+cdef long PRECISE = 1000
+cdef int64_t LINGER = 100 * MICROSECOND         # more than a journey there and back over TCP
 cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that does not notice it
 
 
@@ -57,13 +61,17 @@ cdef extern from *:
     r"""
     #if defined(__linux__)
     #include <sys/prctl.h>
-    /* Of this thread. The usual slack of 50 us lengthens a sleep of 200 us by a quarter. */
-    static inline void lapse_sleep_precisely(void) { prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); }
+    /* By how much sleeps of this thread may be lengthened, which is 50 us as a rule; returns what it was. */
+    static inline long lapse_timer_slack(long nanoseconds) {
+        long before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+        prctl(PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0);
+        return before;
+    }
     #else
-    static inline void lapse_sleep_precisely(void) {}
+    static inline long lapse_timer_slack(long nanoseconds) { return nanoseconds; }
     #endif
     """
-    void sleep_precisely "lapse_sleep_precisely"() noexcept nogil
+    long set_timer_slack "lapse_timer_slack"(long nanoseconds) noexcept nogil
 
 
 cdef struct peer_t:
@@ -194,6 +202,8 @@ cdef class Comm:
             self.seats[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
+        if self.has_far_ranks:
+            self.patience = 20  # each look asks the system
         self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
         self.records_together = <uint32_t>max(LEAST_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
         self.lonely = LONELY
@@ -517,7 +527,9 @@ cdef class Comm:
 
     cdef inline int64_t longest_sleep(self) noexcept nogil:
         # Where every rank can ring, a sleep need not end by itself.
-        return WAITER_SLEEP if self.has_far_ranks else LONG_SLEEP
+        if not self.has_far_ranks:
+            return LONG_SLEEP
+        return FAR_SLEEP if now() - self.traffic_at < TRAFFIC_LATELY else SHORT_SLEEP
 
     cdef void give_way(self, int64_t time) noexcept nogil:
         """Yield. Where that took long some other thread computes: waiters of this rank sleep for a while instead."""
@@ -533,6 +545,13 @@ cdef class Comm:
     cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil:
         """Sleep until there may be news: at the rank's doorbell, or on the seat's own bell where another worker is there."""
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
+        cdef long slack = set_timer_slack(PRECISE) if self.has_far_ranks else 0
+        self.sleep_at_bell(doorbell, seat, heard, heard_at_door, length)
+        if self.has_far_ranks:
+            set_timer_slack(slack)
+
+    cdef inline void sleep_at_bell(self, doorbell_t* doorbell, seat_t* seat, uint32_t heard, uint32_t heard_at_door,
+                                   int64_t length) noexcept nogil:
         if swap32(&doorbell.worker_asleep, 1):
             if not self.drive_once():
                 sleep_until_rung(&seat.bell, heard, length)
@@ -662,13 +681,13 @@ cdef class Comm:
 
     cdef void loop(self) noexcept nogil:
         cdef int idle = 0
-        sleep_precisely()
+        set_timer_slack(PRECISE)
         while not self.at_end():
             if self.drive_as_thread():
                 idle = 0
             elif self.goes_on_looking(idle):
                 idle += 1
-                pause()
+                self.look_later(idle)
             else:
                 # With no news when the time is up one look is enough: many add up to more than the sleeping costs.
                 self.sleep()
@@ -688,10 +707,20 @@ cdef class Comm:
 
     cdef inline bint goes_on_looking(self, int idle) noexcept nogil:
         """Whether news are to be expected, and no worker looks for them."""
-        if load32(&self.doorbells[self.rank.rank].awake):
+        cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
+        if load32(&doorbell.awake) or load32(&doorbell.worker_asleep):
             return False
         # No bell wakes this thread when the next request comes from another host: who asks again does so soon.
         return idle < 2 * self.patience or (self.has_far_ranks and now() - self.traffic_at < LINGER)
+
+    cdef inline void look_later(self, int idle) noexcept nogil:
+        cdef int64_t time
+        if self.has_far_ranks and idle > self.patience:
+            time = now()
+            if time > self.quiet_until:
+                self.give_way(time)
+                return
+        pause()
 
     cdef inline bint drive_as_thread(self) noexcept nogil:
         cdef bint was_left = self.posted_calls and self.rung_at == 0
@@ -709,13 +738,20 @@ cdef class Comm:
             self.ring_peers()
         if self.transport.sends or load32(&self.unrung) or load32(&self.ending) or load32(&self.failed):
             length = SHORT_SLEEP
-        elif self.has_far_ranks and now() - self.traffic_at < 10 * MILLISECOND:
-            length = SHORT_SLEEP
+        else:
+            length = self.idle_sleep(now() - max(self.traffic_at, self.flushed_at))
         store32(&doorbell.thread_asleep, 1)
         fence()
         if not self.drive_as_thread():
             futex_wait_bits(&doorbell.rings, heard, length, THREAD_BIT)
         store32(&doorbell.thread_asleep, 0)
+
+    cdef inline int64_t idle_sleep(self, int64_t quiet_for) noexcept nogil:
+        cdef bint is_needed
+        if self.has_far_ranks:  # a worker that waits wakes by itself
+            is_needed = load32(&self.doorbells[self.rank.rank].worker_asleep) == 0
+            return SHORT_SLEEP if quiet_for < TRAFFIC_LATELY and is_needed else LONG_SLEEP
+        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.rank.replication) else QUIET_SLEEP
 
     cdef bint at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""

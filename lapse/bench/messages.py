@@ -172,7 +172,7 @@ def calls_of(stage, rows, who):
     return figure
 
 
-def idle(comm, pairs=15, seconds=0.1):
+def idle(comm, pairs=15, seconds=0.25):
     """What an idle communication thread costs: a fixed computation on all ranks, with and without an open server."""
     took, _ = _requests.compute(10_000_000)
     steps = comm.bcast(int(10_000_000 * seconds / took))
