@@ -1,219 +1,277 @@
-"""What calls cost that go by messages, against a bare MPI ping-pong with the same bytes in the same run.
+"""Groups ``remote``, ``relocation`` and ``idle``: what goes by messages, against bare MPI in the same run.
 
-    mpirun -n 2 python -m lapse.bench.messages [remote] [relocation] [idle] [--seconds 0.3]
-
-Prints a JSON object for each figure. All ranks call the functions here together.
+Shared memory between the ranks is off. Calls are made by a loop in C, and so is the reference, a ping-pong by
+`MPI_Send` and `MPI_Recv` of the bytes that such a call sends and gets back, between the same ranks.
 """
 
-import argparse
-import json
-import os
+from __future__ import annotations
+
+import functools
 import statistics
 import time
+from collections.abc import Iterator
 
-import numpy as np
-from mpi4py import MPI
+from lapse.bench._groups import FULL, NORMAL, QUICK, Context, Group, Job
+from lapse.bench._rows import Row, at_least, at_most
+from lapse.bench._timing import Sample, interleaved
 
-import lapse
-from lapse.bench import _pingpong, _requests
-
-LENGTH = 100  # floats of a value
-HEADER, RECORD = 24, 8  # bytes of a frame and of a record
-ROUNDS = 200_000  # at most, of one figure
+LENGTH = 100
+HEADER, RECORD = 24, 8  # bytes of a message's header, and of a key in it
+MOST_CALLS = 200_000  # of one share of a round
+PING_PONG = "a bare MPI ping-pong of the same bytes between the same ranks, in C"
+#: Who makes calls while the others do what.
+ONE, ALL, COMPUTING = "one, others wait", "all", "one, others compute"
 
 
 class Stage:
-    """An open server, the keys of the other ranks and where times go."""
+    """A server without shared memory, and what shares of rounds need: called by all ranks together.
 
-    def __init__(self, server, kv, comm, seconds):
-        self.server = server
-        self.kv = kv
-        self.comm = comm
-        self.seconds = seconds
-        self.times = np.zeros(ROUNDS, np.int64)
-        self.rng = np.random.default_rng(comm.rank)
+    Parameters
+    ----------
+    context : Context
+    server : lapse.Server
+    kv : lapse.Worker
+    seconds : float
+        How long a share takes.
+    """
 
-    def owned(self):
-        """The owner of each key."""
-        return self.server.owner(np.arange(self.server.num_keys))
+    def __init__(self, context: Context, server, kv, seconds: float):
+        import numpy as np
+        from mpi4py import MPI
 
-    def batches(self, keys, count, most=1000):
-        """Random rows of `count` different keys."""
-        rows = min(most, max(1, 10 * len(keys) // count))
+        self.rank, self.size = context.rank, context.ranks
+        self.server, self.kv, self.seconds = server, kv, seconds
+        self.comm = MPI.COMM_WORLD
+        self.times = np.zeros(MOST_CALLS, np.int64)
+        self.rng = np.random.default_rng(context.rank)
+
+    def rows_of(self, keys, count: int):
+        """Random rows of `count` different ones of these keys: shape (rows, count)."""
+        import numpy as np
+
+        rows = 1000 if count == 1 else 200
         return np.stack([self.rng.choice(keys, count, replace=False) for _ in range(rows)])
 
+    def takes_part(self, who: str) -> bool:
+        """Whether this rank makes calls."""
+        return self.rank == 0 or who == ALL
 
-def bytes_of(kind, count):
-    """Bytes of a request and of its answer."""
-    bare = HEADER + count * RECORD
-    values = bare + count * LENGTH * 4
-    if kind == "push":
-        return values, HEADER + RECORD
-    return bare, values
+    def call(self, kind: int, keys, outstanding: int, who: str) -> float:
+        """Microseconds of a call: the median of those waited for one by one, else time by number."""
+        import numpy as np
+
+        from lapse.bench import _requests
+
+        values = np.zeros((max(outstanding, 1), keys.shape[1] * LENGTH), np.float32)
+        figure = 1.0
+        self.kv.barrier()
+        if self.takes_part(who):
+            calls, seconds = _requests.call(self.kv, kind, keys, values, outstanding, self.seconds, self.times)
+            figure = np.median(self.times[:calls]) / 1e3 if outstanding == 1 else seconds / calls * 1e6
+        elif who == COMPUTING:
+            _requests.compute_for(self.seconds * 1.1)
+        self.kv.barrier()
+        return float(figure)
+
+    def ping_pong(self, request: int, reply: int, who: str) -> float:
+        """Microseconds of a round between ranks 0 and 1, or of all ranks in pairs; those without a partner sleep."""
+        import numpy as np
+
+        from lapse.bench import _pingpong
+
+        partner = self.rank ^ 1
+        figure = 1.0
+        rest(self.comm)
+        if partner < self.size and (who == ALL or self.rank < 2):
+            asks = self.rank % 2 == 0
+            rounds = _pingpong.ping_pong(self.comm, partner, asks, request, reply, self.seconds, self.times)
+            figure = float(np.median(self.times[:rounds])) / 1e3 if asks else 1.0
+        rest(self.comm)
+        return figure
+
+    def throughput(self, kind: int, keys, who: str) -> float:
+        """Microseconds by number of calls that are waited for one by one: what 16 outstanding are compared with."""
+        import numpy as np
+
+        from lapse.bench import _requests
+
+        values = np.zeros((1, keys.shape[1] * LENGTH), np.float32)
+        figure = 1.0
+        self.kv.barrier()
+        if self.takes_part(who):
+            calls, seconds = _requests.call(self.kv, kind, keys, values, 1, self.seconds, self.times)
+            figure = seconds / calls * 1e6
+        elif who == COMPUTING:
+            _requests.compute_for(self.seconds * 1.1)
+        self.kv.barrier()
+        return figure
 
 
-def rest(comm):
+def rest(comm) -> None:
     """Meet without using the cores: ranks that are not asked must not stand in the way."""
     request = comm.Ibarrier()
     while not request.Test():
-        time.sleep(0.001)
+        time.sleep(0.0005)
 
 
-def ping_pong(stage, who, kind, count):
-    """Median microseconds of a round of bare MPI: of rank 0 with rank 1, or of all ranks in pairs."""
-    comm = stage.comm
-    rest(comm)
-    rounds = 0
-    pairs = comm.size // 2 if who == "all" else 1
-    if comm.rank < 2 * pairs:
-        asks = comm.rank % 2 == 0
-        request, reply = bytes_of(kind, count)
-        rounds = _pingpong.ping_pong(comm, comm.rank ^ 1, asks, request, reply, stage.seconds, stage.times)
-        stage.times[rounds:] = 0
-    rest(comm)
-    return comm.bcast(float(np.median(stage.times[:rounds])) / 1e3 if rounds else None)
+def bytes_of(kind: str, count: int) -> tuple[int, int]:
+    """Bytes of a request and of its answer."""
+    keys = HEADER + count * RECORD
+    return (keys + count * LENGTH * 4, HEADER + 8) if kind == "push" else (keys, keys + count * LENGTH * 4)
 
 
-def calls(stage, kind, count, outstanding, who):
-    """Calls of one worker or of all; figures of rank 0, medians and throughput."""
-    comm, kv = stage.comm, stage.kv
-    owners = stage.owned()
-    keys = stage.batches(np.flatnonzero(owners != comm.rank), count)
-    values = np.zeros((max(outstanding, 1), count * LENGTH), np.float32)
-    code = getattr(_requests, kind.upper())
-    kv.barrier()
-    figures = None
-    if comm.rank == 0 or who == "all":
-        number, seconds = _requests.call(kv, code, keys, values, outstanding, stage.seconds, stage.times)
-        figures = {"us": seconds / number * 1e6, "calls": number}
-        if outstanding == 1:
-            figures["us"] = float(np.median(stage.times[:number])) / 1e3
-            figures["p90_us"] = float(np.quantile(stage.times[:number], 0.9)) / 1e3
-            figures["max_us"] = float(stage.times[:number].max()) / 1e3
-    elif who == "computing":
-        _requests.compute_for(stage.seconds + 0.05)
-    kv.wait_all()
-    kv.barrier()
-    gathered = comm.gather(figures)
-    if comm.rank or who != "all":
-        return figures
-    return {name: statistics.median(f[name] for f in gathered) for name in figures}
+def server_of(context: Context):
+    """A server whose keys are spread over the ranks by their homes: 16 MB."""
+    import lapse
+
+    return lapse.Server(2_000 if context.quick else 40_000, LENGTH, shared_memory=False)
 
 
-def show(**fields):
-    """Print one figure, as one line of JSON."""
-    if MPI.COMM_WORLD.rank == 0:
-        rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in fields.items()}
-        print(json.dumps(rounded), flush=True)
+# Remote calls --------------------------------------------------------------------------------------------------------
+
+def remote(context: Context) -> Iterator[Row]:
+    """Pulls and pushes of other ranks' keys."""
+    import lapse
+
+    with server_of(context) as server, server.worker() as kv:
+        server.initialize(range(server.num_keys), lapse.Constant(1.0))
+        for who in (ONE, ALL, COMPUTING):
+            # calls of ranks that compete with computing ones take up to milliseconds
+            seconds = 0.005 if context.quick else 0.25 if who == COMPUTING and context.ranks > 2 else 0.03
+            stage = Stage(context, server, kv, seconds)
+            for count in (1, 100):
+                yield from _remote(context, stage, who, count)
 
 
-def remote(stage, whos=("one", "all", "computing"), kinds=("pull", "push"), counts=(1, 100), outstandings=(1, 16, 0)):
-    """Pulls and pushes of keys of other ranks."""
-    for who in whos:
-        for count in counts:
-            for kind in kinds:
-                reference = ping_pong(stage, who, kind, count)
-                for outstanding in outstandings:
-                    figures = calls(stage, kind, count, outstanding, who) or {}
-                    if stage.comm.rank == 0:
-                        show(group="remote", ranks=stage.comm.size, who=who, call=kind, keys=count,
-                             outstanding=outstanding, **figures, ping_pong_us=reference,
-                             ratio=figures["us"] / reference)
+def _remote(context: Context, stage: Stage, who: str, count: int) -> Iterator[Row]:
+    import numpy as np
+
+    from lapse.bench import _requests
+
+    elsewhere = np.flatnonzero(stage.server.owner(np.arange(stage.server.num_keys)) != stage.rank)
+    keys = stage.rows_of(elsewhere, count)
+    for kind in ("pull", "push"):
+        code = getattr(_requests, kind.upper())
+        shares = {
+            "ping-pong": functools.partial(stage.ping_pong, *bytes_of(kind, count), who),
+            "one": functools.partial(stage.call, code, keys, 1, who),
+            "one by number": functools.partial(stage.throughput, code, keys, who),
+            "several": functools.partial(stage.call, code, keys, 16, who),
+            "asynchronous": functools.partial(stage.call, code, keys, 0, who),
+        }
+        found = interleaved(shares, context.rounds(5 if who == COMPUTING else 7))
+        yield from _remote_rows(context, found, kind, {"who": who, "keys": count})
 
 
-def turn(stage, who, mine, kind):
-    """Move the rows of `mine` here, one after another; median microseconds of one row."""
-    values = np.zeros((1, mine.shape[1] * LENGTH), np.float32)
-    stage.kv.barrier()
-    figure = None
-    if stage.comm.rank == 0 or who == "all":
-        times = stage.times[: len(mine)]
-        _requests.call(stage.kv, kind, mine, values, 1, 60.0, times)
-        figure = float(np.median(times)) / 1e3
-    stage.kv.barrier()
-    return figure
+def _remote_rows(context: Context, found: dict[str, Sample], kind: str, parameters: dict) -> Iterator[Row]:
+    row = functools.partial(context.row, kind, unit="us", reference_name=PING_PONG)
+    target = _target(kind, context.ranks, **parameters)
+    yield row({**parameters, "outstanding": "1"}, found["one"], found["ping-pong"], target=target)
+    for name, outstanding in (("several", "16"), ("asynchronous", "any")):
+        yield row({**parameters, "outstanding": outstanding}, found[name], found["ping-pong"])
+    if kind == "pull" and parameters["who"] == ONE:
+        throughput = Sample(tuple(1e6 / us for us in found["several"].values))
+        one = Sample(tuple(1e6 / us for us in found["one by number"].values))
+        target = at_least(3.0) if (context.ranks, parameters["keys"]) == (2, 1) else None
+        yield context.row("pulls per second", {**parameters, "outstanding": "16"}, throughput, one, unit="1/s",
+                          reference_name="the same with one outstanding", target=target)
 
 
-def relocation(stage, whos=("one", "all"), counts=(1, 100), turns=6):
-    """Keys that move: a set for each rank, of which rank r takes the next one's ("all": all do so at once)."""
-    comm, kv = stage.comm, stage.kv
-    sets = np.array_split(np.random.default_rng(7).permutation(stage.server.num_keys), comm.size)
-    for who in whos:
-        for count in counts:
-            rows = [s[: 400 * count].reshape(-1, count) for s in (x[: len(x) // count * count] for x in sets)]
-            kv.localize(rows[comm.rank]).wait()
-            kv.barrier()
-            reference = calls_of(stage, rows[(comm.rank + 1) % comm.size], who)
-            figures = {"localize": [], "localize_and_pull": []}
-            for number in range(turns):
-                name = "localize_and_pull" if number % 2 else "localize"
-                mine = rows[(comm.rank + (number if who == "all" else 0) + 1) % comm.size]
-                figures[name].append(turn(stage, who, mine, getattr(_requests, name.upper())))
-                if who == "one":
-                    if comm.rank == 1:
-                        kv.localize(rows[1]).wait()
-                    kv.barrier()
-            for name, found in figures.items():
-                if comm.rank == 0:
-                    us = statistics.median(found)
-                    show(group="relocation", ranks=comm.size, who=who, call=name, keys=count, us=us,
-                         pull_us=reference, ratio=us / reference)
+def _target(kind: str, ranks: int, who: str, keys: int):
+    if kind != "pull":
+        return None
+    if who == ONE and ranks == 2:
+        return at_most(3.0 if keys == 1 else 2.0)
+    if who == COMPUTING and keys == 1 and ranks > 2:
+        return at_most(1000 if ranks <= 4 else 3000, of="value")
+    return None
 
 
-def calls_of(stage, rows, who):
-    """Median microseconds of a pull of the same keys where they are."""
-    values = np.zeros((1, rows.shape[1] * LENGTH), np.float32)
-    stage.kv.barrier()
-    figure = None
-    if stage.comm.rank == 0 or who == "all":
-        number, _ = _requests.call(stage.kv, _requests.PULL, rows, values, 1, stage.seconds, stage.times)
-        figure = float(np.median(stage.times[:number])) / 1e3
-    stage.kv.barrier()
-    return figure
+def hosts(context: Context) -> Iterator[Row]:
+    """The same between two hosts, one key: for a job that is started by hand."""
+    import lapse
+
+    with server_of(context) as server, server.worker() as kv:
+        server.initialize(range(server.num_keys), lapse.Constant(1.0))
+        stage = Stage(context, server, kv, 0.1)
+        for who in (ONE, COMPUTING):
+            yield from _remote(context, stage, who, 1)
 
 
-def idle(comm, pairs=15, seconds=0.25):
-    """What an idle communication thread costs: a fixed computation on all ranks, with and without an open server."""
-    took, _ = _requests.compute(10_000_000)
-    steps = comm.bcast(int(10_000_000 * seconds / took))
-    ratios = []
-    for pair in range(pairs):
-        times = {}
-        for with_server in (False, True) if pair % 2 else (True, False):
-            server = lapse.Server(10_000, LENGTH, shared_memory=False) if with_server else None
-            comm.Barrier()
-            times[with_server] = comm.allreduce(_requests.compute(steps)[0], MPI.MAX)
-            if server is not None:
-                server.close()
-        ratios.append(times[True] / times[False])
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    show(group="idle", ranks=comm.size, pairs=pairs, ratio=middle, quartiles=[round(low, 4), round(high, 4)])
+# Relocation ----------------------------------------------------------------------------------------------------------
+
+def relocation(context: Context) -> Iterator[Row]:
+    """A set of keys for each rank, of which a rank takes its neighbour's, and so on around the ring."""
+    import lapse
+
+    with server_of(context) as server, server.worker() as kv:
+        server.initialize(range(server.num_keys), lapse.Constant(1.0))
+        stage = Stage(context, server, kv, 60.0)  # a share is as many calls as there are rows
+        for who in (ONE, ALL):
+            for count in (1, 100):
+                yield from _relocation(context, stage, who, count)
 
 
-def main():
-    """Measure the groups that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", default=["remote", "relocation", "idle"])
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each figure")
-    parser.add_argument("--who", nargs="*", default=["one", "all", "computing"])
-    parser.add_argument("--calls", nargs="*", default=["pull", "push"])
-    parser.add_argument("--keys", nargs="*", type=int, default=[1, 100])
-    parser.add_argument("--outstanding", nargs="*", type=int, default=[1, 16, 0])
-    args = parser.parse_args()
-    os.environ["LAPSE_SHARED_MEMORY"] = "0"
-    comm = MPI.COMM_WORLD.Dup()
-    if {"remote", "relocation"} & set(args.groups):
-        with lapse.Server(40_000, LENGTH, shared_memory=False) as server:
-            server.initialize(range(server.num_keys), lapse.Constant(1.0))
-            with server.worker() as kv:
-                stage = Stage(server, kv, comm, args.seconds)
-                if "remote" in args.groups:
-                    remote(stage, args.who, args.calls, args.keys, args.outstanding)
-                if "relocation" in args.groups:
-                    relocation(stage, [who for who in args.who if who != "computing"], args.keys)
-    if "idle" in args.groups:
-        idle(comm)
+def _relocation(context: Context, stage: Stage, who: str, count: int) -> Iterator[Row]:
+    import numpy as np
+
+    from lapse.bench import _requests
+
+    kv, rank, size = stage.kv, stage.rank, stage.size
+    order = np.random.default_rng(7).permutation(stage.server.num_keys)
+    rows = min(200, len(order) // (size * count))
+    sets = order[: size * rows * count].reshape(size, rows, count)
+
+    def share(kind: int) -> float:
+        """From where every rank has its own set; whoever takes part takes the next one's, and the owner it back."""
+        kv.localize(sets[rank]).wait()
+        kv.barrier()
+        stage.times = np.zeros(rows, np.int64)
+        return stage.call(kind, sets[(rank + 1) % size], 1, who)
+
+    found = interleaved({
+        "pull": functools.partial(share, _requests.PULL),
+        "localize": functools.partial(share, _requests.LOCALIZE),
+        "localize and pull": functools.partial(share, _requests.LOCALIZE_AND_PULL),
+    }, context.rounds())
+    for name in ("localize", "localize and pull"):
+        target = at_most(4.0) if (size, who, count) == (2, ONE, 100) else None
+        yield context.row(name, {"who": who, "keys": count}, found[name], found["pull"], unit="us",
+                          reference_name="a remote pull of the same keys", target=target)
 
 
-if __name__ == "__main__":
-    main()
+# An idle communication thread ----------------------------------------------------------------------------------------
+
+def idle(context: Context) -> Iterator[Row]:
+    """A fixed computation on all ranks, with and without an open server; the slowest rank counts."""
+    import lapse
+    from mpi4py import MPI
+
+    from lapse.bench import _requests
+
+    comm = MPI.COMM_WORLD
+    steps = 1_000_000
+    took, _ = _requests.compute(steps)
+    steps = comm.bcast(int(steps * (0.01 if context.quick else 0.25) / took))
+
+    def without() -> float:
+        comm.Barrier()
+        return comm.allreduce(_requests.compute(steps)[0], MPI.MAX)
+
+    def open_server() -> float:
+        with lapse.Server(10_000, LENGTH, shared_memory=False):
+            return without()
+
+    found = interleaved({"open": open_server, "none": without}, context.rounds(15))
+    yield context.row("computation", {"seconds": round(statistics.median(found["none"].values), 2)}, found["open"] * 1e3,
+                      found["none"] * 1e3, unit="ms", reference_name="the same without a server", target=at_most(1.03))
+
+
+GROUPS = (
+    Group("remote", "pulls and pushes by messages, against bare MPI", remote,
+          (Job(2, QUICK), Job(4, NORMAL), Job(8, NORMAL))),
+    Group("relocation", "keys that move by messages, against a remote pull", relocation,
+          (Job(2, QUICK), Job(4, NORMAL), Job(8, FULL))),
+    Group("idle", "what an idle communication thread costs a computing worker", idle,
+          (Job(2, QUICK), Job(4, NORMAL))),
+)
