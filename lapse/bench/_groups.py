@@ -19,6 +19,7 @@ from lapse.bench._timing import Sample
 MODULES = (
     "lapse.bench.local",
     "lapse.bench.siblings",
+    "lapse.bench.messages",
     "lapse.bench.replication",
     "lapse.bench.sampling",
     "lapse.bench.memory",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from lapse.bench._groups import FULL, NORMAL, QUICK, Context, Group, Job
-from lapse.bench._rows import Row, at_least, at_most
+from lapse.bench._rows import Row, Target, at_least, at_most
 from lapse.bench._timing import Sample, interleaved
 
 LENGTH = 100
@@ -143,7 +143,7 @@ def remote(context: Context) -> Iterator[Row]:
                 yield from _remote(context, stage, who, count)
 
 
-def _remote(context: Context, stage: Stage, who: str, count: int) -> Iterator[Row]:
+def _remote(context: Context, stage: Stage, who: str, count: int, target: Target | None = None) -> Iterator[Row]:
     import numpy as np
 
     from lapse.bench import _requests
@@ -160,12 +160,13 @@ def _remote(context: Context, stage: Stage, who: str, count: int) -> Iterator[Ro
             "asynchronous": functools.partial(stage.call, code, keys, 0, who),
         }
         found = interleaved(shares, context.rounds(5 if who == COMPUTING else 7))
-        yield from _remote_rows(context, found, kind, {"who": who, "keys": count})
+        bound = target if target is not None and kind == "pull" else _target(kind, context.ranks, who, count)
+        yield from _remote_rows(context, found, kind, {"who": who, "keys": count}, bound)
 
 
-def _remote_rows(context: Context, found: dict[str, Sample], kind: str, parameters: dict) -> Iterator[Row]:
+def _remote_rows(context: Context, found: dict[str, Sample], kind: str, parameters: dict,
+                 target: Target | None) -> Iterator[Row]:
     row = functools.partial(context.row, kind, unit="us", reference_name=PING_PONG)
-    target = _target(kind, context.ranks, **parameters)
     yield row({**parameters, "outstanding": "1"}, found["one"], found["ping-pong"], target=target)
     for name, outstanding in (("several", "16"), ("asynchronous", "any")):
         yield row({**parameters, "outstanding": outstanding}, found[name], found["ping-pong"])
@@ -187,15 +188,15 @@ def _target(kind: str, ranks: int, who: str, keys: int):
     return None
 
 
-def hosts(context: Context) -> Iterator[Row]:
-    """The same between two hosts, one key: for a job that is started by hand."""
+def between_hosts(context: Context) -> Iterator[Row]:
+    """The same between two hosts: for a job that is started by hand."""
     import lapse
 
     with server_of(context) as server, server.worker() as kv:
         server.initialize(range(server.num_keys), lapse.Constant(1.0))
         stage = Stage(context, server, kv, 0.1)
         for who in (ONE, COMPUTING):
-            yield from _remote(context, stage, who, 1)
+            yield from _remote(context, stage, who, 1, at_most(2.0 if who == ONE else 5.0))
 
 
 # Relocation ----------------------------------------------------------------------------------------------------------

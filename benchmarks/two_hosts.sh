@@ -1,0 +1,42 @@
+#!/bin/sh
+# Two hosts on one machine: two network namespaces, joined by a veth pair. As root; cleans up behind it.
+#
+#   benchmarks/two_hosts.sh [command]      by default the benchmark of messages between hosts
+#
+# With arguments, another command on two ranks, one in each namespace.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+one=lapse$$a two=lapse$$b
+as_ssh=$(mktemp)
+
+clean_up() {
+    ip netns del "$one" 2>/dev/null || :
+    ip netns del "$two" 2>/dev/null || :
+    rm -f "$as_ssh"
+}
+trap clean_up EXIT
+
+# What mpirun calls as it would call ssh: [options] HOST COMMAND...
+cat > "$as_ssh" <<END
+#!/bin/sh
+while [ "\${1#-}" != "\$1" ]; do shift; done
+case \$1 in *.1) name=$one ;; *) name=$two ;; esac
+shift
+exec ip netns exec "\$name" sh -c "\$*"
+END
+chmod +x "$as_ssh"
+
+ip netns add "$one"
+ip netns add "$two"
+ip link add lapse0 netns "$one" type veth peer name lapse0 netns "$two"
+for name in "$one" "$two"; do
+    number=$([ "$name" = "$one" ] && echo 1 || echo 2)
+    ip -n "$name" addr add "10.79.0.$number/24" dev lapse0
+    ip -n "$name" link set lapse0 up
+    ip -n "$name" link set lo up
+done
+
+[ $# -gt 0 ] || set -- "$here/.venv/bin/python" -m lapse.bench.two_hosts
+. "$here/hostfiles/env.mpich"
+ip netns exec "$one" "$here/.venv/bin/mpirun" -launcher ssh -launcher-exec "$as_ssh" \
+    -hosts 10.79.0.1,10.79.0.2 -ppn 1 -n 2 "$@"
