@@ -15,6 +15,8 @@ clean_up() {
     rm -f "$as_ssh"
 }
 trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # What mpirun calls as it would call ssh: [options] HOST COMMAND...
 cat > "$as_ssh" <<END
@@ -28,13 +30,14 @@ chmod +x "$as_ssh"
 
 ip netns add "$one"
 ip netns add "$two"
-ip link add lapse0 netns "$one" type veth peer name lapse0 netns "$two"
+ip link add lapse1 netns "$one" type veth peer name lapse2 netns "$two"
 for name in "$one" "$two"; do
     number=$([ "$name" = "$one" ] && echo 1 || echo 2)
-    ip -n "$name" addr add "10.79.0.$number/24" dev lapse0
-    ip -n "$name" link set lapse0 up
+    ip -n "$name" addr add "10.79.0.$number/24" dev "lapse$number"
+    ip -n "$name" link set "lapse$number" up
     ip -n "$name" link set lo up
 done
+sleep 3  # until the interfaces' addresses of version 6 may be used: libfabric takes one of them
 
 [ $# -gt 0 ] || set -- "$here/.venv/bin/python" -m lapse.bench.two_hosts
 . "$here/hostfiles/env.mpich"

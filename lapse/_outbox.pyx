@@ -3,7 +3,7 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from lapse._messages cimport frame_t, loose_u64, record_t
+from lapse._messages cimport DELTA, REPLACE, SUM, frame_t, loose_u64, record_t
 from lapse._sync cimport drop_latch, fetch_add32, take_latch
 from lapse._types cimport NO_MEMORY, OK
 
@@ -217,14 +217,19 @@ cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const cha
 
 
 cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil:
-    """How many bytes go in the next packet: whole frames up to `most`, or one, or a part of a large one."""
+    """How many bytes go in the next packet: whole frames up to `most`, or one, or a part of a large one.
+
+    Nobody waits for news of replicas: they go in as few packets as possible.
+    """
     cdef int64_t end = sent
     cdef frame_t* frame
+    cdef bint is_news_of_replicas
     if block.used > PACKET_BYTES:
         return min(block.used - sent, <int64_t>PACKET_BYTES)
     while end < block.used:
         frame = <frame_t*>(block_data(block) + end)
-        if end > sent and end + frame.bytes - sent > most:
+        is_news_of_replicas = frame.kind == DELTA or frame.kind == SUM or frame.kind == REPLACE
+        if end > sent and end + frame.bytes - sent > (PACKET_BYTES if is_news_of_replicas else most):
             break
         end += frame.bytes
     return end - sent
