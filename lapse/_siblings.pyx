@@ -1,5 +1,6 @@
 """Floor 1. The ranks of one host: the page by which they wake each other, and who of them is still alive."""
 
+from libc.errno cimport ENOENT, ESRCH, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdio cimport FILE, fclose, fflush, fopen, fprintf, fread, snprintf, stderr
 from libc.string cimport strrchr
@@ -17,7 +18,10 @@ cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that w
 
 
 cdef char process_state(int32_t process) noexcept nogil:
-    """The letter that Linux gives for it: T and t are stopped, Z and X dead; 0 where there is no such process."""
+    """The letter that Linux gives for it: T and t are stopped, Z and X dead; 0 where there is no such process.
+
+    A question mark where that cannot be told, such as by a process without a free descriptor: nobody is called dead then.
+    """
     cdef char path[64]
     cdef char text[TEXT_SIZE]
     cdef FILE* file
@@ -26,7 +30,7 @@ cdef char process_state(int32_t process) noexcept nogil:
     snprintf(path, sizeof(path), "/proc/%d/stat", process)
     file = fopen(path, "r")
     if file == NULL:
-        return 0
+        return 0 if errno == ENOENT or errno == ESRCH else c"?"
     size = fread(text, 1, TEXT_SIZE - 1, file)
     fclose(file)
     text[size] = 0

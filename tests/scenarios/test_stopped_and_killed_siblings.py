@@ -9,7 +9,7 @@ from lapse import _build_info
 
 #: Rank 1 pushes to a value so long that it holds the value's latch nearly all the time.
 SCRIPT = """
-import os, signal, sys, threading, time
+import os, resource, signal, sys, threading, time
 import numpy as np
 import lapse
 from mpi4py import MPI
@@ -31,7 +31,10 @@ with lapse.Server(2, ELEMENTS) as server, server.worker() as kv:
         time.sleep(0.1)
         os.kill(pusher, signal.{signal})
         threading.Timer(1.0, os.kill, (pusher, signal.SIGCONT)).start()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, limits[1]))
         out = kv.pull(key).wait()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert (out == out[0]).all(), "a torn value"
     kv.barrier()
     assert (kv.pull(key).wait() == 2 + PUSHES).all()
@@ -40,8 +43,8 @@ with lapse.Server(2, ELEMENTS) as server, server.worker() as kv:
 """
 
 
-def job(signal, options=()):
-    script = textwrap.dedent(SCRIPT).replace("{signal}", signal)
+def job(signal, options=(), descriptors="limits[0]"):
+    script = textwrap.dedent(SCRIPT).replace("{signal}", signal).replace("{descriptors}", descriptors)
     ended = mpirun(2, script, timeout=60, options=options, env={"LAPSE_SHARED_MEMORY": None})
     assert not ended.timed_out, f"the job hung\n{ended.output}"
     return ended
@@ -52,6 +55,12 @@ def test_a_stopped_rank_is_waited_for_and_that_is_said_once():
     ended = job("SIGSTOP").check()
     assert ended.stdout.count("the end") == 2
     assert ended.stderr.count("was stopped while it changed a value") <= 1
+
+
+@pytest.mark.deadline(90)
+def test_a_stopped_rank_is_not_taken_for_dead_by_one_that_can_open_no_file():
+    ended = job("SIGSTOP", descriptors="0").check()
+    assert ended.stdout.count("the end") == 2
 
 
 @pytest.mark.deadline(90)
