@@ -128,8 +128,8 @@ class Host:
 
 def _share_new(comm, size):
     """One segment for all, made by the first rank: it, or None and why not."""
-    made = Segment(size, shareable=True) if comm.rank == 0 else None
-    ticket, problem = comm.bcast(None if made is None else (made.ticket, made.reason))
+    made, offer = _make(size) if comm.rank == 0 else (None, None)
+    ticket, problem = comm.bcast(offer)
     segment = made
     if made is None and problem is None:
         segment, problem = _open(ticket)
@@ -137,6 +137,15 @@ def _share_new(comm, size):
     if made is not None:
         made.hide()
     return segment if problem is None else None, problem
+
+
+def _make(size):
+    """A segment, and what to tell the others: its ticket, or None and why it cannot be shared."""
+    try:
+        made = Segment(size, shareable=True)
+    except MemoryError as error:  # of this rank alone: the others wait for its answer
+        return None, (None, str(error))
+    return made, (made.ticket, made.reason)
 
 
 def _map_all(comm, ticket, problem):

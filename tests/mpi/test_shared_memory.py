@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lapse
+from lapse._segment import Segment
 from mpi4py.MPI import COMM_WORLD as comm
 
 GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)
@@ -151,6 +152,23 @@ def test_where_one_rank_cannot_share_its_group_sends_messages(culprit, monkeypat
     said = "".join(comm.allgather(capfd.readouterr().err))
     lonely = culprit % GROUP == 0 and culprit + 1 == comm.size  # a group of one has nobody to share with
     assert lonely or said.count("none today; they send messages") == 1
+
+
+@needs_sharing
+def test_where_the_first_rank_has_no_addresses_for_what_all_share_nobody_hangs(monkeypatch):
+    class Refusing:
+        open = Segment.open
+
+        def __new__(cls, size, shareable):
+            raise MemoryError("none today")
+
+    if comm.rank == 0:
+        monkeypatch.setattr("lapse.host.Segment", Refusing)
+    with lapse.Server(50, 2) as server, server.worker() as kv:
+        kv.push(range(50), np.ones((50, 2), "f4")).wait()
+        kv.barrier()
+        assert (kv.pull(range(50)).wait() == comm.size).all()
+        kv.barrier()
 
 
 @needs_sharing
