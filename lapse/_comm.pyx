@@ -892,6 +892,13 @@ cdef class Comm:
         return bool(load32(&self.failed))
 
     @property
+    def silent_peers(self):
+        """Ranks whose last message has not come: after the end, those that did not answer a failure in time."""
+        if self.transport == NULL:
+            return []
+        return [i for i in range(self.rank.size) if i != self.rank.rank and not self.transport.peers[i].ended]
+
+    @property
     def is_running(self):
         return self.transport == NULL or (self.thread is not None and not load32(&self.stopped))
 

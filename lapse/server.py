@@ -41,6 +41,7 @@ _REPLICAS = ("replica_syncs", "replica_keys_sent")
 _WAITED = "waited_nanoseconds"  # kept with the counters, but a time
 
 _open_servers = {}  # as an ordered set: in the order of creation
+_silent_ranks = set()  # of MPI.COMM_WORLD; they did not answer a failure, and MPI_Finalize would wait for them for ever
 
 
 class Server:
@@ -671,10 +672,16 @@ class Server:
         _open_servers.pop(self, None)
         self._comm.say_bye()
         ended = self._comm.join(LEAVING_SECONDS + 5)
+        if self._comm.has_failed:
+            self._note_silent_ranks()
         self._retired.clear()
         self._control = None  # it refers to this server, and the values' memory is to go with the last reference
         if ended and not self._comm.has_failed and self._communicator is not None:
             self._communicator.Free()
+
+    def _note_silent_ranks(self):
+        world = MPI.COMM_WORLD.group
+        _silent_ranks.update(self._comm_given.group.Translate_ranks(self._comm.silent_peers, world))
 
     def __enter__(self):
         if self._closed:
@@ -841,3 +848,13 @@ def _leave_open_servers():
     for step in (Server._say_leaving, Server._leave, Server._stop):
         for server in servers:
             step(server)
+    if _silent_ranks:
+        _end_job()
+
+
+def _end_job():
+    ranks = ", ".join(map(str, sorted(_silent_ranks)))
+    print(f"lapse: no answer from rank {ranks} for {LEAVING_SECONDS} s after a failure: the job is ended", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(1)
