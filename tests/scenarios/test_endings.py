@@ -688,3 +688,26 @@ def test_less_than_thread_multiple_is_an_error_on_every_rank():
     """
     ended = mpirun(2, textwrap.dedent(script), timeout=NEVER).check()
     assert ended.stdout.count("CommError") == 2
+
+
+# A rank that does not answer ------------------------------------------------------------------------
+
+
+@pytest.mark.deadline(90)
+def test_a_failed_job_does_not_wait_for_a_stopped_rank_for_ever():
+    """MPI_Finalize would; 10 s after the failure the job ends."""
+    ended = job(
+        3,
+        """
+    with lapse.Server(3, 2) as server, server.worker() as kv:
+        pid = world.bcast(os.getpid(), root=1)
+        kv.barrier()
+        if rank == 0:
+            os.kill(pid, signal.SIGSTOP)
+            raise RuntimeError("boom")
+        while True:
+            kv.barrier()
+    """,
+    )
+    assert ended.returncode != 0
+    assert "no answer from rank 1" in ended.stderr
