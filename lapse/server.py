@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 
 import numpy as np
 from mpi4py import MPI
@@ -165,7 +166,10 @@ class Server:
             warn_of_network_module()
         self._communicator = communicator
         self._comm = Comm(self._protocol, communicator, self._workers, siblings, crowded)
-        self._collectives = Collectives(self._comm, comm.rank, comm.size, self._workers, self._fail)
+        fail = weakref.WeakMethod(self._fail)  # this server has the collective calls, they do not keep it
+        self._collectives = Collectives(
+            self._comm, comm.rank, comm.size, self._workers, lambda error, worker: fail()(error, worker)
+        )
         self._control = new_worker(
             self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
         )
@@ -675,6 +679,8 @@ class Server:
         if self._comm.has_failed:
             self._note_silent_ranks()
         self._retired.clear()
+        if self._control is not None:
+            self._control._retire()
         self._control = None  # it refers to this server, and the values' memory is to go with the last reference
         if ended and not self._comm.has_failed and self._communicator is not None:
             self._communicator.Free()

@@ -1,6 +1,8 @@
 """Servers: made together, compared, several at once, on other communicators, counted."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -454,3 +456,19 @@ def test_time_spent_waiting_is_counted_apart_from_barriers():
         assert (waited > 0) == (comm.size > 1)
         server.reset_stats()
         assert server.seconds_waited() == 0
+
+
+def test_a_closed_server_goes_with_its_last_reference():
+    """Not only when garbage is collected: its values may be most of the memory."""
+    gc.disable()
+    try:
+        server = lapse.Server(20, 2)
+        with server.worker() as kv:
+            kv.barrier()
+        del kv
+        server.close()
+        last = weakref.ref(server)
+        del server
+        assert last() is None
+    finally:
+        gc.enable()
