@@ -165,7 +165,12 @@ class Server:
         if -1 in host.places and comm.rank == 0:
             warn_of_network_module()
         self._communicator = communicator
-        self._comm = Comm(self._protocol, communicator, self._workers, siblings, crowded)
+        error = None
+        try:
+            self._comm = Comm(self._protocol, communicator, self._workers, siblings, crowded)
+        except MemoryError as caught:
+            error = caught
+        raise_first(comm, error)
         fail = weakref.WeakMethod(self._fail)  # this server has the collective calls, they do not keep it
         self._collectives = Collectives(
             self._comm, comm.rank, comm.size, self._workers, lambda error, worker: fail()(error, worker)

@@ -472,3 +472,15 @@ def test_a_closed_server_goes_with_its_last_reference():
         assert last() is None
     finally:
         gc.enable()
+
+
+def test_one_rank_without_memory_for_messages_is_an_error_on_all(monkeypatch):
+    def refuse(*args):
+        raise MemoryError("none today")
+
+    if comm.rank == 0:
+        monkeypatch.setattr("lapse.server.Comm", refuse)
+    with pytest.raises(MemoryError, match="none today"):
+        lapse.Server(20, 2)
+    monkeypatch.undo()
+    check_that_a_server_works()
