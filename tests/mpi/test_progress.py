@@ -7,7 +7,7 @@ import lapse
 from mpi4py.MPI import COMM_WORLD as comm
 
 
-@pytest.mark.skipif(comm.size == 1, reason="needs messages")
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("keys_per_call", [1, 40])
 def test_calls_that_nobody_waits_for_are_sent_by_somebody(keys_per_call):
     """Bursts of 1 to 20 calls; the worker then stands in a call of bare MPI until the other rank has seen all of them."""

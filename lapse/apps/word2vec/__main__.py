@@ -55,7 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     model.add_argument("--negative-reuse", type=_base.positive_int, metavar="N",
                        help="how many centre words of a unit have the same random words (or pairs, with "
                             "--negatives-per pair). More save copies of vectors, and did not change the objective "
-                            "up to 8 (default: 4 where all ranks share memory, else 1)")
+                            "up to 8 (default: 4 on one host or two, else 1; ranks without "
+                            "shared memory count as hosts)")
     model.add_argument("--alpha", type=_base.positive_float, default=0.025, metavar="X",
                        help="learning rate at the start (default: %(default)s)")
     model.add_argument("--min-alpha", type=_base.positive_float, default=1e-4, metavar="X",
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
                         help="write the vectors in word2vec's binary format")
     system.add_argument("--unit", type=_base.positive_int, metavar="N",
                         help="pairs that are trained between a pull of their parameters and a push "
-                             "of the changes (default: 640 where all ranks share memory, else 160)")
+                             "of the changes (default: 640 on one host or two, else 160)")
     system.add_argument("--block", type=_base.positive_int, metavar="N",
                         help="lapse2: units for which vectors that are not replicated are localized, "
                              "pulled and pushed together (default: up to 10, as long as none of them "

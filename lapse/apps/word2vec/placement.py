@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 #: Words of each rank's text that the trial run goes through.
 TRIAL_WORDS = 50_000
-#: Pairs of a unit where vectors come from elsewhere: enough to spread the cost of a call over many keys, few
-#: enough that workers see each other's updates soon.
-UNIT = 160
-#: Where all are at hand there is no other cost than copying them, the less often the more pairs share a copy.
-NEAR_UNIT = 640
-#: There most of the copies are those of negatives.
-NEAR_REUSE = 4
+#: Pairs of a unit, and how many of its words share negatives, where vectors move between several hosts: a unit that uses
+#: many vectors is likely to need one that others have taken away before its turn.
+UNIT, REUSE = 160, 1
+#: The same where few others, or none, can do so: what counts is then how often vectors are copied.
+LONG_UNIT, LONG_REUSE = 640, 4
+#: Few: hosts, or ranks that share no memory.
+FEW_HOSTS = 2
 #: Units of a block, at most: enough that few messages are sent; with more, others take more keys away before their turn.
 MOST_UNITS = 10
 #: How negatives are drawn where `--sampling-scheme` does not say.
@@ -51,8 +51,8 @@ class Placement:
 
     Attributes
     ----------
-    apart
-        Whether there are ranks that do not share memory.
+    long_units
+        Whether units may be long; see `LONG_UNIT`.
     is_replicated
         Per key, uint8.
     localize
@@ -65,7 +65,7 @@ class Placement:
         For the server.
     """
 
-    apart: bool
+    long_units: bool
     is_replicated: np.ndarray
     localize: bool
     block_units: int
@@ -109,17 +109,18 @@ def decide(comm, args: argparse.Namespace, text) -> Placement:
     """The same on all ranks, by the options and the text (a `text.Text`). Collective."""
     sharing = lapse.sharing_ranks(comm)
     apart = sharing < comm.size  # where all ranks share memory, every vector is local to all
+    long_units = comm.size <= FEW_HOSTS * sharing
     scheme = choose_scheme(args, text.vocabulary, comm.size, sharing)
     localize = args.management != "classic" and apart
     is_replicated = np.zeros(2 * len(text.vocabulary), dtype=np.uint8)
     replication, block_units = lapse.Replication(), 1
     if args.management == "lapse2" and (apart or args.replicate and comm.size > 1):
-        usage = survey_usage(comm, args, text)
+        usage = survey_usage(comm, args, text, long_units)
         is_replicated[choose_replicated(args, usage, scheme, comm.size, sharing)] = 1
         replication = pace(args, usage, is_replicated, comm.size)
         block_units = choose_block(args, usage, is_replicated) if apart else 1
     return Placement(
-        apart,
+        long_units,
         is_replicated,
         localize,
         block_units=block_units,
@@ -156,10 +157,10 @@ def noise(vocabulary: Vocabulary) -> np.ndarray:
     return weights
 
 
-def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
+def survey_usage(comm, args: argparse.Namespace, text, long_units: bool) -> Usage:
     """Count a part of the text on each rank, and scale it to an epoch. Collective."""
     counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
-    counter = Counter(counts=counts, **pair_options(args, text.vocabulary), block_units=1, lookahead=0,
+    counter = Counter(counts=counts, **pair_options(args, text.vocabulary, long_units), block_units=1, lookahead=0,
                       is_replicated=np.zeros(len(counts), dtype=np.uint8), seeds=(args.seed, comm.rank))
     words = count_part(counter, text.blocks(comm.rank * args.workers))
     mine = np.append(counts, (counter.units, counter.sets, words)).astype(np.float64)
@@ -173,9 +174,9 @@ def survey_usage(comm, args: argparse.Namespace, text) -> Usage:
     return Usage(scale * counts, scale * sampled, scale * units, text.words)
 
 
-def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, apart: bool = True) -> dict:
+def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:
     """What the kernel needs to make pairs."""
-    unit, reuse = (UNIT, 1) if apart else (NEAR_UNIT, NEAR_REUSE)
+    unit, reuse = (LONG_UNIT, LONG_REUSE) if long_units else (UNIT, REUSE)
     return {"window": args.window, "negative": args.negative, "unit_pairs": args.unit or unit,
             "keep": vocabulary.keep_thresholds(args.sample), "shares_negatives": args.negatives_per == "word",
             "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1)}

@@ -66,7 +66,7 @@ class Run:
         return PlainTrainer(
             self.vectors, self._table, self._generators[worker], block_units=1, lookahead=0,
             is_replicated=np.zeros(len(self.vectors), np.uint8), seeds=train.stream_seeds(self._args, epoch, worker),
-            **placement.pair_options(self._args, self._text.vocabulary, apart=False))
+            **placement.pair_options(self._args, self._text.vocabulary, long_units=True))
 
     def _train(self, trainer: PlainTrainer, epoch: int, worker: int) -> None:
         schedule = train.Schedule(self._args, self._text.share_words[worker], epoch)

@@ -174,7 +174,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         kv, dim=args.dim, localize=chosen.localize, slow_down=args.slow_down,
         is_replicated=chosen.is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
         seeds=stream_seeds(args, epoch, kv.id),
-        **placement.pair_options(args, plan.text.vocabulary, chosen.apart or len(chosen.replicated_keys) > 0))
+        **placement.pair_options(args, plan.text.vocabulary, chosen.long_units))
 
 
 def stream_seeds(args: argparse.Namespace, epoch: int, worker: int) -> list[int]:
