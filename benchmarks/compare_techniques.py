@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/compare_techniques.py --ranks 4 --epochs 5
 
 Trains on nine tenths of the text (by default the Python documentation of this machine), once on one
-rank and once on --ranks for each management and sampling scheme, and prints a table: seconds and
+rank and once on --ranks for each management and sampling scheme, by messages as between hosts (and once by shared
+memory), and prints a table: seconds and
 messages and megabytes per epoch, share of local accesses, loss, and the skip-gram objective on the
 tenth that was held out (`sgns_objective.py`, with the same negatives for all), absolute and relative
 to the one-rank run. With --json FILE the rows are written there too, a JSON object per line.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,7 @@ TECHNIQUES = {
     "lapse2, preloc": ("--management", "lapse2", "--sampling-scheme", "preloc"),
     "lapse2, pool": ("--management", "lapse2", "--sampling-scheme", "pool"),
     "lapse2, pool, postponed": ("--management", "lapse2", *POOL),
+    "lapse2, shared memory": ("--management", "lapse2"),
 }
 COLUMNS = f"{'ranks':>5} {'technique':<24}{'s':>6}{'local':>9}{'messages':>10}{'MB':>7}{'loss':>8}{'objective':>11}"
 
@@ -54,8 +57,9 @@ def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str
     command = [_mpi_choice.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
                "--corpus", train, "--output", output, "--binary", "--metrics", metrics, "--no-progress",
                *TECHNIQUES[technique], *options]
+    env = {**os.environ, "LAPSE_SHARED_MEMORY": "1" if technique.endswith("shared memory") else "0"}
     subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL,
-                   stdout=subprocess.DEVNULL)
+                   stdout=subprocess.DEVNULL, env=env)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     stats = lines[-1]["stats"]
     return {"ranks": ranks, "technique": technique, "loss": lines[-1]["loss"],
