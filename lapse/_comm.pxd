@@ -58,6 +58,7 @@ cdef class Comm:
     cdef uint8_t failure_latch
     cdef uint32_t failed
     cdef uint32_t ending            # BYE was queued
+    cdef uint32_t abandoned         # not all ranks came so far as to use it
     cdef uint32_t stopped           # the communication thread has left its loop
     cdef uint32_t noticed           # a caller of this rank was told of the failure
     cdef uint32_t unrung            # something was sent to a rank that may sleep

@@ -666,7 +666,13 @@ cdef class Comm:
     # The communication thread --------------------------------------------------------------------------
 
     def start(self):
-        """Post the receives and start the communication thread. A rank alone needs neither."""
+        """Post the receives and start the communication thread. A rank alone needs neither.
+
+        Raises
+        ------
+        RuntimeError
+            Where there is no thread to be had.
+        """
         cdef int32_t i
         if self.transport == NULL:
             return
@@ -674,6 +680,17 @@ cdef class Comm:
             self.post_receive(i)
         self.thread = threading.Thread(target=self._run, name="lapse-comm", daemon=True)
         self.thread.start()
+
+    def abandon(self):
+        """End the thread of a server that not all ranks could make. Nothing was sent."""
+        if self.transport == NULL:
+            return
+        store32(&self.abandoned, 1)
+        self.ring_thread()
+        if self.thread.ident is None:
+            self.withdraw_receives()
+        else:
+            self.thread.join()
 
     def _run(self):
         with nogil:
@@ -756,6 +773,8 @@ cdef class Comm:
     cdef bint at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""
         cdef transport_t* t = self.transport
+        if load32(&self.abandoned):
+            return True
         if not load32(&self.ending) and not load32(&self.failed):
             return False
         if t.ended_peers == t.size - 1 and t.sends == 0 and load32(&self.rank.outboxes_waiting) == 0 \

@@ -18,6 +18,17 @@ FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 #: What the launchers of the two families tell their children about the number of ranks.
 _RANKS_BY_LAUNCHER = {"mpich": "PMI_SIZE", "openmpi": "OMPI_COMM_WORLD_SIZE"}
 
+#: Open MPI refuses to run as root (the only user of many a container), or with more ranks than cores, unless told
+#: otherwise; and it binds each rank to one core, which all threads of the rank would then share. MPICH does not look.
+OPENMPI_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+
 #: The modules of this package that cannot be imported before MPI is loaded.
 _NEED_MPI = ("lapse._comm", "lapse._worker", "lapse.host", "lapse.server", "lapse.bench._pingpong")
 

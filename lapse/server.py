@@ -150,7 +150,7 @@ class Server:
     def _create(self, comm, arguments):
         host = Host(comm)
         try:
-            self._make_store(comm, arguments, host)
+            self._agree_on(comm, self._make_store, comm, arguments, host)
             siblings = host.make_siblings() if comm.size > 1 else Siblings()
             self._sharing = self._share(arguments, host, siblings)
         finally:
@@ -165,12 +165,9 @@ class Server:
         if -1 in host.places and comm.rank == 0:
             warn_of_network_module()
         self._communicator = communicator
-        error = None
-        try:
-            self._comm = Comm(self._protocol, communicator, self._workers, siblings, crowded)
-        except MemoryError as caught:
-            error = caught
-        raise_first(comm, error)
+        self._comm = self._agree_on(
+            comm, Comm, self._protocol, communicator, self._workers, siblings, crowded
+        )
         fail = weakref.WeakMethod(self._fail)  # this server has the collective calls, they do not keep it
         self._collectives = Collectives(
             self._comm, comm.rank, comm.size, self._workers, lambda error, worker: fail()(error, worker)
@@ -178,29 +175,39 @@ class Server:
         self._control = new_worker(
             self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
         )
-        self._comm.start()
+        try:
+            self._agree_on(comm, self._comm.start)
+        except BaseException:
+            self._comm.abandon()
+            raise
         self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
         if communicator is not None:
             communicator.Barrier()  # every rank receives before any sends
 
-    def _make_store(self, comm, arguments, host):
-        error = None
+    @staticmethod
+    def _agree_on(comm, make, *args):
+        """What `make(*args)` gives, if it succeeds on all ranks. Without memory or threads on one, all raise."""
+        made, error = None, None
         try:
-            self._store = Store(
-                arguments["num_keys"],
-                arguments["value_lengths"],
-                arguments["dtype"],
-                comm.rank,
-                comm.size,
-                arguments["replicated_keys"],
-                shareable=arguments["shared_memory"] and host.size > 1,
-            )
-            self._protocol = Protocol(self._store, arguments["max_in_flight"])
-            self._protocol.manage_replicas(**_management(arguments["replication"]))
-            self._samplers = self._make_samplers(arguments["sampling"])
-        except MemoryError as caught:
+            made = make(*args)
+        except (MemoryError, RuntimeError) as caught:
             error = caught
         raise_first(comm, error)
+        return made
+
+    def _make_store(self, comm, arguments, host):
+        self._store = Store(
+            arguments["num_keys"],
+            arguments["value_lengths"],
+            arguments["dtype"],
+            comm.rank,
+            comm.size,
+            arguments["replicated_keys"],
+            shareable=arguments["shared_memory"] and host.size > 1,
+        )
+        self._protocol = Protocol(self._store, arguments["max_in_flight"])
+        self._protocol.manage_replicas(**_management(arguments["replication"]))
+        self._samplers = self._make_samplers(arguments["sampling"])
 
     def _share(self, arguments, host, siblings):
         """The ranks that reach this one's values without messages, and it theirs."""

@@ -7,17 +7,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-#: Open MPI refuses to run as root, or with more ranks than cores, unless told otherwise; and it
-#: binds each rank to one core, which all of that rank's threads would then share.
-OPENMPI_ENV = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-}
-
 
 @dataclass
 class Job:
@@ -129,8 +118,10 @@ def kill_group(process):
 
 def job_environment(changes=None):
     """Return the environment of a job: ours, as if it were started from a shell, and `changes`."""
+    from lapse import _mpi_choice
+
     env = {k: v for k, v in os.environ.items() if not _is_of_a_launcher(k)}
-    env = {**OPENMPI_ENV, **env, "PYTHONUNBUFFERED": "1"}
+    env = {**_mpi_choice.OPENMPI_ENVIRONMENT, **env, "PYTHONUNBUFFERED": "1"}
     for name, value in (changes or {}).items():
         env.pop(name, None)
         if value is not None:

@@ -15,17 +15,6 @@ from lapse.bench._groups import Group, Job
 from lapse.bench._job import MARK
 from lapse.bench._rows import Row
 
-#: Open MPI refuses to run as root, or with more ranks than cores, unless told otherwise; and it binds each rank to
-#: one core, which all threads of the rank would then share.
-OPENMPI_ENV = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-}
-
 #: How the variables begin that tell a process its rank: a job inside a job must not see them.
 _OF_A_LAUNCHER = ("PMI_", "PMIX_", "HYDI_", "HYDRA_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 
@@ -47,7 +36,7 @@ def ranks_around() -> tuple[int, int]:
 def environment(changes=()) -> dict[str, str]:
     """The environment of a job: ours, as if it were started from a shell, and `changes`."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
-    return {**OPENMPI_ENV, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
+    return {**_mpi_choice.OPENMPI_ENVIRONMENT, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
 
 
 def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> list[str]:

@@ -474,6 +474,20 @@ def test_a_closed_server_goes_with_its_last_reference():
         gc.enable()
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("culprit", [0, -1])
+def test_one_rank_without_a_thread_is_an_error_on_all(culprit, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    if comm.rank == culprit % comm.size:
+        monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises((RuntimeError, MemoryError), match="can't start new thread"):
+        lapse.Server(20, 2)
+    monkeypatch.undo()
+    check_that_a_server_works()
+
+
 def test_one_rank_without_memory_for_messages_is_an_error_on_all(monkeypatch):
     def refuse(*args):
         raise MemoryError("none today")

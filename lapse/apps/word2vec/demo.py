@@ -29,17 +29,6 @@ NEIGHBOURS = 6
 #: Set by launchers for each rank: PMI (MPICH), PMIx and Open MPI, Slurm.
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
-#: Without these, Open MPI refuses more ranks than cores, binds each rank to one core, and does not
-#: run for root (the only user of many a container). MPICH does not look at them.
-OPENMPI_ENVIRONMENT = {
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # up to version 4
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # from version 5
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-}
-
 
 def main(argv: list[str] | None = None) -> None:
     """Run the demo."""
@@ -72,7 +61,7 @@ def start_ranks(ranks: int, argv: list[str]) -> None:
     mpirun = _mpi_choice.launcher_path()
     if mpirun is None:
         sys.exit(f"error: no mpirun beside the library of {_mpi_choice.describe_build()}")
-    for name, value in OPENMPI_ENVIRONMENT.items():
+    for name, value in _mpi_choice.OPENMPI_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     program = [sys.executable, "-m", "lapse.apps.word2vec.demo"]
     os.execv(mpirun, [mpirun, "-n", str(ranks), *program, *argv])
