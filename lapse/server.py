@@ -875,4 +875,5 @@ def _end_job():
     print(f"lapse: no answer from rank {ranks} for {LEAVING_SECONDS} s after a failure: the job is ended", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(0.3)  # until the launcher has read that
     MPI.COMM_WORLD.Abort(1)
