@@ -205,7 +205,7 @@ def test_a_signal_without_an_output_folder_ends_cleanly_too(topics):
 def test_training_goes_on_from_within_an_epoch(tmp_path):
     """The blocks that lie behind are not trained again."""
     corpus = write_topics(tmp_path / "topics.txt", sentences=8000)
-    options = ("--corpus", corpus, *OPTIONS, "--epochs", 2, "--slow-down", 120)
+    options = ("--corpus", corpus, *OPTIONS, "--epochs", 2, "--slow-down", 300)
     out = (*options, "--output", tmp_path / "out", "--metrics", tmp_path / "m")
     first = result_of(run_app("word2vec", 1, *out, "--max-runtime", 1.5))
     part = json.loads((tmp_path / "m").read_text().splitlines()[-1])
