@@ -63,7 +63,7 @@ class Mpi:
         self.alias = known_as if known_as != self.soname else None
 
     def write_build_info(self, folder):
-        """Write ``_build_info.py``, which ``lapse._mpi_choice`` reads at import, and the alias."""
+        """Write ``_build_info.py``, which ``lapse._mpi_loader`` reads at import, and the alias."""
         lines = ['"""Written by setup.py: the MPI that this build is made for."""\n']
         lines += [f"{name} = {getattr(self, name)!r}" for name in
                   ("family", "version", "soname", "folder", "alias")]

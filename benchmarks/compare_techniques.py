@@ -22,7 +22,7 @@ from pathlib import Path
 
 import sgns_objective
 
-from lapse import _mpi_choice
+from lapse import _mpi_loader
 from lapse.apps._base import local_share
 from lapse.apps.word2vec.corpus import Share
 from lapse.apps.word2vec.stdlib_corpus import standard_corpus
@@ -54,7 +54,7 @@ def split(corpus: Path, folder: Path) -> tuple[Path, Path]:
 def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str]) -> dict:
     """Train, and gather what is known about it."""
     metrics, output = folder / "metrics.jsonl", folder / "model"
-    command = [_mpi_choice.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
+    command = [_mpi_loader.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
                "--corpus", train, "--output", output, "--binary", "--metrics", metrics, "--no-progress",
                *TECHNIQUES[technique], *options]
     env = {**os.environ, "LAPSE_SHARED_MEMORY": "1" if technique.endswith("shared memory") else "0"}

@@ -1,4 +1,4 @@
 """The C-level door: `cimport lapse` in a kernel gives the worker and the types of its calls."""
 
-from lapse._types cimport key_t, operation_t
-from lapse._worker cimport Worker
+from lapse.base._types cimport key_t, operation_t
+from lapse.worker._worker cimport Worker

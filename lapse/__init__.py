@@ -6,7 +6,7 @@ The public names are here. Importing this package does not initialise MPI; the f
 
 import importlib
 
-from lapse import _mpi_choice
+from lapse import _mpi_loader
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
 
 __version__ = "0.1.0"
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 _LAZY = {  # name: the module that is loaded when somebody asks for the name
-    "Server": "lapse.server",
-    "Worker": "lapse._worker",
-    "Operation": "lapse._worker",
-    "Normal": "lapse.initializers",
-    "UniformValues": "lapse.initializers",
-    "Constant": "lapse.initializers",
-    "CheckpointError": "lapse.checkpoint",
-    "Replication": "lapse.replication",
-    "Sample": "lapse._sampling",
-    "Sampling": "lapse.sampling",
-    "Uniform": "lapse.sampling",
-    "Weighted": "lapse.sampling",
-    "choose_hot_spots": "lapse.hot_spots",
-    "sharing_ranks": "lapse.host",
+    "Server": "lapse.server.server",
+    "Worker": "lapse.worker._worker",
+    "Operation": "lapse.worker._worker",
+    "Normal": "lapse.options.initializers",
+    "UniformValues": "lapse.options.initializers",
+    "Constant": "lapse.options.initializers",
+    "CheckpointError": "lapse.server.checkpoint",
+    "Replication": "lapse.options.replication",
+    "Sample": "lapse.sampling._sampling",
+    "Sampling": "lapse.options.sampling",
+    "Uniform": "lapse.options.sampling",
+    "Weighted": "lapse.options.sampling",
+    "choose_hot_spots": "lapse.options.hot_spots",
+    "sharing_ranks": "lapse.server.host",
 }
 
-_mpi_choice.prepare(__path__)
+_mpi_loader.prepare(__path__)
 
 
 def __getattr__(name):

@@ -49,7 +49,7 @@ def versions():
     import mpi4py
     import numpy
 
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
     return "\n".join(
         [
@@ -57,8 +57,8 @@ def versions():
             f"python  {platform.python_version()}",
             f"numpy   {numpy.__version__}",
             f"mpi4py  {mpi4py.__version__}",
-            f"MPI     {_mpi_choice.describe_build()}",
-            f"mpirun  {_mpi_choice.launcher_path() or 'not found beside this MPI'}",
+            f"MPI     {_mpi_loader.describe_build()}",
+            f"mpirun  {_mpi_loader.launcher_path() or 'not found beside this MPI'}",
         ]
     )
 

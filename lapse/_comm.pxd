@@ -9,11 +9,11 @@ MPI's types stay in `_comm.pyx`, so that modules above compile without mpi.h.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from lapse._messages cimport frame_t
-from lapse._protocol cimport Protocol, rank_t
-from lapse._siblings cimport Siblings
-from lapse._sync cimport doorbell_t
-from lapse._types cimport operation_t, seat_t
+from lapse.messaging._messages cimport frame_t
+from lapse.protocol._protocol cimport Protocol, rank_t
+from lapse.storage._host_peers cimport Siblings
+from lapse.base._sync cimport doorbell_t
+from lapse.base._types cimport operation_t, seat_t
 
 ctypedef bint (*ready_t)(void* what) noexcept nogil
 

@@ -13,17 +13,17 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
 
 import threading
 
-from lapse._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
-from lapse._outbox cimport (FRAME_BYTES, PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
+from lapse.messaging._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
+from lapse.messaging._outbox cimport (FRAME_BYTES, PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             packet_size, take_block)
-from lapse._operations cimport ring_seat
-from lapse._protocol cimport handle_frame
-from lapse._replication cimport has_work, tick
-from lapse._siblings cimport Siblings
-from lapse._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
+from lapse.messaging._operations cimport ring_seat
+from lapse.protocol._protocol cimport handle_frame
+from lapse.protocol._replication cimport has_work, tick
+from lapse.storage._host_peers cimport Siblings
+from lapse.base._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
-from lapse._types cimport CLOSED, FAILED, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
+from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
 
 cdef enum:
     TAG = 77

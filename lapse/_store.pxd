@@ -13,10 +13,10 @@ Entered by worker threads and by whoever drives the communication; nothing here 
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from lapse._replicas cimport replicas_t
-from lapse._segment cimport Segment
-from lapse._sync cimport drop_latch, take_latch_as, watch_t
-from lapse._types cimport key_t, status_t
+from lapse.storage._replicas cimport replicas_t
+from lapse.storage._segment cimport Segment
+from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
+from lapse.base._types cimport key_t, status_t
 
 cdef enum key_state:
     # Odd: the value can be read here.

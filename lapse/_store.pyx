@@ -8,13 +8,13 @@ import collections
 
 import numpy as np
 
-from lapse._memory cimport release, reserve
-from lapse._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
-from lapse._segment cimport SEGMENT_HEAD, Segment
-from lapse._siblings cimport Siblings
-from lapse._sync cimport drop_latch, take_latch_as, watch_t
-from lapse._types cimport OK, PULL, PUSH, SET
-from lapse._values cimport add_values, prefetch
+from lapse.base._memory cimport release, reserve
+from lapse.storage._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
+from lapse.storage._segment cimport SEGMENT_HEAD, Segment
+from lapse.storage._host_peers cimport Siblings
+from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
+from lapse.base._types cimport OK, PULL, PUSH, SET
+from lapse.base._values cimport add_values, prefetch
 
 
 cdef enum:

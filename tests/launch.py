@@ -32,11 +32,11 @@ class Job:
 
 def mpirun_command():
     """Return the path of the `mpirun` that belongs to the MPI of the package."""
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
-    path = _mpi_choice.launcher_path()
+    path = _mpi_loader.launcher_path()
     if path is None:
-        raise FileNotFoundError(f"no mpirun beside the library of {_mpi_choice.describe_build()}")
+        raise FileNotFoundError(f"no mpirun beside the library of {_mpi_loader.describe_build()}")
     return path
 
 
@@ -118,10 +118,10 @@ def kill_group(process):
 
 def job_environment(changes=None):
     """Return the environment of a job: ours, as if it were started from a shell, and `changes`."""
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
     env = {k: v for k, v in os.environ.items() if not _is_of_a_launcher(k)}
-    env = {**_mpi_choice.OPENMPI_ENVIRONMENT, **env, "PYTHONUNBUFFERED": "1"}
+    env = {**_mpi_loader.OPENMPI_ENVIRONMENT, **env, "PYTHONUNBUFFERED": "1"}
     for name, value in (changes or {}).items():
         env.pop(name, None)
         if value is not None:

@@ -67,7 +67,8 @@ def find(app: str, args: argparse.Namespace) -> tuple[Saved | None, dict | None]
     lapse.CheckpointError
         Where it cannot be read.
     """
-    from lapse import CheckpointError, checkpoint
+    from lapse import CheckpointError
+    from lapse.server import checkpoint
 
     folder = folder_of(args)
     try:
@@ -93,7 +94,7 @@ def _read_result(folder: Path, step: str) -> dict | None:
 
 def write_result(folder: Path, result: dict) -> None:
     """Note what a finished run printed."""
-    from lapse import checkpoint
+    from lapse.server import checkpoint
 
     content = {"step": checkpoint.current_step(folder), "result": result}
     checkpoint.write_atomically(folder / RESULT, json.dumps(content).encode())

@@ -34,9 +34,9 @@ def main(argv: list[str]) -> None:
 
 
 def _world():
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
-    return _mpi_choice.load().COMM_WORLD
+    return _mpi_loader.load().COMM_WORLD
 
 
 def _place() -> tuple[int, int]:

@@ -8,8 +8,8 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from lapse cimport Worker, key_t, operation_t
-from lapse._sync cimport now
-from lapse._values cimport add_values
+from lapse.base._sync cimport now
+from lapse.base._values cimport add_values
 
 
 PULL, PUSH, SET = range(3)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from lapse import _mpi_choice
+from lapse import _mpi_loader
 from lapse.bench._groups import Group, Job
 from lapse.bench._job import MARK
 from lapse.bench._rows import Row
@@ -36,7 +36,7 @@ def ranks_around() -> tuple[int, int]:
 def environment(changes=()) -> dict[str, str]:
     """The environment of a job: ours, as if it were started from a shell, and `changes`."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
-    return {**_mpi_choice.OPENMPI_ENVIRONMENT, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
+    return {**_mpi_loader.OPENMPI_ENVIRONMENT, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
 
 
 def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> list[str]:
@@ -50,9 +50,9 @@ def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> l
     start = [sys.executable, *program]
     if ranks <= 1 and not launcher:
         return start
-    mpirun = _mpi_choice.launcher_path()
+    mpirun = _mpi_loader.launcher_path()
     if mpirun is None:
-        raise JobError(f"no mpirun was found beside the library of {_mpi_choice.describe_build()}")
+        raise JobError(f"no mpirun was found beside the library of {_mpi_loader.describe_build()}")
     return [mpirun, *launcher, "-n", str(ranks), *start]
 
 

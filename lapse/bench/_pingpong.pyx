@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from mpi4py cimport MPI
 from mpi4py.libmpi cimport MPI_BYTE, MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_Comm, MPI_Recv, MPI_Send
 
-from lapse._sync cimport now
+from lapse.base._sync cimport now
 
 cdef enum:
     GO_ON = 1

@@ -133,14 +133,14 @@ def describe_machine() -> dict:
     import numpy
 
     import lapse
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "lapse": lapse.__version__,
         "processor": _processor(),
         "cores": cores,
-        "MPI": textwrap.shorten(_mpi_choice.describe_build(), 60),
+        "MPI": textwrap.shorten(_mpi_loader.describe_build(), 60),
         "Python": platform.python_version(),
         "NumPy": numpy.__version__,
     }

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 cimport lapse
-from lapse._sync cimport now
+from lapse.base._sync cimport now
 
 cdef enum:
     MOST_OUTSTANDING = 1024

@@ -27,10 +27,10 @@ ARRAYS = "the same kernel and threads on plain arrays"
 
 def run(context: Context) -> Iterator[Row]:
     """The row of one job."""
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
     from lapse.apps.kge import train
 
-    comm = _mpi_choice.load().COMM_WORLD
+    comm = _mpi_loader.load().COMM_WORLD
     args, dataset, graph = options(context), *read_graph(context)
     plan = train.make_plan(comm, args, dataset)
     with train.open_server(comm, plan, args.seed) as server:

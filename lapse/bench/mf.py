@@ -34,10 +34,10 @@ def measure(context: Context, size: tuple[int, int, int, int]) -> list[Row]:
     """The row of a matrix of this size."""
     import numpy as np
 
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
     from lapse.apps.mf import matrix, train
 
-    comm = _mpi_choice.load().COMM_WORLD
+    comm = _mpi_loader.load().COMM_WORLD
     args = options()
     share, name = ratings(size)
     plan = train.make_plan(comm, args, matrix.assemble(comm, args.workers, share, None, args.test_fraction, args.seed))

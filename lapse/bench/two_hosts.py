@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from lapse import _mpi_choice
+from lapse import _mpi_loader
 from lapse.bench import _tables
 from lapse.bench._groups import Context, Group, Job
 from lapse.bench.messages import between_hosts
@@ -13,7 +13,7 @@ from lapse.bench.messages import between_hosts
 
 def main() -> None:
     """Measure and print a table."""
-    world = _mpi_choice.load().COMM_WORLD
+    world = _mpi_loader.load().COMM_WORLD
     group = Group("two hosts", "pulls and pushes between two hosts, against bare MPI", between_hosts, (Job(2),))
     context = Context(group, group.jobs[0], rank=world.rank, ranks=world.size)
     rows = list(group.run(context))

@@ -60,11 +60,11 @@ def options(corpus: Path, workers: int) -> argparse.Namespace:
 
 
 def _workers(context: Context, corpus: Path) -> list[Row]:
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
     from lapse.apps.word2vec import plain, train
     from lapse.apps.word2vec.text import survey
 
-    comm, args = _mpi_choice.load().COMM_WORLD, options(corpus, workers=2)
+    comm, args = _mpi_loader.load().COMM_WORLD, options(corpus, workers=2)
     text = survey(comm, str(corpus), args.workers, args.min_count)
     plan = train.make_plan(comm, args, text)
     with train.open_server(comm, plan, args.seed) as server:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lapse
-from lapse import checkpoint
+from lapse.server import checkpoint
 from mpi4py.MPI import COMM_WORLD as comm
 
 NUM_KEYS = 60

@@ -9,8 +9,8 @@ from mpi4py.MPI import COMM_SELF
 from mpi4py.MPI import COMM_WORLD as comm
 
 import lapse
-from lapse._draws import Generator, Table
-from lapse._sampling import DRAWS
+from lapse.sampling._draws import Generator, Table
+from lapse.sampling._sampling import DRAWS
 
 NUM_KEYS = 60
 KEYS = np.arange(NUM_KEYS)

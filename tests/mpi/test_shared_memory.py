@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lapse
-from lapse._segment import Segment
+from lapse.storage._segment import Segment
 from mpi4py.MPI import COMM_WORLD as comm
 
 GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)
@@ -163,7 +163,7 @@ def test_where_the_first_rank_has_no_addresses_for_what_all_share_nobody_hangs(m
             raise MemoryError("none today")
 
     if comm.rank == 0:
-        monkeypatch.setattr("lapse.host.Segment", Refusing)
+        monkeypatch.setattr("lapse.server.host.Segment", Refusing)
     with lapse.Server(50, 2) as server, server.worker() as kv:
         kv.push(range(50), np.ones((50, 2), "f4")).wait()
         kv.barrier()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import launch
 import lapse
-from lapse import _build_info, _mpi_choice
+from lapse import _build_info, _mpi_loader
 
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}[_build_info.family]
 UNSET = {"MPI4PY_LIBMPI": None, "MPI4PY_MPIABI": None}
@@ -38,14 +38,14 @@ def test_public_names_are_there():
 
 def test_mpi4py_loads_the_mpi_of_the_build():
     script = "import lapse; from mpi4py import MPI; print(MPI.get_vendor()[0])"
-    assert python(script).check().stdout.strip() == _mpi_choice.FAMILY_NAMES[_build_info.family]
+    assert python(script).check().stdout.strip() == _mpi_loader.FAMILY_NAMES[_build_info.family]
 
 
 def test_variable_asks_for_another_mpi():
     job = python("import lapse", {"MPI4PY_MPIABI": OTHER})
     assert job.returncode != 0
     assert "ImportError: lapse was built for" in job.stderr
-    assert _mpi_choice.describe_build() in job.stderr
+    assert _mpi_loader.describe_build() in job.stderr
     assert repr(OTHER) in job.stderr and "make install" in job.stderr
 
 
@@ -55,13 +55,13 @@ def test_another_mpi_is_loaded_already():
     script = "from mpi4py import MPI\n" + PRETEND + "import lapse"
     job = python(script, {"MPI4PY_LIBMPI": library})
     assert job.returncode != 0 and "ImportError" in job.stderr
-    assert _mpi_choice.FAMILY_NAMES[OTHER] + " 9.9" in job.stderr
-    assert "has loaded " + _mpi_choice.FAMILY_NAMES[_build_info.family] in job.stderr
+    assert _mpi_loader.FAMILY_NAMES[OTHER] + " 9.9" in job.stderr
+    assert "has loaded " + _mpi_loader.FAMILY_NAMES[_build_info.family] in job.stderr
     assert "MPICC=" in job.stderr
 
 
 def test_started_by_the_launcher_of_another_mpi():
-    variable = _mpi_choice._RANKS_BY_LAUNCHER[OTHER]
+    variable = _mpi_loader._RANKS_BY_LAUNCHER[OTHER]
     script = "import lapse; lapse.Server(1, 1)"
     job = python(script, {variable: "2"})
     assert job.returncode != 0

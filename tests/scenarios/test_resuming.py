@@ -63,7 +63,7 @@ def kill_ranks(process):
 
 
 def epochs_done(folder):
-    from lapse import checkpoint
+    from lapse.server import checkpoint
 
     return checkpoint.read_manifest(folder / "checkpoint")["metadata"]["epoch"]
 

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from lapse._virtual_rank import VirtualRank, share_memory
+from lapse.testing._virtual_rank import VirtualRank, share_memory
 
 
 FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, charged, kind, operation

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lapse
-from lapse import checkpoint
+from lapse.server import checkpoint
 
 KEYS = np.arange(20)
 

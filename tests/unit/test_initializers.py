@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lapse
-from lapse.initializers import as_initializer
+from lapse.options.initializers import as_initializer
 
 KEYS = np.arange(4000)
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lapse._virtual_rank import VirtualRank
+from lapse.testing._virtual_rank import VirtualRank
 from simulated_network import share_in_groups
 
 NUM_KEYS = 3

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lapse._virtual_rank import VirtualRank
+from lapse.testing._virtual_rank import VirtualRank
 from simulated_network import Network
 
 NUM_KEYS = 4

@@ -7,8 +7,8 @@ import pytest
 from frequencies import assert_conform
 
 import lapse
-from lapse._draws import Generator, Table
-from lapse._sampling import Sampler
+from lapse.sampling._draws import Generator, Table
+from lapse.sampling._sampling import Sampler
 from lapse._store import Store
 
 FULL = 2**32

@@ -10,7 +10,7 @@ import pytest
 
 import lapse
 from lapse._store import Store
-from lapse._virtual_rank import VirtualRank
+from lapse.testing._virtual_rank import VirtualRank
 
 LENGTHS = [
     1,

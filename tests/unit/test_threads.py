@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lapse._virtual_rank import VirtualRank
+from lapse.testing._virtual_rank import VirtualRank
 from simulated_network import share_in_groups
 
 ROUNDS = int(4 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))

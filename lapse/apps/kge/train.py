@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import lapse
-from lapse import checkpoint
+from lapse.server import checkpoint
 from lapse.apps import _base
 from lapse.apps._training import Training
 from lapse.apps.kge import data, evaluate, output, placement, stdlib_graph

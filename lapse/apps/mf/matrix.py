@@ -95,7 +95,7 @@ class Matrix:
 def is_held_out(identities: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose about this fraction of ratings, each by its identity and the seed alone.
 
-    The function is the finalizer of SplitMix64 (Steele, Lea, Flood 2014), as in `lapse.initializers`.
+    The function is the finalizer of SplitMix64 (Steele, Lea, Flood 2014), as in `lapse.options.initializers`.
     """
     root = np.random.SeedSequence((seed, 0x7E57)).generate_state(1, np.uint64)[0]
     x = (identities ^ root) * np.uint64(0x9E3779B97F4A7C15)

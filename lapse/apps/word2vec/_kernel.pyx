@@ -30,7 +30,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 from lapse cimport Worker, key_t, operation_t
-from lapse._draws cimport Generator, Table, draw_keys
+from lapse.sampling._draws cimport Generator, Table, draw_keys
 
 cdef extern from "_sgns.h" nogil:
     ctypedef struct sgns_group:
@@ -687,9 +687,9 @@ cdef class PlainTrainer(Pairs):
     ----------
     table : float32 array of shape (2 * words, dim)
         Input vectors at 2w, output vectors at 2w + 1; changes.
-    distribution : lapse._draws.Table
+    distribution : lapse.sampling._draws.Table
         Of the negatives, which are keys.
-    generator : lapse._draws.Generator
+    generator : lapse.sampling._draws.Generator
     **parameters
         Those of `Pairs`.
     """

@@ -56,12 +56,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def start_ranks(ranks: int, argv: list[str]) -> None:
     """Become ``mpirun`` with this program: the one of the MPI that Lapse was built with."""
-    from lapse import _mpi_choice
+    from lapse import _mpi_loader
 
-    mpirun = _mpi_choice.launcher_path()
+    mpirun = _mpi_loader.launcher_path()
     if mpirun is None:
-        sys.exit(f"error: no mpirun beside the library of {_mpi_choice.describe_build()}")
-    for name, value in _mpi_choice.OPENMPI_ENVIRONMENT.items():
+        sys.exit(f"error: no mpirun beside the library of {_mpi_loader.describe_build()}")
+    for name, value in _mpi_loader.OPENMPI_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     program = [sys.executable, "-m", "lapse.apps.word2vec.demo"]
     os.execv(mpirun, [mpirun, "-n", str(ranks), *program, *argv])

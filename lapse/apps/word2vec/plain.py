@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 import lapse
-from lapse._draws import Generator, Table
+from lapse.sampling._draws import Generator, Table
 from lapse.apps import _base
 from lapse.apps.word2vec import placement, stdlib_corpus, train
 from lapse.apps.word2vec._kernel import PlainTrainer

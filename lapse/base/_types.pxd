@@ -1,0 +1,75 @@
+"""Floor 0. The words that every module uses: keys, operations, what a worker thread owns in C.
+
+Declarations only.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from lapse.base._sync cimport bell_t, doorbell_t
+
+ctypedef int64_t key_t
+
+
+cdef enum status_t:
+    OK = 0
+    NO_MEMORY = 1       # this rank could not allocate; nothing was sent for the key at hand
+    TIMED_OUT = 2
+    FAILED = 3          # the server has failed: some rank reported an error
+    INTERRUPTED = 4     # a signal handler of Python raised (main thread)
+    CLOSED = 5
+
+
+cdef enum operation_kind:
+    # The values are also those of the messages that carry such a request.
+    PULL = 1
+    PUSH = 2
+    SET = 3
+    LOCALIZE = 4
+    WHERE = 5           # asks homes for the owners of keys
+    MEET = 6            # a worker that waits for the other workers of its rank; never in a message
+    SYNC = 7            # a worker that waits until its updates are in all replicas; never in a message
+
+
+cdef struct counters_t:
+    # Key positions (and one time) since the last reset, kept by each worker for itself.
+    int64_t pulled_keys
+    int64_t pulled_local
+    int64_t pulled_shared
+    int64_t pulled_in_transit
+    int64_t pushed_keys
+    int64_t pushed_local
+    int64_t pushed_shared
+    int64_t pushed_in_transit
+    int64_t localize_keys
+    int64_t localize_local
+    int64_t sampled_keys
+    int64_t sampled_local
+    int64_t waited_nanoseconds  # in which calls waited for operations: not in barriers
+
+
+cdef struct operation_t:
+    # One call of a worker that is not finished. It lives until `pending` is 0 and its worker has
+    # given it back; whoever brings `pending` to 0 does not touch it afterwards.
+    int64_t pending             # key positions without an answer, plus 1 while it is being issued
+    char* out                   # where a pull writes; NULL for the others and after a cancel
+    int64_t* offsets            # in bytes, by position; NULL where all values have the same length
+    seat_t* seat
+    operation_t* next           # in its seat's list of spare or of detached operations
+    int64_t count               # key positions in all, for reports
+    uint8_t kind
+
+
+cdef struct seat_t:
+    # What one worker thread owns in C. One more per rank serves the calls of the server itself.
+    bell_t bell
+    uint32_t on_doorbell        # this worker listens to its rank's doorbell while it sleeps
+    doorbell_t* doorbell
+    int64_t unfinished          # operations of this seat that are not finished
+    int32_t worker              # number within the rank; -1 for the server's own seat
+    operation_t* spare          # finished ones, to be used again
+    operation_t* detached       # issued without a handle, oldest first
+    operation_t* last_detached
+    uint32_t* missed            # positions that a batch found elsewhere
+    int64_t missed_capacity
+    counters_t counters
+    char padding[64]            # seats of two threads never share a cache line

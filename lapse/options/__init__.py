@@ -1,0 +1,1 @@
+"""Floor 1. What a user chooses: initial values, replication, sampling, hot spots."""

@@ -1,0 +1,61 @@
+"""Floor 1. How replicated keys are synchronised: what a user may choose."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from lapse.base.checks import number, whole
+
+
+@dataclass(frozen=True)
+class Replication:
+    """How the replicas of the replicated keys are synchronised, in the background.
+
+    A rank sends what was pushed to its replicas to the keys' homes, in *rounds* of its own; the homes send the
+    sums to all ranks. A round begins when the time has come **or** when enough was pushed, whichever is first.
+
+    Parameters
+    ----------
+    syncs_per_second : float
+        Rounds that the time begins. 0: none.
+    max_pending : int, optional
+        Key positions that this rank pushes to replicas between two rounds. A worker whose rank is ahead by more than
+        twice as many waits (bounded staleness): updates that are computed from stale values, and summed, diverge
+        where only time paces the rounds, and the faster the program the worse. Without it, and with
+        `syncs_per_second=0`, replicas are synchronised on demand only (`Worker.wait_replica_sync`).
+    threshold : float
+        Of a key whose change has a smaller L2 norm nothing is sent until it has grown.
+    average : bool
+        Scale each rank's change by 1 / ranks.
+    clip : float
+        Scale a change down to at most `clip` times the running mean of this rank's changes' norms, after 1000 of
+        them. 0: not at all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no number, negative or not finite, and a `max_pending` below 1.
+
+    Notes
+    -----
+    Each rank scales its own change before it is sent. In the phase of `Worker.setup` changes go unscaled and whatever
+    their norm. Replication of hot spots is that of Renz-Wieland et al., *NuPS: A Parameter Server for Machine Learning
+    with Non-Uniform Parameter Access*, SIGMOD 2022; bounded staleness that of Ho et al., *More Effective Distributed
+    ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013.
+    """
+
+    syncs_per_second: float = 5
+    max_pending: int | None = None
+    threshold: float = 0.0
+    average: bool = False
+    clip: float = 0.0
+
+    def __post_init__(self):
+        for name in ("syncs_per_second", "threshold", "clip"):
+            object.__setattr__(self, name, number(getattr(self, name), name, 0, sys.float_info.max))
+        if not isinstance(self.average, (bool, np.bool_)):
+            raise TypeError(f"average must be True or False, not {self.average!r}")
+        object.__setattr__(self, "average", bool(self.average))
+        if self.max_pending is not None:
+            object.__setattr__(self, "max_pending", whole(self.max_pending, "max_pending", 1, 2**61))

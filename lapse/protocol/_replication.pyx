@@ -1,0 +1,471 @@
+"""Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message."""
+
+from libc.math cimport isfinite
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc
+
+from lapse.messaging._flow cimport discharge
+from lapse.messaging._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
+from lapse.messaging._operations cimport complete, ring_seat
+from lapse.messaging._outbox cimport append_ack, append_record
+from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, replica_t,
+                              replicas_t)
+from lapse._store cimport REPLICATED, lock_entry, unlock_entry
+from lapse.base._sync cimport drop_latch, fence, fetch_add, load, load32, store, take_latch, try_latch
+from lapse.base._types cimport FAILED, NO_MEMORY, OK
+from lapse.base._values cimport norm_of, scale_value
+
+cdef enum:
+    ERROR_SIZE = 256
+    NORMS_BEFORE_CLIPPING = 1000
+
+cdef int64_t MILLISECOND = 1000000
+# A home sends its sums when every rank has ended its next round, so that one sum contains what all
+# contributed. A rank that others are ahead of ends a round as well: at once where nothing was pushed,
+# else after the first time. After the second a home waits no longer for a rank that does not answer.
+cdef int64_t JOIN_AFTER = 4 * MILLISECOND
+cdef int64_t SEND_AFTER = 30 * MILLISECOND
+
+
+cdef inline replica_t* replica_at(replication_t* r, uint32_t number) noexcept nogil:
+    return &r.store.replicas.all[number]
+
+
+# Contributions of this rank ---------------------------------------------------------------------------
+
+cdef void came_back(replication_t* r) noexcept nogil:
+    fetch_add(&r.awaited, -1)
+
+
+cdef double factor_for(replication_t* r, double norm) noexcept nogil:
+    """By what a delta is scaled before it is sent; `norm` is only needed for clipping."""
+    cdef double factor = 1.0
+    cdef double limit
+    if r.in_setup:
+        return factor
+    if r.clip > 0:
+        limit = r.clip * r.norm_total / r.norms if r.norms >= NORMS_BEFORE_CLIPPING else 0.0
+        if isfinite(norm):  # one that overflowed would end clipping for good
+            r.norms += 1
+            r.norm_total += norm
+        if limit > 0 and norm > limit:
+            factor = limit / norm
+    if r.average:
+        factor /= r.size
+    return factor
+
+
+cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexcept nogil:
+    """Send the delta of one key to its home. Under the key's latch."""
+    cdef replica_t* replica = replica_at(r, number)
+    cdef entry_t* entry = &r.store.entries[replica.key]
+    cdef char* delta = delta_of(replica)
+    cdef double norm = 0.0, factor
+    if r.threshold > 0 or r.clip > 0:
+        norm = norm_of(r.store.itemsize, delta, replica.bytes)
+        if norm < r.threshold and not whatever_size:
+            note_changed(&r.store.replicas, number)
+            return OK
+    factor = factor_for(r, norm)
+    if factor != 1.0:
+        scale_value(r.store.itemsize, delta, factor, replica.bytes)
+    if entry.route == r.rank:
+        add_contribution(&r.store.replicas, number, r.rank, delta)
+    else:
+        if append_record(&r.outboxes[entry.route], DELTA, <uint16_t>r.rank, 0, 0, <uint32_t>replica.key, replica.epoch,
+                         delta, replica.bytes) != OK:
+            note_changed(&r.store.replicas, number)
+            return NO_MEMORY
+        r.keys_sent += 1
+    fetch_add(&r.awaited, 1)
+    replica.has_delta = False
+    replica.is_awaited = True
+    return OK
+
+
+cdef int send_deltas(replication_t* r, bint whatever_size) noexcept nogil:
+    cdef uint32_t i, count = drain(&r.store.replicas, &r.store.replicas.changed)
+    cdef int status = OK
+    cdef replica_t* replica
+    cdef entry_t* entry
+    for i in range(count):
+        replica = replica_at(r, r.store.replicas.changed.drained[i])
+        entry = &r.store.entries[replica.key]
+        lock_entry(r.store, entry)
+        replica.is_changed = False
+        if replica.has_delta and status == OK:
+            status = contribute(r, r.store.replicas.changed.drained[i], whatever_size)
+        elif replica.has_delta:
+            note_changed(&r.store.replicas, r.store.replicas.changed.drained[i])
+        unlock_entry(entry)
+    return status
+
+
+cdef void reset_pending(replication_t* r) noexcept nogil:
+    """Start to count pushes anew; who waited for that goes on."""
+    cdef int32_t i
+    store(&r.pending, 0)
+    fence()
+    if load32(&r.waiting):
+        for i in range(r.num_seats):
+            ring_seat(&r.seats[i])
+
+
+cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
+    """Send this rank's deltas to their homes.
+
+    Under the latch of rounds, and only when every contribution of the last round has come back: one of a rank and
+    key at a time is under way, so that a sum contains it or not.
+    """
+    cdef int status
+    reset_pending(r)
+    store(&r.awaited, 1)
+    whatever_size = whatever_size or r.in_setup or r.is_full_wanted
+    if whatever_size or r.threshold == 0:
+        fetch_add(&r.full_rounds, 1)  # first: who reads the number from now on is not covered by this round
+        r.is_full_wanted = False
+    status = send_deltas(r, whatever_size)
+    if load(&r.awaited) > 1:
+        r.rounds += 1
+    if status == OK:
+        status = end_round(r)
+    came_back(r)
+    return status
+
+
+cdef int end_round(replication_t* r) noexcept nogil:
+    cdef int32_t to
+    for to in range(r.size):
+        if to != r.rank and append_record(&r.outboxes[to], ROUND_END, <uint16_t>r.rank, 0, 0, 0, 0, NULL, 0) != OK:
+            return NO_MEMORY
+    return hear_end(r, r.rank)
+
+
+cdef inline bint is_round_due(replication_t* r) noexcept nogil:
+    fence()  # who adds to `pending` looks at `awaited` afterwards, and the other way round: one of them sees both
+    if load(&r.awaited):
+        return False
+    return load(&r.pending) >= r.max_pending if r.max_pending and load(&r.pending) else is_behind(r) and not load(&r.pending)
+
+
+cdef int begin_round_if_due(replication_t* r) noexcept nogil:
+    """Begin a round if the last one is complete and enough was pushed here since; or nothing, and others wait."""
+    cdef int status = OK
+    while status == OK and is_round_due(r):
+        take_latch(&r.latch)
+        if is_round_due(r):
+            status = begin_round(r, False)
+        drop_latch(&r.latch)
+    return status
+
+
+cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil:
+    """Count key positions pushed to replicas here."""
+    fetch_add(&r.pending, count)
+    return begin_round_if_due(r)
+
+
+# Sums of this home ------------------------------------------------------------------------------------
+
+cdef void take_in(replication_t* r, replica_t* replica, bint contains_mine, const char* total) noexcept nogil:
+    # under the key's latch
+    if contains_mine and replica.is_awaited:
+        replica.is_awaited = False
+        came_back(r)
+    add_sum(&r.store.replicas, replica, total)
+
+
+cdef int send_sum(replication_t* r, replica_t* replica) noexcept nogil:
+    # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
+    cdef int32_t to
+    for to in range(r.size):
+        if to == r.rank:
+            continue
+        if append_record(&r.outboxes[to], SUM, <uint16_t>r.rank, 0, 0, <uint32_t>replica.key, replica.contained[to],
+                         replica.sum, replica.bytes) != OK:
+            return NO_MEMORY
+        replica.contained[to] = False
+        r.keys_sent += 1
+    replica.has_sum = False
+    take_in(r, replica, replica.contained[r.rank], replica.sum)
+    replica.contained[r.rank] = False
+    return OK
+
+
+cdef int hear_end(replication_t* r, int32_t rank) noexcept nogil:
+    """A rank has ended a round. Under the latch of rounds."""
+    cdef int32_t i
+    r.ends[rank] += 1
+    r.most_ends = max(r.most_ends, r.ends[rank])
+    r.heard += r.ends[rank] == r.complete + 1
+    if r.heard < r.size:
+        return OK
+    r.complete += 1
+    r.heard = 0
+    for i in range(r.size):
+        r.heard += r.ends[i] > r.complete
+    return send_sums(r)
+
+
+cdef int send_sums(replication_t* r) noexcept nogil:
+    """Send what was collected to all ranks. Under the latch of rounds."""
+    cdef uint32_t i, count
+    cdef int status = OK
+    cdef replica_t* replica
+    cdef entry_t* entry
+    r.waiting_since = 0
+    count = drain(&r.store.replicas, &r.store.replicas.collected)
+    for i in range(count):
+        replica = replica_at(r, r.store.replicas.collected.drained[i])
+        entry = &r.store.entries[replica.key]
+        lock_entry(r.store, entry)
+        replica.is_collected = False
+        if replica.has_sum and status == OK:
+            status = send_sum(r, replica)
+        unlock_entry(entry)
+    return status
+
+
+# What all ranks have to apply before somebody is answered -----------------------------------------------
+
+cdef gathering_t* open_gathering(replication_t* r, uint16_t origin, uint16_t charged, uint64_t operation) noexcept nogil:
+    cdef gathering_t* gathering = <gathering_t*>malloc(sizeof(gathering_t))
+    if gathering == NULL:
+        return NULL
+    gathering.remaining = 1
+    gathering.operation = operation
+    gathering.amount = 0
+    gathering.count = 0
+    gathering.origin = origin
+    gathering.charged = charged
+    gathering.previous = NULL
+    take_latch(&r.list_latch)
+    gathering.next = r.gatherings
+    if r.gatherings != NULL:
+        r.gatherings.previous = gathering
+    r.gatherings = gathering
+    drop_latch(&r.list_latch)
+    return gathering
+
+
+cdef void forget(replication_t* r, gathering_t* gathering) noexcept nogil:
+    take_latch(&r.list_latch)
+    if gathering.previous == NULL:
+        r.gatherings = gathering.next
+    else:
+        gathering.previous.next = gathering.next
+    if gathering.next != NULL:
+        gathering.next.previous = gathering.previous
+    drop_latch(&r.list_latch)
+    free(gathering)
+
+
+cdef int acknowledge(replication_t* r, gathering_t* gathering, int64_t count) noexcept nogil:
+    """So many acknowledgements came; after the last one the asker is answered."""
+    cdef int status = OK
+    if fetch_add(&gathering.remaining, -count) != count:
+        return OK
+    if gathering.origin == r.rank:
+        discharge(r.flow, r.rank, gathering.amount)
+        complete(<operation_t*>gathering.operation, gathering.count)
+    else:
+        status = append_ack(&r.outboxes[gathering.origin], ACK, gathering.origin, gathering.charged,
+                            gathering.operation, gathering.count, gathering.amount)
+    forget(r, gathering)
+    return status
+
+
+cdef int close_gathering(replication_t* r, gathering_t* gathering) noexcept nogil:
+    """Everything is sent."""
+    return acknowledge(r, gathering, 1)
+
+
+cdef int replace(replication_t* r, gathering_t* gathering, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
+    """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
+    cdef replica_t* replica = replica_at(r, entry.slot)
+    cdef int32_t to
+    replica.epoch += 1
+    fetch_add(&gathering.remaining, r.size - 1)
+    gathering.count += 1
+    gathering.amount += amount
+    for to in range(r.size):
+        replica.contained[to] = False
+        if to != r.rank and append_record(&r.outboxes[to], REPLACE, <uint16_t>r.rank, 0, <uint64_t>gathering,
+                                          <uint32_t>replica.key, replica.epoch, value, replica.bytes) != OK:
+            return NO_MEMORY
+    put_in_place(r, replica, value)
+    return OK
+
+
+cdef void put_in_place(replication_t* r, replica_t* replica, const char* value) noexcept nogil:
+    # under the key's latch
+    if replica.is_awaited:
+        came_back(r)
+    fill_replica(replica, value)
+
+
+cdef int ask_all(replication_t* r, uint16_t origin, uint64_t operation) noexcept nogil:
+    """Ask every rank to tell when it has applied all that this home has sent so far. Under the latch of rounds."""
+    cdef gathering_t* gathering = open_gathering(r, origin, <uint16_t>r.rank, operation)
+    cdef int32_t to
+    if gathering == NULL:
+        return NO_MEMORY
+    gathering.count = 1
+    fetch_add(&gathering.remaining, r.size - 1)
+    for to in range(r.size):
+        if to != r.rank and append_record(&r.outboxes[to], FENCE, <uint16_t>r.rank, 0, <uint64_t>gathering,
+                                          0, 0, NULL, 0) != OK:
+            return NO_MEMORY
+    return close_gathering(r, gathering)
+
+
+cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil:
+    """Ask all homes to send their sums now, and to answer when every rank has applied them.
+
+    `covered` tells whether the deltas of this rank as they were at the caller's beginning are on their way: one
+    contribution of a key at a time may be, so that the caller may have to come again after this operation, which
+    brings the earlier ones back. `full_rounds_before` is `full_rounds` at its beginning.
+    """
+    cdef int32_t home
+    cdef int status = OK
+    take_latch(&r.latch)
+    if load(&r.awaited) == 0:
+        covered[0] = True
+        status = begin_round(r, True)
+    else:
+        covered[0] = load(&r.full_rounds) > full_rounds_before
+        r.is_full_wanted = r.is_full_wanted or not covered[0]  # whoever begins the next round may come first
+    for home in range(r.size):
+        if home != r.rank and status == OK:
+            status = append_record(&r.outboxes[home], MARK, <uint16_t>r.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)
+    if status == OK:
+        status = send_sums(r)
+    if status == OK:
+        status = ask_all(r, <uint16_t>r.rank, <uint64_t>operation)
+    drop_latch(&r.latch)
+    return status if status != OK else begin_round_if_due(r)
+
+
+# Time ---------------------------------------------------------------------------------------------------
+
+cdef int tick(replication_t* r, int64_t time) noexcept nogil:
+    """Do what is due: a round of this rank, or sums that have waited for company long enough."""
+    cdef bint is_due = r.interval and time >= r.next_round
+    cdef int64_t waited
+    cdef int status = OK
+    if is_due:  # at common multiples: ranks of one host begin together
+        r.next_round = (time // r.interval + 1) * r.interval
+    if not r.store.replicas.collected.count and not is_behind(r):
+        r.waiting_since = 0
+    elif r.waiting_since == 0:
+        r.waiting_since = time
+    waited = time - r.waiting_since if r.waiting_since else 0
+    if not is_due and waited <= JOIN_AFTER and not load32(&r.waiting) or not try_latch(&r.latch):
+        return OK
+    if load(&r.awaited) == 0 and (is_due and r.store.replicas.changed.count or waited > JOIN_AFTER and is_behind(r)):
+        status = begin_round(r, False)
+    elif waited > SEND_AFTER:
+        status = send_sums(r)
+    drop_latch(&r.latch)
+    return status if status != OK else begin_round_if_due(r)
+
+
+# Messages -------------------------------------------------------------------------------------------------
+
+cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil:
+    """Note what the protocol excludes; the server ends."""
+    snprintf(r.error, ERROR_SIZE, "protocol error at rank %d, message from rank %d: %s (key %lld)",
+             r.rank, source, what, <long long>key)
+    return FAILED
+
+
+cdef int on_delta(replication_t* r, int32_t source, entry_t* entry, record_t* record) noexcept nogil:
+    if entry.route != r.rank:
+        return wrong(r, source, "a contribution to a replica whose home is another rank", record.key)
+    if record.position == replica_at(r, entry.slot).epoch:
+        add_contribution(&r.store.replicas, entry.slot, source, <char*>(record + 1))
+    return OK
+
+
+cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, record_t* record) noexcept nogil:
+    cdef entry_t* entry = &r.store.entries[record.key]
+    cdef replica_t* replica
+    cdef int status = OK
+    if entry.state != REPLICATED:
+        return wrong(r, source, "news of a replica that is not here", record.key)
+    replica = replica_at(r, entry.slot)
+    lock_entry(r.store, entry)
+    if frame.kind == DELTA:
+        status = on_delta(r, source, entry, record)
+    elif frame.kind == SUM:
+        take_in(r, replica, record.position, <char*>(record + 1))
+    else:
+        replica.epoch = record.position
+        put_in_place(r, replica, <char*>(record + 1))
+    unlock_entry(entry)
+    return status
+
+
+cdef int on_replica_records(replication_t* r, int32_t source, frame_t* frame) noexcept nogil:
+    cdef char* at = <char*>(frame + 1)
+    cdef record_t* record
+    cdef uint32_t i
+    cdef int status
+    for i in range(<uint32_t>frame.count):
+        record = <record_t*>at
+        status = on_replica_record(r, source, frame, record)
+        if status != OK:
+            return status
+        at += sizeof(record_t) + replica_at(r, r.store.entries[record.key].slot).bytes
+    if frame.kind == REPLACE:
+        status = append_ack(&r.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, frame.count, 0)
+        if status != OK:
+            return status
+    return OK if frame.kind == DELTA else begin_round_if_due(r)
+
+
+cdef int on_round_end(replication_t* r, int32_t source) noexcept nogil:
+    cdef int status
+    take_latch(&r.latch)
+    status = hear_end(r, source)
+    drop_latch(&r.latch)
+    return status if status != OK else begin_round_if_due(r)
+
+
+cdef int on_mark(replication_t* r, frame_t* frame) noexcept nogil:
+    cdef int status
+    take_latch(&r.latch)  # also waits for the sums that a worker of this rank is about to send
+    status = send_sums(r)
+    if status == OK:
+        status = ask_all(r, frame.origin, frame.operation)
+    drop_latch(&r.latch)
+    return status if status != OK else begin_round_if_due(r)
+
+
+cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil:
+    """Do what one message about replicas asks for; errors as in `handle_frame`."""
+    if frame.kind == ROUND_END:
+        return on_round_end(r, source)
+    if frame.kind == MARK:
+        return on_mark(r, frame)
+    if frame.kind == FENCE:
+        return append_ack(&r.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, 1, 0)
+    if frame.kind == APPLIED:
+        return acknowledge(r, <gathering_t*>frame.operation, frame.count)
+    return on_replica_records(r, source, frame)
+
+
+# Memory -----------------------------------------------------------------------------------------------------
+
+cdef int prepare_replication(replication_t* r) noexcept:
+    r.ends = <int64_t*>calloc(r.size, sizeof(int64_t))
+    return NO_MEMORY if r.ends == NULL else OK
+
+
+cdef void free_replication(replication_t* r) noexcept:
+    cdef gathering_t* gathering
+    while r.gatherings != NULL:  # of a server that ended by a failure: what is missing never comes
+        gathering = r.gatherings
+        r.gatherings = gathering.next
+        free(gathering)
+    free(r.ends)

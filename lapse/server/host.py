@@ -1,0 +1,171 @@
+"""Floor 4. What the ranks of one host share: a page for waking each other and, where wanted, their values.
+
+Nothing of it has a name in any file system: a rank offers the descriptor of its memory, and the
+others open it through /proc while that rank waits.
+"""
+
+import sys
+
+from mpi4py import MPI
+
+from lapse.base import environment
+from lapse.storage._segment import Segment
+from lapse.storage._host_peers import Siblings
+
+MOST_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
+
+
+def sharing_ranks(comm=None):
+    """How many ranks at least share memory with each, in servers to come. Collective.
+
+    For choices before a server exists, such as `choose_hot_spots`; a server itself tells
+    `Server.sharing_ranks`.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        By default MPI.COMM_WORLD.
+
+    Returns
+    -------
+    int
+        1 where values go by messages only; `comm.size` where every rank reaches every value.
+    """
+    comm = MPI.COMM_WORLD if comm is None else comm
+    host = Host(comm)
+    group_size = environment.sharing_ranks() or host.size
+    host.free()
+    mine = min(group_size, host.size - host.place // group_size * group_size)
+    return comm.allreduce(mine if environment.shares_memory() else 1, op=MPI.MIN)
+
+
+class Host:
+    """The ranks of one host. Created by all ranks together; `free` it when nothing is to be shared any more.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+
+    Attributes
+    ----------
+    place, size : int
+        This rank's number among those of its host, and how many there are.
+    places : list of int
+        For each rank of `comm` its number among those of this host, -1 where it is on another one.
+    """
+
+    def __init__(self, comm):
+        self._comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+        self._rank = comm.rank
+        self.place, self.size = self._comm.rank, self._comm.size
+        places = MPI.Group.Translate_ranks(comm.group, range(comm.size), self._comm.group)
+        self.places = [-1 if place == MPI.UNDEFINED else place for place in places]
+
+    def free(self):
+        self._comm.Free()
+
+    def make_siblings(self):
+        """The page by which ranks of this host wake each other. Collective over the host.
+
+        Returns
+        -------
+        Siblings
+            One without others where they cannot share memory; said once on stderr.
+        """
+        page, problem = _share_new(self._comm, Siblings.page_bytes(self.size))
+        if problem is not None:
+            if self.place == 0 and self.size > 1:
+                self._say(f"{problem}; waking each other takes longer")
+            return Siblings(self._rank, None, self.places)
+        return Siblings(self._rank, page, self.places)
+
+    def share_values(self, store, siblings, group_size=None):
+        """Let ranks of this host reach the values that the others own. Collective over the host.
+
+        Parameters
+        ----------
+        store : Store
+            One that lies in shareable memory.
+        siblings : Siblings
+        group_size : int, optional
+            Share among so many neighbouring ranks only, not among all of the host.
+
+        Returns
+        -------
+        list of int
+            The places of those who share with this rank, its own among them. Where they cannot they send
+            messages, which is said once on stderr.
+        """
+        group = self._comm.Split(self.place // (group_size or self.size), key=self.place)
+        try:
+            places = group.allgather(self.place)
+            problem = self._join(group, places, store, siblings) if group.size > 1 else None
+        finally:
+            store.hide()
+            group.Free()
+        if problem is None:
+            return places
+        if self.place == places[0]:
+            self._say(f"{problem}; they send messages instead of reaching each other's values")
+        return [self.place]
+
+    def _join(self, group, places, store, siblings):
+        """Map what the others have, and let them map this rank's store; why that is impossible, or None."""
+        problem = store.reason
+        if self.size > MOST_SHARING:
+            problem = f"{self.size} ranks on one host, and at most {MOST_SHARING} can share values"
+        segments, problem = _map_all(group, store.ticket, problem)
+        hints = None
+        if problem is None:
+            hints, problem = _share_new(group, store.hint_bytes)
+        if problem is None:
+            store.join(self.place, dict(zip(places, segments)), hints, siblings)
+        return problem
+
+    def _say(self, problem):
+        print(f"lapse: the ranks of this host cannot share memory: {problem}", file=sys.stderr)
+
+
+def _share_new(comm, size):
+    """One segment for all, made by the first rank: it, or None and why not."""
+    made, offer = _make(size) if comm.rank == 0 else (None, None)
+    ticket, problem = comm.bcast(offer)
+    segment = made
+    if made is None and problem is None:
+        segment, problem = _open(ticket)
+    problem = _first_problem(comm, problem)
+    if made is not None:
+        made.hide()
+    return segment if problem is None else None, problem
+
+
+def _make(size):
+    """A segment, and what to tell the others: its ticket, or None and why it cannot be shared."""
+    try:
+        made = Segment(size, shareable=True)
+    except MemoryError as error:  # of this rank alone: the others wait for its answer
+        return None, (None, str(error))
+    return made, (made.ticket, made.reason)
+
+
+def _map_all(comm, ticket, problem):
+    """The segments of all ranks (None for one's own), or why they cannot be mapped."""
+    segments = []
+    for rank, other in enumerate(comm.allgather(ticket)):
+        segment = None
+        if rank != comm.rank and problem is None and other is not None:
+            segment, problem = _open(other)
+        segments.append(segment)
+    return segments, _first_problem(comm, problem)
+
+
+def _first_problem(comm, problem):
+    """What the first rank that has a problem says; nobody goes on before all have answered."""
+    return next((text for text in comm.allgather(problem) if text is not None), None)
+
+
+def _open(ticket):
+    try:
+        return Segment.open(ticket), None
+    except OSError as error:
+        return None, str(error)

@@ -1,0 +1,107 @@
+"""Floor 1. The ranks of one host: the page by which they wake each other, and who of them is still alive."""
+
+from libc.errno cimport ENOENT, ESRCH, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdio cimport FILE, fclose, fflush, fopen, fprintf, fread, snprintf, stderr
+from libc.string cimport strrchr
+
+import os
+
+from lapse.storage._segment cimport SEGMENT_HEAD, Segment
+from lapse.base._sync cimport doorbell_t, load32, store32, swap32, watch_t
+
+cdef enum:
+    TEXT_SIZE = 256
+
+cdef int64_t SECOND = 1000000000
+cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that waits for a latch all that time
+
+
+cdef char process_state(int32_t process) noexcept nogil:
+    """The letter that Linux gives for it: T and t are stopped, Z and X dead; 0 where there is no such process.
+
+    A question mark where that cannot be told, such as by a process without a free descriptor: nobody is called dead then.
+    """
+    cdef char path[64]
+    cdef char text[TEXT_SIZE]
+    cdef FILE* file
+    cdef size_t size
+    cdef char* name_end
+    snprintf(path, sizeof(path), "/proc/%d/stat", process)
+    file = fopen(path, "r")
+    if file == NULL:
+        return 0 if errno == ENOENT or errno == ESRCH else c"?"
+    size = fread(text, 1, TEXT_SIZE - 1, file)
+    fclose(file)
+    text[size] = 0
+    name_end = strrchr(text, c")")
+    return name_end[2] if name_end != NULL and name_end + 2 < text + size else c"?"
+
+
+cdef void look(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil:
+    """What a thread does that has waited long for a latch."""
+    cdef siblings_t* siblings = <siblings_t*>watch
+    cdef doorbell_t* other
+    cdef char text[TEXT_SIZE]
+    cdef char state
+    if holder - 1 == siblings.place or holder > siblings.count:
+        return  # another thread of this process, which lost its core
+    other = &siblings.doorbells[holder - 1]
+    state = process_state(other.process)
+    if state == 0 or state == c"Z" or state == c"X":
+        snprintf(text, TEXT_SIZE, "rank %d (process %d) died while it changed a value that ranks of this host share; "
+                 "the value is lost", other.rank, other.process)
+        siblings.end_job(siblings.context, text)
+    elif load32(siblings.failed) and waited > GRACE:
+        snprintf(text, TEXT_SIZE, "the job has failed, and rank %d (process %d) does not give a value free that it "
+                 "has begun to change", other.rank, other.process)
+        siblings.end_job(siblings.context, text)
+    elif (state == c"T" or state == c"t") and not swap32(&siblings.stopped_told, 1):
+        fprintf(stderr, "lapse: rank %d (process %d) was stopped while it changed a value that ranks of this host share; "
+                "waiting until it goes on\n", other.rank, other.process)
+        fflush(stderr)
+
+
+cdef void only_say(void* context, const char* text) noexcept nogil:
+    fprintf(stderr, "lapse: %s\n", text)
+    fflush(stderr)
+
+
+cdef class Siblings:
+    """The ranks of this host, or of one without others.
+
+    Parameters
+    ----------
+    rank : int
+    page : Segment or None
+        Of `page_bytes(ranks of this host)`, the same memory for all of them; None: this rank can wake nobody.
+    places : sequence of int
+        For each rank its number among those of this host, or -1.
+    """
+
+    def __cinit__(self, int rank=0, Segment page=None, places=()):
+        self.page = page
+        self.places = tuple(places)
+        self.c.watch.look = look
+        self.c.end_job = only_say
+        if page is not None:
+            self.c.count = sum(place >= 0 for place in self.places)
+            self.c.place = self.places[rank]
+            self.c.failed = <uint32_t*>(page.address + SEGMENT_HEAD)
+            self.c.doorbells = <doorbell_t*>(page.address + SEGMENT_HEAD + sizeof(doorbell_t))
+            self.c.doorbells[self.c.place].process = os.getpid()
+            self.c.doorbells[self.c.place].rank = rank
+
+    @staticmethod
+    def page_bytes(int ranks):
+        """The size of the page: a line for all, then one for each rank."""
+        return SEGMENT_HEAD + (1 + ranks) * sizeof(doorbell_t)
+
+    cdef doorbell_t* doorbell_of(self, int32_t rank) noexcept:
+        if self.page is None or self.places[rank] < 0:
+            return NULL
+        return &self.c.doorbells[<int32_t>self.places[rank]]
+
+    cdef void tell_failure(self) noexcept nogil:
+        if self.c.failed != NULL:
+            store32(self.c.failed, 1)

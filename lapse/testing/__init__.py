@@ -1,0 +1,1 @@
+"""Floor 6. Doors for the tests. Not part of the API."""

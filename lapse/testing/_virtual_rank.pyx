@@ -1,0 +1,285 @@
+"""A rank of the relocation protocol without MPI, threads or clock, driven from Python.
+
+For the simulated network of the tests and for whoever wants to watch the protocol: calls advance
+one key a step, messages are bytes that the caller carries from rank to rank when it likes.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+import numpy as np
+
+from lapse.messaging._messages cimport frame_t
+from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
+from lapse.messaging._operations cimport complete
+from lapse.protocol._protocol cimport Protocol, ask, ask_where, handle_frame, localize
+from lapse.storage._replicas cimport base_of, replica_t
+from lapse.protocol._replication cimport mark, note_pushes, runs_ahead, tick
+from lapse.storage._segment cimport Segment
+from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_sibling, is_reachable, read_reachable
+from lapse.base._sync cimport fetch_add, load
+from lapse.base._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, WHERE, operation_t, seat_t
+
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": WHERE, "sync": SYNC}
+STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
+MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "WHERE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
+            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
+            24: "FENCE", 25: "APPLIED", 26: "ROUND_END"}
+
+
+cdef class Call:
+    """One call on several keys that advances a key a step.
+
+    Attributes
+    ----------
+    kind : str
+    keys : int64 array
+    issued : int
+        Keys that were asked for so far.
+    covered : bool
+        Of a "sync" that is done: whether it brought all updates of the rank to all replicas. If not, it brought
+        back what was under way before, and is to be issued again.
+    full_rounds_before : int
+        Of a "sync": how many full rounds had begun when the wait that it is part of began.
+    """
+
+    cdef readonly bint covered
+    cdef public int64_t full_rounds_before
+    cdef operation_t c
+    cdef seat_t seat
+    cdef readonly str kind
+    cdef readonly object keys
+    cdef readonly object values
+    cdef object lengths_before
+    cdef readonly int issued
+
+    @property
+    def done(self):
+        """Whether the call has taken effect for all keys."""
+        return self.issued == len(self.keys) and load(&self.c.pending) == 0
+
+    def __dealloc__(self):
+        free(self.c.offsets)
+
+
+cdef inline char* place_of(Call call, uint32_t position) noexcept nogil:
+    return call.c.out + call.c.offsets[position]
+
+
+def share_memory(ranks):
+    """Let virtual ranks be ranks of one host, before they do anything."""
+    hints = Segment((<VirtualRank>ranks[0]).store.hint_bytes)
+    segments = {place: (<VirtualRank>rank).store.segment for place, rank in enumerate(ranks)}
+    for place, rank in enumerate(ranks):
+        (<VirtualRank>rank).store.join(place, segments, hints)
+
+
+cdef class VirtualRank:
+    """One rank of the protocol.
+
+    Parameters
+    ----------
+    rank, size, num_keys : int
+    lengths : int or int64 array
+    dtype : numpy.dtype
+    replicated : sorted sequence of int
+    **management
+        As `Protocol.manage_replicas` takes it.
+    """
+
+    cdef Store store
+    cdef Protocol protocol
+    cdef readonly int rank
+    cdef readonly int size
+    cdef readonly int64_t shared    # steps that were served at a rank that shares memory
+
+    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), **management):
+        self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
+        self.protocol = Protocol(self.store)
+        self.protocol.manage_replicas(**management)
+        self.rank = rank
+        self.size = size
+
+    def begin(self, kind, keys, values=None):
+        """A call that has asked for nothing yet.
+
+        Parameters
+        ----------
+        kind : {"pull", "push", "set", "localize", "where", "sync"}
+            A sync takes no keys.
+        keys : sequence of int
+        values : array, optional
+            For pushes and sets: 1-D, one value after another.
+
+        Returns
+        -------
+        Call
+        """
+        cdef Call call = Call.__new__(Call)
+        cdef int64_t[::1] ends
+        call.kind = kind = str(kind)
+        call.keys = np.array(keys if kind != "sync" else [0], dtype=np.int64)
+        call.full_rounds_before = load(&self.protocol.c.replication.full_rounds)
+        lengths = self.store.value_length(call.keys)
+        if kind == "where":
+            call.values = np.full(len(call.keys), -1, dtype=np.int32)
+        elif kind == "pull":
+            call.values = np.full(int(lengths.sum()), np.nan, dtype=self.store.dtype)
+        elif values is not None:
+            call.values = np.array(values, dtype=self.store.dtype).reshape(-1)
+        call.lengths_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        call.c.kind = KINDS[kind]
+        call.c.seat = &call.seat
+        call.c.count = len(call.keys)
+        if kind == "pull":
+            ends = call.lengths_before * self.store.dtype.itemsize
+            call.c.offsets = <int64_t*>calloc(len(ends), sizeof(int64_t))
+            memcpy(call.c.offsets, &ends[0], len(ends) * sizeof(int64_t))
+        if kind in ("pull", "where") and len(call.keys):
+            call.c.out = <char*><size_t>call.values.ctypes.data
+        return call
+
+    def step(self, Call call):
+        """Ask for the call's next key; whether that was the last.
+
+        Like the steps of a worker, this runs without the GIL, beside those of other threads.
+        """
+        cdef int64_t done = 0, parked = 0, key
+        cdef int status = OK
+        cdef char* given = NULL
+        cdef uint32_t position = call.issued
+        if call.issued < len(call.keys):
+            key = call.keys[position]
+            if call.kind in ("push", "set"):
+                given = <char*><size_t>(call.values.ctypes.data
+                                        + int(call.lengths_before[position]) * self.store.dtype.itemsize)
+            fetch_add(&call.c.pending, 1 if call.c.kind != SYNC else self.size)
+            with nogil:
+                if call.c.kind == SYNC:
+                    status = self.sync(call)
+                elif call.c.kind == LOCALIZE and is_reachable(&self.store.c, key):
+                    done = 1
+                elif call.c.kind == LOCALIZE:
+                    status = localize(&self.protocol.c, &call.c, key, &done)
+                elif call.c.kind == WHERE:
+                    status = ask_where(&self.protocol.c, &call.c, key, position, &done)
+                elif access_sibling(&self.store.c, call.c.kind, key,
+                                    given if call.c.kind != PULL else place_of(call, position)):
+                    done = 1
+                    self.shared += 1
+                else:
+                    status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
+                    if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
+                        status = note_pushes(&self.protocol.c.replication, 1)
+                complete(&call.c, done)
+            if status != OK:
+                raise MemoryError("no memory for a step of the protocol")
+            call.issued += 1
+        return call.issued == len(call.keys)
+
+    cdef int sync(self, Call call) noexcept nogil:
+        if self.store.c.replicas.count == 0:
+            call.covered = True
+            complete(&call.c, self.size)
+            return OK
+        return mark(&self.protocol.c.replication, &call.c, call.full_rounds_before, &call.covered)
+
+    @property
+    def runs_ahead(self):
+        """Whether workers would have to wait before the next push."""
+        return runs_ahead(&self.protocol.c.replication)
+
+    def tick(self, double time):
+        """Tell the time, in seconds: rounds that are due begin."""
+        cdef int64_t nanoseconds = <int64_t>(time * 1e9)
+        cdef int status
+        with nogil:
+            status = tick(&self.protocol.c.replication, nanoseconds)
+        if status != OK:
+            raise MemoryError("no memory for a round of replicas")
+
+    def enter_setup(self, inside):
+        """Begin or end the initialisation phase."""
+        self.protocol.enter_setup(inside)
+
+    def take(self, int destination):
+        """The next packet for a rank, as bytes; None where nothing is queued."""
+        cdef block_t* block = take_block(&self.protocol.c.outboxes[destination])
+        if block == NULL:
+            return None
+        data = (<char*>block_data(block))[:block.used]
+        give_block_back(&self.protocol.c.outboxes[destination], block)
+        return data
+
+    def deliver(self, int source, bytes packet):
+        """Handle all messages of a packet. One thread of a rank at a time.
+
+        Raises
+        ------
+        AssertionError
+            For what the protocol excludes.
+        """
+        cdef char* data = packet
+        cdef int64_t left = len(packet)
+        cdef frame_t* frame
+        cdef int status
+        while left > 0:
+            frame = <frame_t*>data
+            with nogil:
+                status = handle_frame(&self.protocol.c, source, frame)
+            if status == NO_MEMORY:
+                raise MemoryError("no memory for a message of the protocol")
+            if status != OK:
+                raise AssertionError((<bytes>self.protocol.c.error).decode())
+            data += frame.bytes
+            left -= frame.bytes
+
+    def kinds_in(self, bytes packet):
+        """The kinds of messages in a packet, as [(kind, count), ...]."""
+        cdef char* data = packet
+        cdef int64_t left = len(packet)
+        cdef frame_t* frame
+        kinds = []
+        while left > 0:
+            frame = <frame_t*>data
+            kinds.append((MESSAGES[frame.kind], frame.count))
+            data += frame.bytes
+            left -= frame.bytes
+        return kinds
+
+    def state(self, int64_t key):
+        """What this rank knows of a key: "absent", "owned" or "arriving"."""
+        return STATES[self.store.c.entries[key].state]
+
+    def route(self, int64_t key):
+        """At the key's home the last who asked for it, elsewhere the home."""
+        return self.store.c.entries[key].route
+
+    def value(self, int64_t key):
+        """A copy of the value of a key that is owned or replicated here."""
+        value = np.empty(int(self.store.value_length(key)), dtype=self.store.dtype)
+        cdef char* out = <char*><size_t>value.ctypes.data
+        assert read_reachable(&self.store.c, key, out), f"key {key} is {self.state(key)} at rank {self.rank}"
+        return value
+
+    def base(self, int64_t key):
+        """A copy of what all ranks have agreed on about a replicated key."""
+        assert self.state(key) == "replicated"
+        cdef replica_t* replica = &self.store.c.replicas.all[self.store.c.entries[key].slot]
+        return np.frombuffer((<char*>base_of(replica))[:replica.bytes], dtype=self.store.dtype)
+
+    @property
+    def replica_counters(self):
+        """Rounds with changes, and values sent about replicas."""
+        return self.protocol.replica_counters
+
+    @property
+    def at_rest(self):
+        """Whether nothing is arriving, queued or in flight."""
+        return self.protocol.at_rest
+
+    @property
+    def relocations(self):
+        """Keys that arrived, were given away, and of these were passed on at once."""
+        return self.protocol.relocations
