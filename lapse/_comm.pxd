@@ -11,9 +11,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t
 from lapse.protocol._protocol cimport Protocol, rank_t
-from lapse.storage._host_peers cimport Siblings
+from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport doorbell_t
-from lapse.base._types cimport operation_t, seat_t
+from lapse.base._types cimport operation_t, worker_slot_t
 
 ctypedef bint (*ready_t)(void* what) noexcept nogil
 
@@ -46,12 +46,12 @@ cdef class Comm:
     cdef Protocol protocol
     cdef transport_t* transport
     cdef object communicator        # the private duplicate
-    cdef Siblings siblings          # keeps the doorbells' memory
+    cdef HostPeers host_peers          # keeps the doorbells' memory
     cdef object thread
     cdef doorbell_t** doorbells     # by rank; NULL for one of another host
     cdef doorbell_t own_doorbell    # where no memory is shared
-    cdef seat_t* seats              # the workers' and, last, the server's own
-    cdef int32_t num_seats
+    cdef worker_slot_t* worker_slots              # the workers' and, last, the server's own
+    cdef int32_t num_worker_slots
     cdef int32_t patience           # empty polls before a waiting thread thinks of others
     cdef bint has_far_ranks         # ranks that no doorbell reaches
     cdef uint8_t engine             # latch: who holds it drives
@@ -83,8 +83,8 @@ cdef class Comm:
     cdef traffic_t traffic
     cdef int64_t mails_posted
 
-    cdef int wait(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
-    cdef void nudge(self, seat_t* seat, int64_t keys, bint at_once) noexcept nogil
+    cdef int wait(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
+    cdef void nudge(self, worker_slot_t* worker_slot, int64_t keys, bint at_once) noexcept nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
     cdef bint is_broken(self) noexcept nogil
     cdef bint has_mail(self, int32_t source) noexcept nogil
@@ -106,17 +106,17 @@ cdef class Comm:
     cdef int handle(self, int32_t source, frame_t* frame) noexcept nogil
     cdef int handle_in_parts(self, int32_t source, frame_t* frame) noexcept nogil
     cdef int check(self, int code) noexcept nogil
-    cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil
+    cdef int poll_until(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t deadline) noexcept nogil
     cdef int64_t longest_sleep(self) noexcept nogil
     cdef void give_way(self, int64_t time) noexcept nogil
-    cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil
-    cdef void sleep_at_bell(self, doorbell_t* doorbell, seat_t* seat, uint32_t heard, uint32_t heard_at_door,
+    cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil
+    cdef void sleep_at_bell(self, doorbell_t* doorbell, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                             int64_t length) noexcept nogil
-    cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
-    cdef void leave(self, seat_t* seat) noexcept nogil
+    cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
+    cdef void leave(self, worker_slot_t* worker_slot) noexcept nogil
     cdef void ring_thread(self) noexcept nogil
     cdef void ring_peers(self) noexcept nogil
-    cdef void ring_seats(self) noexcept nogil
+    cdef void ring_worker_slots(self) noexcept nogil
     cdef void loop(self) noexcept nogil
     cdef bint drive_once(self) noexcept nogil
     cdef bint goes_on_looking(self, int idle) noexcept nogil

@@ -16,10 +16,10 @@ import threading
 from lapse.messaging._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
 from lapse.messaging._outbox cimport (FRAME_BYTES, PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             packet_size, take_block)
-from lapse.messaging._operations cimport ring_seat
+from lapse.messaging._operations cimport ring_worker_slot
 from lapse.protocol._protocol cimport handle_frame
 from lapse.protocol._replication cimport has_work, tick
-from lapse.storage._host_peers cimport Siblings
+from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
@@ -33,7 +33,7 @@ cdef enum:
     TURNS_PER_LOOK = 256        # of a waiter's loop, between looks at the clock
     CALLS_TOGETHER = 16         # of a worker that does not wait, sent together at the latest
     BYTES_TOGETHER = 49152      # or when their values come to so much
-    LEAST_TOGETHER = 4          # records of a part, so that a header fits into those of the part before
+    MIN_TOGETHER = 4          # records of a part, so that a header fits into those of the part before
     LONELY = 8                  # calls that the thread is told of, after one that it had to send
 
 cdef int64_t MICROSECOND = 1000
@@ -50,7 +50,7 @@ cdef int64_t FLUSH_AFTER = 50 * MICROSECOND     # what is older is sent by the n
 cdef int64_t SLOW_YIELD = 300 * MICROSECOND
 cdef int64_t YIELD_PENALTY = 20 * MILLISECOND
 cdef int64_t YIELDS_FOR = 2 * MILLISECOND     # without news; who waits longer need not be quick, and sleeps
-cdef int64_t MOST_YIELD_PENALTY = 640 * MILLISECOND
+cdef int64_t MAX_YIELD_PENALTY = 640 * MILLISECOND
 cdef int64_t TRAFFIC_LATELY = 10 * MILLISECOND
 cdef long PRECISE = 1000
 cdef int64_t LINGER = 100 * MICROSECOND         # more than a journey there and back over TCP
@@ -172,58 +172,58 @@ cdef class Comm:
         A private duplicate, with errors returned; None for a rank alone.
     workers : int
         Worker threads of this rank.
-    siblings : Siblings
+    host_peers : HostPeers
         The ranks of this host.
     crowded : bool
         Whether threads that compute outnumber this host's cores.
     """
 
-    def __cinit__(self, Protocol protocol, communicator, int workers, Siblings siblings, bint crowded):
+    def __cinit__(self, Protocol protocol, communicator, int workers, HostPeers host_peers, bint crowded):
         cdef int32_t i
         cdef int64_t row_bytes = <int64_t>(sizeof(record_t) + protocol.store.c.slabs[0].row_bytes)
         self.protocol = protocol
         self.rank = &protocol.c
         self.communicator = communicator
-        self.siblings = siblings
+        self.host_peers = host_peers
         self.patience = 20 if crowded else 100
-        self.num_seats = workers + 1
-        self.seats = <seat_t*>calloc(self.num_seats, sizeof(seat_t))
+        self.num_worker_slots = workers + 1
+        self.worker_slots = <worker_slot_t*>calloc(self.num_worker_slots, sizeof(worker_slot_t))
         self.doorbells = <doorbell_t**>calloc(self.rank.size, sizeof(doorbell_t*))
-        if self.seats == NULL or self.doorbells == NULL:
+        if self.worker_slots == NULL or self.doorbells == NULL:
             raise MemoryError(f"no memory for {workers} workers and {self.rank.size} ranks")
         for i in range(workers):
-            self.seats[i].worker = i
-        self.seats[workers].worker = -1
+            self.worker_slots[i].worker = i
+        self.worker_slots[workers].worker = -1
         for i in range(self.rank.size):
-            self.doorbells[i] = siblings.doorbell_of(i)
+            self.doorbells[i] = host_peers.doorbell_of(i)
         if self.doorbells[self.rank.rank] == NULL:
             self.doorbells[self.rank.rank] = &self.own_doorbell
-        for i in range(self.num_seats):
-            self.seats[i].doorbell = self.doorbells[self.rank.rank]
+        for i in range(self.num_worker_slots):
+            self.worker_slots[i].doorbell = self.doorbells[self.rank.rank]
         for i in range(self.rank.size):
             self.has_far_ranks |= self.doorbells[i] == NULL
         if self.has_far_ranks:
             self.patience = 20  # each look asks the system
         self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
-        self.records_together = <uint32_t>max(LEAST_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
+        self.records_together = <uint32_t>max(MIN_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
         self.lonely = LONELY
-        self.rank.replication.seats = self.seats
-        self.rank.replication.num_seats = self.num_seats
+        self.rank.replication.worker_slots = self.worker_slots
+        self.rank.replication.num_worker_slots = self.num_worker_slots
         if communicator is not None:
             self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
             if self.transport == NULL:
                 raise MemoryError(f"no memory for messages to {self.rank.size} ranks")
-            siblings.c.context = self.transport
-            siblings.c.end_job = end_job
+            host_peers.c.context = self.transport
+            host_peers.c.end_job = end_job
 
     def __dealloc__(self):
         cdef int32_t i
-        if self.seats != NULL:
-            for i in range(self.num_seats):
-                free(self.seats[i].missed)
-                free_operations(self.seats[i].spare)
-                free_operations(self.seats[i].detached)
-        free(self.seats)
+        if self.worker_slots != NULL:
+            for i in range(self.num_worker_slots):
+                free(self.worker_slots[i].missed)
+                free_operations(self.worker_slots[i].spare)
+                free_operations(self.worker_slots[i].detached)
+        free(self.worker_slots)
         free(self.doorbells)
         free(self.failure_text)
         free_transport(self.transport)
@@ -411,7 +411,7 @@ cdef class Comm:
         elif frame.kind == LEAVING:
             self.leaver = source
             fetch_add32(&self.leavers, 1)
-            self.ring_seats()
+            self.ring_worker_slots()
         elif not load32(&self.failed):
             status = self.handle(source, frame)
             if status == NO_MEMORY:
@@ -464,7 +464,7 @@ cdef class Comm:
 
     # Waiting -----------------------------------------------------------------------------------------
 
-    cdef int wait(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
+    cdef int wait(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
         """Drive, or sleep while others do, until `ready(what)`.
 
         Returns OK, FAILED, CLOSED (the communication thread has ended) or TIMED_OUT.
@@ -474,23 +474,23 @@ cdef class Comm:
         if ready(what):
             return OK
         if self.transport == NULL:
-            return self.wait_alone(seat, ready, what, nanoseconds)
+            return self.wait_alone(worker_slot, ready, what, nanoseconds)
         time = now()
         self.judge_ring(time)
         fetch_add32(&self.doorbells[self.rank.rank].awake, 1)
-        status = self.poll_until(seat, ready, what, time + nanoseconds)
+        status = self.poll_until(worker_slot, ready, what, time + nanoseconds)
         fetch_add32(&self.doorbells[self.rank.rank].awake, <uint32_t>-1)
-        self.leave(seat)
+        self.leave(worker_slot)
         return status
 
-    cdef int poll_until(self, seat_t* seat, ready_t ready, void* what, int64_t deadline) noexcept nogil:
+    cdef int poll_until(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t deadline) noexcept nogil:
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         cdef int64_t time, idle_since = 0
         cdef int64_t idle = 0, turns = 0
         cdef uint32_t heard, heard_at_door
         cdef bint drove
         while True:
-            heard = load32(&seat.bell.rings)
+            heard = load32(&worker_slot.bell.rings)
             heard_at_door = load32(&doorbell.rings)
             if ready(what):
                 return OK
@@ -522,7 +522,7 @@ cdef class Comm:
                 self.give_way(time)
                 continue
             fetch_add32(&doorbell.awake, <uint32_t>-1)
-            self.sleep_as_waiter(seat, heard, heard_at_door, min(self.longest_sleep(), max(deadline - time, <int64_t>1)))
+            self.sleep_as_waiter(worker_slot, heard, heard_at_door, min(self.longest_sleep(), max(deadline - time, <int64_t>1)))
             fetch_add32(&doorbell.awake, 1)
 
     cdef inline int64_t longest_sleep(self) noexcept nogil:
@@ -537,40 +537,40 @@ cdef class Comm:
         sched_yield()
         after = now()
         if after - time > SLOW_YIELD:
-            self.penalty = min(max(2 * self.penalty, YIELD_PENALTY), MOST_YIELD_PENALTY)
+            self.penalty = min(max(2 * self.penalty, YIELD_PENALTY), MAX_YIELD_PENALTY)
             self.quiet_until = after + self.penalty
         else:
             self.penalty = 0
 
-    cdef void sleep_as_waiter(self, seat_t* seat, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil:
-        """Sleep until there may be news: at the rank's doorbell, or on the seat's own bell where another worker is there."""
+    cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door, int64_t length) noexcept nogil:
+        """Sleep until there may be news: at the rank's doorbell, or on the worker slot's own bell where another worker is there."""
         cdef doorbell_t* doorbell = self.doorbells[self.rank.rank]
         cdef long slack = set_timer_slack(PRECISE) if self.has_far_ranks else 0
-        self.sleep_at_bell(doorbell, seat, heard, heard_at_door, length)
+        self.sleep_at_bell(doorbell, worker_slot, heard, heard_at_door, length)
         if self.has_far_ranks:
             set_timer_slack(slack)
 
-    cdef inline void sleep_at_bell(self, doorbell_t* doorbell, seat_t* seat, uint32_t heard, uint32_t heard_at_door,
+    cdef inline void sleep_at_bell(self, doorbell_t* doorbell, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                                    int64_t length) noexcept nogil:
         if swap32(&doorbell.worker_asleep, 1):
             if not self.drive_once():
-                sleep_until_rung(&seat.bell, heard, length)
+                sleep_until_rung(&worker_slot.bell, heard, length)
             return
-        store32(&seat.on_doorbell, 1)
+        store32(&worker_slot.on_doorbell, 1)
         fence()
         # Once more: who queued something while this thread still polled told nobody else.
-        if not self.drive_once() and load32(&seat.bell.rings) == heard:
+        if not self.drive_once() and load32(&worker_slot.bell.rings) == heard:
             futex_wait_bits(&doorbell.rings, heard_at_door, length, WORKER_BIT)
-        store32(&seat.on_doorbell, 0)
+        store32(&worker_slot.on_doorbell, 0)
         store32(&doorbell.worker_asleep, 0)
 
-    cdef int wait_alone(self, seat_t* seat, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
+    cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
         # Without other ranks there is nothing to drive: only other workers of this rank can bring news.
         cdef int64_t deadline = now() + nanoseconds
         cdef int64_t time
         cdef uint32_t heard
         while True:
-            heard = load32(&seat.bell.rings)
+            heard = load32(&worker_slot.bell.rings)
             if ready(what):
                 return OK
             if load32(&self.failed):
@@ -578,18 +578,18 @@ cdef class Comm:
             time = now()
             if time > deadline:
                 return TIMED_OUT
-            sleep_until_rung(&seat.bell, heard, min(LONG_SLEEP, max(deadline - time, <int64_t>1)))
+            sleep_until_rung(&worker_slot.bell, heard, min(LONG_SLEEP, max(deadline - time, <int64_t>1)))
 
-    cdef void leave(self, seat_t* seat) noexcept nogil:
+    cdef void leave(self, worker_slot_t* worker_slot) noexcept nogil:
         """A driver goes: somebody else of this rank takes over what is under way."""
         cdef int32_t i
         fence()  # between letting the engine go and looking for what was queued meanwhile
         if load32(&self.unrung):
             self.ring_peers()
         if load32(&self.doorbells[self.rank.rank].worker_asleep) == 0:  # nobody of those who wait hears the door
-            for i in range(self.num_seats):
-                if load32(&self.seats[i].bell.asleep) and load(&self.seats[i].unfinished):
-                    ring(&self.seats[i].bell)
+            for i in range(self.num_worker_slots):
+                if load32(&self.worker_slots[i].bell.asleep) and load(&self.worker_slots[i].unfinished):
+                    ring(&self.worker_slots[i].bell)
                     return
         if load32(&self.rank.outboxes_waiting) or self.transport.sends:
             self.ring_thread()
@@ -620,7 +620,7 @@ cdef class Comm:
                 peer.unrung = False
                 ring_doorbell(doorbell)
 
-    cdef void nudge(self, seat_t* seat, int64_t keys, bint at_once) noexcept nogil:
+    cdef void nudge(self, worker_slot_t* worker_slot, int64_t keys, bint at_once) noexcept nogil:
         """After a call that queued something: send it now, or together with that of the calls to come.
 
         A worker that waits next sends everything then, and calls that follow each other send what is enough for a
@@ -640,7 +640,7 @@ cdef class Comm:
             if try_latch(&self.engine):
                 self.drive()
                 drop_latch(&self.engine)
-                self.leave(seat)
+                self.leave(worker_slot)
                 return
         fence()
         if self.lonely and load32(&self.doorbells[self.rank.rank].awake) == 0:
@@ -713,7 +713,7 @@ cdef class Comm:
         self.withdraw_receives()
         store32(&self.stopped, 1)
         drop_latch(&self.engine)
-        self.ring_seats()
+        self.ring_worker_slots()
 
     cdef bint drive_once(self) noexcept nogil:
         cdef bint moved = False
@@ -804,10 +804,10 @@ cdef class Comm:
                 MPI_Cancel(&t.receives[i])
                 MPI_Wait(&t.receives[i], MPI_STATUS_IGNORE)
 
-    cdef void ring_seats(self) noexcept nogil:
+    cdef void ring_worker_slots(self) noexcept nogil:
         cdef int32_t i
-        for i in range(self.num_seats):
-            ring_seat(&self.seats[i])
+        for i in range(self.num_worker_slots):
+            ring_worker_slot(&self.worker_slots[i])
 
     def say_bye(self):
         """Queue the last message to every rank. Nothing may be sent after it."""
@@ -881,9 +881,9 @@ cdef class Comm:
                 if i != self.rank.rank:
                     append_last(&self.rank.outboxes[i], FAILURE, <uint16_t>origin, text, size)
         store32(&self.failed, 1)
-        self.siblings.tell_failure()
+        self.host_peers.tell_failure()
         drop_latch(&self.failure_latch)
-        self.ring_seats()
+        self.ring_worker_slots()
         if self.transport != NULL:
             self.ring_thread()
 
@@ -940,7 +940,7 @@ cdef class Comm:
             peer.last_mail.next = mail
         peer.last_mail = mail
         drop_latch(&self.transport.mail_latch)
-        self.ring_seats()
+        self.ring_worker_slots()
 
     def post(self, int32_t destination, bytes data):
         """Queue bytes for another rank."""

@@ -144,7 +144,7 @@ cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexc
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil
-cdef bint access_sibling(store_t* store, int kind, key_t key, char* value) noexcept nogil
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil
 
 # Batches ------------------------------------------------------------------------------------------------
 

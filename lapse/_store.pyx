@@ -11,7 +11,7 @@ import numpy as np
 from lapse.base._memory cimport release, reserve
 from lapse.storage._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
-from lapse.storage._host_peers cimport Siblings
+from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
 from lapse.base._types cimport OK, PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
@@ -26,7 +26,7 @@ cdef enum:
     PAGE_BYTES = 4096
     BLOCK = 65536           # keys looked at in one go when a store is made
     NUM_VIEWS = 256         # a hint is a byte
-    MOST_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
+    MAX_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
 
 
 # One key ---------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) no
     return owned
 
 
-cdef bint access_sibling(store_t* store, int kind, key_t key, char* value) noexcept nogil:
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil:
     """Pull, push or set a key that another rank of this host owns; whether one does."""
     cdef store_t* view = view_of(store, key)
     return view != store and access_view(view, kind, key, value)
@@ -124,7 +124,7 @@ cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, t
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
     """Copy a value if it is owned or replicated here, or owned by a rank that shares memory, in one step; whether it was."""
     cdef tally_t tally
-    return access_sibling(store, PULL, key, out) or access_here(store, PULL, key, out, &tally)
+    return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, &tally)
 
 
 # Batches ---------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
     if slot == NO_SLOT:
         return
     row = store.replicas.all[slot].value if entry.state == REPLICATED else row_at(slab, slot)
-    end = slab.row_bytes if slab.row_bytes < MOST_PREFETCHED else MOST_PREFETCHED
+    end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
     at = 0
     while at < end:
         prefetch(row + at)
@@ -187,7 +187,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
     for i in range(count):
         look_ahead(store, keys, i, count)
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
-        if access_sibling(store, kind, keys[i], value):
+        if access_host_peer(store, kind, keys[i], value):
             tally.shared += 1
         elif not access_here(store, kind, keys[i], value, tally):
             missed[misses] = <uint32_t>i
@@ -413,7 +413,7 @@ cdef class Store:
         """The size of the segment of hints that ranks of one host need."""
         return SEGMENT_HEAD + self.c.num_keys
 
-    def join(self, int place, segments, Segment hints not None, Siblings siblings=None):
+    def join(self, int place, segments, Segment hints not None, HostPeers host_peers=None):
         """Reach the values that other ranks of this host own. Before anybody uses them.
 
         Parameters
@@ -424,7 +424,7 @@ cdef class Store:
             By place, the stores of the others; None for one's own.
         hints : Segment
             Of `hint_bytes`, the same memory for all.
-        siblings : Siblings, optional
+        host_peers : HostPeers, optional
             Where to look when one of them does not give a latch free.
         """
         cdef int i
@@ -432,9 +432,9 @@ cdef class Store:
         self.c.views = <store_t**>calloc(NUM_VIEWS, sizeof(store_t*))
         if self.c.views == NULL:
             raise MemoryError("no memory for the stores of other ranks")
-        self.shared = segments, hints, siblings
+        self.shared = segments, hints, host_peers
         self.c.holder = <uint8_t>(place + 1)
-        self.c.watch = NULL if siblings is None else &siblings.c.watch
+        self.c.watch = NULL if host_peers is None else &host_peers.c.watch
         for i in range(NUM_VIEWS):  # a hint of no rank leads here as well
             self.c.views[i] = &self.c
         for i, segment in segments.items():

@@ -25,8 +25,8 @@ cdef enum operation_kind:
     PUSH = 2
     SET = 3
     LOCALIZE = 4
-    WHERE = 5           # asks homes for the owners of keys
-    MEET = 6            # a worker that waits for the other workers of its rank; never in a message
+    LOCATE = 5           # asks homes for the owners of keys
+    RENDEZVOUS = 6            # a worker that waits for the other workers of its rank; never in a message
     SYNC = 7            # a worker that waits until its updates are in all replicas; never in a message
 
 
@@ -53,23 +53,23 @@ cdef struct operation_t:
     int64_t pending             # key positions without an answer, plus 1 while it is being issued
     char* out                   # where a pull writes; NULL for the others and after a cancel
     int64_t* offsets            # in bytes, by position; NULL where all values have the same length
-    seat_t* seat
-    operation_t* next           # in its seat's list of spare or of detached operations
+    worker_slot_t* worker_slot
+    operation_t* next           # in its worker slot's list of spare or of detached operations
     int64_t count               # key positions in all, for reports
     uint8_t kind
 
 
-cdef struct seat_t:
+cdef struct worker_slot_t:
     # What one worker thread owns in C. One more per rank serves the calls of the server itself.
     bell_t bell
     uint32_t on_doorbell        # this worker listens to its rank's doorbell while it sleeps
     doorbell_t* doorbell
-    int64_t unfinished          # operations of this seat that are not finished
-    int32_t worker              # number within the rank; -1 for the server's own seat
+    int64_t unfinished          # operations of this worker slot that are not finished
+    int32_t worker              # number within the rank; -1 for the server's own worker slot
     operation_t* spare          # finished ones, to be used again
     operation_t* detached       # issued without a handle, oldest first
     operation_t* last_detached
     uint32_t* missed            # positions that a batch found elsewhere
     int64_t missed_capacity
     counters_t counters
-    char padding[64]            # seats of two threads never share a cache line
+    char padding[64]            # worker slots of two threads never share a cache line

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def whole(value, name, low, high):
+def check_int(value, name, low, high):
     """The int that was given for the argument `name`.
 
     Raises
@@ -18,8 +18,8 @@ def whole(value, name, low, high):
     return int(value)
 
 
-def number(value, name, low, high):
-    """The float that was given for the argument `name`; errors as in `whole`."""
+def check_float(value, name, low, high):
+    """The float that was given for the argument `name`; errors as in `check_int`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
@@ -29,7 +29,7 @@ def number(value, name, low, high):
     return float(value)
 
 
-def lengths(given, num_keys, most):
+def check_lengths(given, num_keys, most):
     """The value lengths: an int for all keys, or an array of shape (num_keys,).
 
     Raises
@@ -38,7 +38,7 @@ def lengths(given, num_keys, most):
         For what are no integers, of another shape, or outside 1 .. most.
     """
     if np.ndim(given) == 0:
-        return whole(given, "value_lengths", 1, most)
+        return check_int(given, "value_lengths", 1, most)
     array = np.asarray(given)
     if array.dtype.kind not in "iu":
         raise TypeError(f"value_lengths must be integers, not {array.dtype}")

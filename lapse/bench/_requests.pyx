@@ -10,7 +10,7 @@ cimport lapse
 from lapse.base._sync cimport now
 
 cdef enum:
-    MOST_OUTSTANDING = 1024
+    MAX_OUTSTANDING = 1024
 
 PULL, PUSH, LOCALIZE, LOCALIZE_AND_PULL = range(4)
 
@@ -111,7 +111,7 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
     stage.count = keys.shape[1]
     stage.values = &values[0, 0]
     stage.floats = values.shape[1]
-    if outstanding > MOST_OUTSTANDING or values.shape[0] < outstanding:
+    if outstanding > MAX_OUTSTANDING or values.shape[0] < outstanding:
         raise ValueError(f"no room for {outstanding} calls under way")
     operations = <lapse.operation_t**>calloc(max(outstanding, 1), sizeof(lapse.operation_t*))
     if operations == NULL:

@@ -17,7 +17,7 @@ from lapse.bench._timing import Sample, interleaved
 
 LENGTH = 100
 HEADER, RECORD = 24, 8  # bytes of a message's header, and of a key in it
-MOST_CALLS = 200_000  # of one share of a round
+MAX_CALLS = 200_000  # of one share of a round
 PING_PONG = "a bare MPI ping-pong of the same bytes between the same ranks, in C"
 #: Who makes calls while the others do what.
 ONE, ALL, COMPUTING = "one, others wait", "all", "one, others compute"
@@ -42,7 +42,7 @@ class Stage:
         self.rank, self.size = context.rank, context.ranks
         self.server, self.kv, self.seconds = server, kv, seconds
         self.comm = MPI.COMM_WORLD
-        self.times = np.zeros(MOST_CALLS, np.int64)
+        self.times = np.zeros(MAX_CALLS, np.int64)
         self.rng = np.random.default_rng(context.rank)
 
     def rows_of(self, keys, count: int):

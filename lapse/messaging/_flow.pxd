@@ -11,13 +11,13 @@ cdef struct flow_t:
     int64_t over_limit      # destinations above it
 
 
-cdef inline void charge(flow_t* flow, int32_t destination, int64_t amount) noexcept nogil:
+cdef inline void acquire_credits(flow_t* flow, int32_t destination, int64_t amount) noexcept nogil:
     cdef int64_t before = fetch_add(&flow.in_flight[destination], amount)
     if before <= flow.limit < before + amount:
         fetch_add(&flow.over_limit, 1)
 
 
-cdef inline void discharge(flow_t* flow, int32_t destination, int64_t amount) noexcept nogil:
+cdef inline void release_credits(flow_t* flow, int32_t destination, int64_t amount) noexcept nogil:
     cdef int64_t before = fetch_add(&flow.in_flight[destination], -amount)
     if before - amount <= flow.limit < before:
         fetch_add(&flow.over_limit, -1)

@@ -18,8 +18,8 @@ LOCALIZE        requester -> home          `origin` wants to own these keys
 HAND_OVER       home -> last requester     give the keys to `origin` when you have had them
 TRANSFER        last owner -> requester    you own the key now; here is the value
 TRANSFER_ZERO   last owner -> requester    the same for a key that was never written
-WHERE           any -> home                who owns these keys?
-WHERE_REPLY     home -> origin             the ranks, as int32
+LOCATE           any -> home                who owns these keys?
+LOCATE_REPLY     home -> origin             the ranks, as int32
 DELTA           any -> home                this rank's contribution to a replicated value
 SUM             home -> all                the sum of contributions; `position`: yours is in it
 ROUND_END       any -> all homes           these were all contributions of this rank's round
@@ -38,13 +38,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum message_kind:
-    # PULL = 1, PUSH = 2, SET = 3, LOCALIZE = 4, WHERE = 5: as the operations in _types
+    # PULL = 1, PUSH = 2, SET = 3, LOCALIZE = 4, LOCATE = 5: as the operations in _types
     PULL_REPLY = 8
     ACK = 9
     HAND_OVER = 10
     TRANSFER = 11
     TRANSFER_ZERO = 12
-    WHERE_REPLY = 13
+    LOCATE_REPLY = 13
     MAIL = 16
     FAILURE = 17
     BYE = 18
@@ -68,7 +68,7 @@ cdef extern from *:
         uint32_t bytes;
         uint32_t count;
         uint16_t origin;
-        uint16_t charged;
+        uint16_t credited_to;
         uint32_t kind;
         lapse_u64 operation;
     } lapse_frame;
@@ -80,9 +80,9 @@ cdef extern from *:
         uint32_t bytes      # with this header
         uint32_t count      # records; for ACK and APPLIED: key positions
         uint16_t origin     # the rank that asked first
-        uint16_t charged    # whose share of the origin's bytes in flight this counts to
+        uint16_t credited_to    # whose share of the origin's bytes in flight this counts to
         uint32_t kind
-        uint64_t operation  # the origin's, or a home's gathering; 0 in relocations
+        uint64_t operation  # the origin's, or a home's pending_acks; 0 in relocations
     ctypedef struct record_t "lapse_record":
         uint32_t key
         uint32_t position   # in the operation; of a replica its epoch, or whether the sum contains your contribution

@@ -14,7 +14,7 @@ cdef enum:
     # Of a frame with several records, and of a packet within a host: while one is under way the next is written and
     # the one before read. From 8 KB on MPICH takes more than twice the time for a byte.
     FRAME_BYTES = 7168
-    MOST_SPARE_BLOCKS = 4
+    MAX_SPARE_BLOCKS = 4
 
 
 cdef struct block_t:
@@ -41,11 +41,11 @@ cdef struct outbox_t:
     char padding[64]
 
 
-cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                        uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil
-cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                     uint32_t count, uint64_t amount) noexcept nogil
-cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                          int64_t size) noexcept nogil
 cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil

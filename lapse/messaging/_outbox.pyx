@@ -9,7 +9,7 @@ from lapse.base._types cimport NO_MEMORY, OK
 
 cdef enum:
     BLOCK_BYTES = PACKET_BYTES
-    MOST_LAST_BYTES = 16384     # of an error's text
+    MAX_LAST_BYTES = 16384     # of an error's text
 
 
 cdef block_t* new_block(int64_t capacity) noexcept nogil:
@@ -54,13 +54,13 @@ cdef block_t* block_with_room(outbox_t* outbox, int64_t size) noexcept nogil:
     return block
 
 
-cdef frame_t* start_frame(block_t* block, uint32_t kind, uint16_t origin, uint16_t charged,
+cdef frame_t* start_frame(block_t* block, uint32_t kind, uint16_t origin, uint16_t credited_to,
                           uint64_t operation) noexcept nogil:
     cdef frame_t* frame = <frame_t*>(block_data(block) + block.used)
     frame.bytes = sizeof(frame_t)
     frame.count = 0
     frame.origin = origin
-    frame.charged = charged
+    frame.credited_to = credited_to
     frame.kind = kind
     frame.operation = operation
     block.last_frame = block.used
@@ -68,7 +68,7 @@ cdef frame_t* start_frame(block_t* block, uint32_t kind, uint16_t origin, uint16
     return frame
 
 
-cdef frame_t* frame_to_join(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged,
+cdef frame_t* frame_to_join(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to,
                             uint64_t operation, int64_t size) noexcept nogil:
     # under the outbox's latch; NULL where a new frame is needed
     cdef block_t* block = outbox.tail
@@ -76,7 +76,7 @@ cdef frame_t* frame_to_join(outbox_t* outbox, uint32_t kind, uint16_t origin, ui
     if outbox.head == NULL or block.last_frame < 0 or block.used + size > block.capacity:
         return NULL
     frame = <frame_t*>(block_data(block) + block.last_frame)
-    if (frame.operation == operation and frame.kind == kind and frame.origin == origin and frame.charged == charged
+    if (frame.operation == operation and frame.kind == kind and frame.origin == origin and frame.credited_to == credited_to
             and frame.bytes + size <= FRAME_BYTES):
         return frame
     return NULL
@@ -101,13 +101,13 @@ cdef void add_record(block_t* block, frame_t* frame, uint32_t key, uint32_t posi
     frame.count += 1
 
 
-cdef int append_large(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_large(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                       uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
     # A frame above the packet size has a block of its own, filled before the latch is taken.
     cdef block_t* block = new_block(sizeof(frame_t) + sizeof(record_t) + padded(size))
     if block == NULL:
         return NO_MEMORY
-    add_record(block, start_frame(block, kind, origin, charged, operation), key, position, value, size)
+    add_record(block, start_frame(block, kind, origin, credited_to, operation), key, position, value, size)
     take_latch(&outbox.latch)
     if outbox.closed:
         free(block)
@@ -117,35 +117,35 @@ cdef int append_large(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t
     return OK
 
 
-cdef int append_latched(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_latched(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                         uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
     cdef int64_t needed = sizeof(record_t) + padded(size)
     cdef block_t* block = outbox.tail
     cdef frame_t* frame
     if outbox.closed:
         return OK
-    frame = frame_to_join(outbox, kind, origin, charged, operation, needed)
+    frame = frame_to_join(outbox, kind, origin, credited_to, operation, needed)
     if frame == NULL:
         block = block_with_room(outbox, needed + sizeof(frame_t))
         if block == NULL:
             return NO_MEMORY
-        frame = start_frame(block, kind, origin, charged, operation)
+        frame = start_frame(block, kind, origin, credited_to, operation)
     add_record(block, frame, key, position, value, size)
     return OK
 
 
-cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                        uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
     cdef int status
     if <int64_t>(sizeof(frame_t) + sizeof(record_t)) + padded(size) > BLOCK_BYTES:
-        return append_large(outbox, kind, origin, charged, operation, key, position, value, size)
+        return append_large(outbox, kind, origin, credited_to, operation, key, position, value, size)
     take_latch(&outbox.latch)
-    status = append_latched(outbox, kind, origin, charged, operation, key, position, value, size)
+    status = append_latched(outbox, kind, origin, credited_to, operation, key, position, value, size)
     drop_latch(&outbox.latch)
     return status
 
 
-cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                     uint32_t count, uint64_t amount) noexcept nogil:
     cdef block_t* block
     cdef frame_t* frame
@@ -153,13 +153,13 @@ cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t c
     cdef int status = OK
     take_latch(&outbox.latch)
     if not outbox.closed:
-        frame = frame_to_join(outbox, kind, origin, charged, operation, 0)
+        frame = frame_to_join(outbox, kind, origin, credited_to, operation, 0)
         if frame == NULL:
             block = block_with_room(outbox, sizeof(frame_t) + sizeof(uint64_t))
             if block == NULL:
                 status = NO_MEMORY
             else:
-                frame = start_frame(block, kind, origin, charged, operation)
+                frame = start_frame(block, kind, origin, credited_to, operation)
                 frame.bytes += sizeof(uint64_t)
                 block.used += sizeof(uint64_t)
                 total = <loose_u64*>(frame + 1)
@@ -172,7 +172,7 @@ cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t c
     return status
 
 
-cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                          int64_t size) noexcept nogil:
     """Begin a frame with room for `size` bytes of records, to be written without the latch; NULL where that cannot be.
 
@@ -185,7 +185,7 @@ cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint1
     take_latch(&outbox.latch)
     block = NULL if outbox.closed else block_with_room(outbox, sizeof(frame_t) + size)
     if block != NULL:
-        frame = start_frame(block, kind, origin, charged, operation)
+        frame = start_frame(block, kind, origin, credited_to, operation)
         frame.bytes += <uint32_t>size
         block.used += size
         outbox.filling = block
@@ -208,7 +208,7 @@ cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const ch
 
 cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil:
     cdef int status
-    size = min(size, <int64_t>MOST_LAST_BYTES)
+    size = min(size, <int64_t>MAX_LAST_BYTES)
     take_latch(&outbox.latch)
     status = append_latched(outbox, kind, origin, 0, 0, <uint32_t>size, 0, text, size)
     outbox.closed = True
@@ -250,7 +250,7 @@ cdef block_t* take_block(outbox_t* outbox) noexcept nogil:
 
 
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil:
-    if block.capacity != BLOCK_BYTES or outbox.spares >= MOST_SPARE_BLOCKS:
+    if block.capacity != BLOCK_BYTES or outbox.spares >= MAX_SPARE_BLOCKS:
         free(block)
         return
     take_latch(&outbox.latch)

@@ -5,7 +5,7 @@ A trial run, or the counts of the data itself (words, entities), says how often 
 
 import numpy as np
 
-from lapse.base.checks import lengths, number, whole
+from lapse.base.checks import check_float, check_int, check_lengths
 
 ELEMENT_BYTES = 4  # of a float32; with float64 values weigh even more against what surrounds them
 RECORD_BYTES = 8  # of a message, for each key: the key itself, or its position
@@ -81,22 +81,22 @@ def choose_hot_spots(
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}, but must be one of {', '.join(RULES)}")
     if rule == "mean":
-        multiple = number(multiple, "multiple", 0, np.finfo(float).max)
+        multiple = check_float(multiple, "multiple", 0, np.finfo(float).max)
         return np.flatnonzero(counts > multiple * counts.mean())
     if ranks is None or rounds is None:
         raise ValueError(
             "rule 'cost' weighs relocations against synchronisations: give ranks=, how many there will "
             "be, and rounds=, the synchronisations in the period of the counts; or take rule='mean'"
         )
-    ranks = whole(ranks, "ranks", 1, 2**16 - 1)
-    rounds = number(rounds, "rounds", 0, np.finfo(float).max)
+    ranks = check_int(ranks, "ranks", 1, 2**16 - 1)
+    rounds = check_float(rounds, "rounds", 0, np.finfo(float).max)
     if rounds == 0:
         raise ValueError(
             "rounds is 0, but must be positive: without synchronisation nothing is replicated"
         )
-    sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * lengths(value_lengths, len(counts), 2**31)
-    memory = number(memory, "memory", 0, 1)
-    sharing = whole(sharing, "sharing", 1, ranks)
+    sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * check_lengths(value_lengths, len(counts), 2**31)
+    memory = check_float(memory, "memory", 0, 1)
+    sharing = check_int(sharing, "sharing", 1, ranks)
     savings = saved_bytes(counts / rounds, ranks, sizes, sharing)
     return _take_best(savings, sizes, memory * sizes.sum())
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lapse.base.checks import number, whole
+from lapse.base.checks import check_float, check_int
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Replication:
 
     def __post_init__(self):
         for name in ("syncs_per_second", "threshold", "clip"):
-            object.__setattr__(self, name, number(getattr(self, name), name, 0, sys.float_info.max))
+            object.__setattr__(self, name, check_float(getattr(self, name), name, 0, sys.float_info.max))
         if not isinstance(self.average, (bool, np.bool_)):
             raise TypeError(f"average must be True or False, not {self.average!r}")
         object.__setattr__(self, "average", bool(self.average))
         if self.max_pending is not None:
-            object.__setattr__(self, "max_pending", whole(self.max_pending, "max_pending", 1, 2**61))
+            object.__setattr__(self, "max_pending", check_int(self.max_pending, "max_pending", 1, 2**61))

@@ -5,12 +5,12 @@ import hashlib
 
 import numpy as np
 
-from lapse.base.checks import whole
+from lapse.base.checks import check_int
 
 SCHEMES = ("naive", "preloc", "pool", "local")
-MOST_REUSE = 2**31 - 1
-MOST_IN_GROUP = 2**26
-MOST_KEYS = 2**32 - 2
+MAX_REUSE = 2**31 - 1
+MAX_IN_GROUP = 2**26
+MAX_KEYS = 2**32 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Uniform:
     weights = None
 
     def __post_init__(self):
-        object.__setattr__(self, "low", whole(self.low, "low", 0, MOST_KEYS))
-        object.__setattr__(self, "high", whole(self.high, "high", 0, MOST_KEYS))
+        object.__setattr__(self, "low", check_int(self.low, "low", 0, MAX_KEYS))
+        object.__setattr__(self, "high", check_int(self.high, "high", 0, MAX_KEYS))
         if self.low >= self.high:
             raise ValueError(
                 f"Uniform({self.low}, {self.high}) has no keys: they are low .. high - 1, so high "
@@ -66,8 +66,8 @@ class Weighted:
 
     def __post_init__(self):
         object.__setattr__(self, "weights", _check_weights(self.weights))
-        most = MOST_KEYS - len(self.weights)
-        object.__setattr__(self, "offset", whole(self.offset, "offset", 0, most))
+        most = MAX_KEYS - len(self.weights)
+        object.__setattr__(self, "offset", check_int(self.offset, "offset", 0, most))
 
     @property
     def low(self):
@@ -173,8 +173,8 @@ class Sampling:
                 "distribution must be lapse.Uniform(low, high) or lapse.Weighted(weights, offset), "
                 f"not {self.distribution!r}"
             )
-        object.__setattr__(self, "reuse", whole(self.reuse, "reuse", 1, MOST_REUSE))
-        group_size = whole(self.group_size, "group_size", 1, MOST_IN_GROUP)
+        object.__setattr__(self, "reuse", check_int(self.reuse, "reuse", 1, MAX_REUSE))
+        group_size = check_int(self.group_size, "group_size", 1, MAX_IN_GROUP)
         object.__setattr__(self, "group_size", group_size)
         if not isinstance(self.postpone, (bool, np.bool_)):
             raise TypeError(f"postpone must be True or False, not {self.postpone!r}")
@@ -186,9 +186,9 @@ def _check_weights(given):
     array = np.asarray(given.detach() if hasattr(given, "detach") else given)
     if array.dtype.kind not in "iuf" and array.size:
         raise TypeError(f"weights must be real numbers, not {array.dtype}")
-    if array.ndim != 1 or not 1 <= array.size <= MOST_KEYS:
+    if array.ndim != 1 or not 1 <= array.size <= MAX_KEYS:
         raise ValueError(
-            f"weights have shape {array.shape}, but must have one dimension, with 1 to {MOST_KEYS} numbers"
+            f"weights have shape {array.shape}, but must have one dimension, with 1 to {MAX_KEYS} numbers"
         )
     weights = np.array(array, dtype=np.float64)
     good = np.isfinite(weights) & (weights >= 0)

@@ -25,7 +25,7 @@ cdef struct parked_t:
     uint64_t operation
     uint32_t position
     uint16_t origin
-    uint16_t charged
+    uint16_t credited_to
     uint8_t kind
 
 
@@ -42,7 +42,7 @@ cdef struct arrival_t:
     waiter_t* waiters
     int32_t successor   # who gets the key next, -1: nobody asked yet. There is never a second one
     uint32_t slot       # of the value, once it has landed; the number of the next unused record while unused
-    uint16_t charged
+    uint16_t credited_to
 
 
 cdef struct relocations_t:
@@ -71,7 +71,7 @@ cdef struct rank_t:
 cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
              const char* given, int64_t* done, int64_t* parked) noexcept nogil
 cdef int localize(rank_t* rank, operation_t* operation, key_t key, int64_t* done) noexcept nogil
-cdef int ask_where(rank_t* rank, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil
+cdef int ask_location(rank_t* rank, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil
 cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil
 
 

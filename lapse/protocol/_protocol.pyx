@@ -4,19 +4,19 @@ cimport cython
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from lapse.messaging._flow cimport charge, discharge
-from lapse.messaging._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, WHERE_REPLY, frame_t, loose_u64,
+from lapse.messaging._flow cimport acquire_credits, release_credits
+from lapse.messaging._messages cimport (ACK, DELTA, HAND_OVER, PULL_REPLY, TRANSFER, TRANSFER_ZERO, LOCATE_REPLY, frame_t, loose_u64,
                               record_t)
 from lapse.messaging._operations cimport complete
 from lapse.messaging._outbox cimport append_ack, append_record, close_frame, free_blocks, open_frame, outbox_t
 from lapse.storage._replicas cimport push_replica, read_replica
-from lapse.protocol._replication cimport (close_gathering, free_replication, gathering_t, handle_replication, open_gathering,
-                                 prepare_replication, replace, wrong)
+from lapse.protocol._replication cimport (close_pending_acks, free_replication, pending_acks_t, handle_replication, open_pending_acks,
+                                 prepare_replication, protocol_error, replace)
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, lock_entry, note_owner, read_value, row_at, slab_for, slab_t, take_row,
                            unlock_entry, value_bytes)
 from lapse.base._sync cimport drop_latch, store32, take_latch
-from lapse.base._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, WHERE
+from lapse.base._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, LOCATE
 from lapse.base._values cimport prefetch
 
 cdef enum:
@@ -27,7 +27,7 @@ cdef enum:
     # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
     VALUES_AHEAD = 8
     ENTRIES_AHEAD = 16
-    MOST_PREFETCHED = 1024      # bytes of a value; the processor itself goes on from there
+    MAX_PREFETCHED = 1024      # bytes of a value; the processor itself goes on from there
 
 
 # Bytes in flight ---------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ cdef bint add_waiter(arrival_t* arrival, operation_t* operation) noexcept nogil:
     return True
 
 
-cdef bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_t charged, uint64_t operation,
+cdef bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
                uint32_t position, const char* given, size_t size) noexcept nogil:
     # under the key's latch
     cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (0 if kind == PULL else size))
@@ -104,7 +104,7 @@ cdef bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_t charg
     parked.operation = operation
     parked.position = position
     parked.origin = origin
-    parked.charged = charged
+    parked.credited_to = credited_to
     parked.kind = kind
     if kind != PULL:
         memcpy(parked + 1, given, size)
@@ -121,12 +121,12 @@ cdef bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_t charg
 cdef inline char* place_in(const rank_t* rank, const operation_t* operation, uint32_t position) noexcept nogil:
     if operation.offsets != NULL:
         return operation.out + operation.offsets[position]
-    if operation.kind == WHERE:
+    if operation.kind == LOCATE:
         return operation.out + position * sizeof(int32_t)
     return operation.out + position * rank.store.slabs[0].row_bytes
 
 
-cdef int answer_pull(rank_t* rank, uint16_t origin, uint16_t charged, uint64_t operation, key_t key,
+cdef int answer_pull(rank_t* rank, uint16_t origin, uint16_t credited_to, uint64_t operation, key_t key,
                      uint32_t position, uint32_t slot) noexcept nogil:
     # Under the key's latch. One of this rank's own counts as answered when the caller completes it.
     cdef slab_t* slab
@@ -135,10 +135,10 @@ cdef int answer_pull(rank_t* rank, uint16_t origin, uint16_t charged, uint64_t o
         mine = <operation_t*>operation
         if mine.out != NULL:
             read_value(rank.store, key, slot, place_in(rank, mine, position))
-        discharge(&rank.flow, charged, amount_of(rank, key))
+        release_credits(&rank.flow, credited_to, amount_of(rank, key))
         return OK
     slab = slab_for(rank.store, key)
-    return append_record(&rank.outboxes[origin], PULL_REPLY, origin, charged, operation, <uint32_t>key, position,
+    return append_record(&rank.outboxes[origin], PULL_REPLY, origin, credited_to, operation, <uint32_t>key, position,
                          NULL if slot == NO_SLOT else row_at(slab, slot), slab.row_bytes)
 
 
@@ -177,12 +177,12 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
             change_value(store, key, &entry.slot, operation.kind, given)
         done[0] += 1
     elif entry.state == ARRIVING:
-        charge(&rank.flow, rank.rank, amount_of(rank, key))
+        acquire_credits(&rank.flow, rank.rank, amount_of(rank, key))
         if park(arrival_at(rank, entry.slot), operation.kind, <uint16_t>rank.rank, <uint16_t>rank.rank,
                 <uint64_t>operation, position, given, size):
             parked[0] += 1
         else:
-            discharge(&rank.flow, rank.rank, amount_of(rank, key))
+            release_credits(&rank.flow, rank.rank, amount_of(rank, key))
             status = NO_MEMORY
     elif entry.state == REPLICATED and (operation.kind != SET or entry.route == rank.rank):
         status = ask_replica(rank, operation, entry, position, given, done)
@@ -191,12 +191,12 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
         if size > COPIED_UNDER_LATCH:
             unlock_entry(entry)
             latched = False
-        charge(&rank.flow, destination, amount_of(rank, key))
+        acquire_credits(&rank.flow, destination, amount_of(rank, key))
         status = append_record(&rank.outboxes[destination], operation.kind, <uint16_t>rank.rank,
                                <uint16_t>destination, <uint64_t>operation, <uint32_t>key, position,
                                given, 0 if operation.kind == PULL else size)
         if status != OK:
-            discharge(&rank.flow, destination, amount_of(rank, key))
+            release_credits(&rank.flow, destination, amount_of(rank, key))
     if latched:
         unlock_entry(entry)
     return status
@@ -205,7 +205,7 @@ cdef int ask(rank_t* rank, operation_t* operation, key_t key, uint32_t position,
 cdef int ask_replica(rank_t* rank, operation_t* operation, entry_t* entry, uint32_t position,
                      const char* given, int64_t* done) noexcept nogil:
     # Under the key's latch. A set is its home's to order; all ranks have to apply it before it is done.
-    cdef gathering_t* gathering
+    cdef pending_acks_t* pending_acks
     cdef int64_t amount
     cdef int status
     if operation.kind == PULL:
@@ -213,13 +213,13 @@ cdef int ask_replica(rank_t* rank, operation_t* operation, entry_t* entry, uint3
     elif operation.kind == PUSH:
         push_replica(&rank.store.replicas, entry.slot, given)
     else:
-        gathering = open_gathering(&rank.replication, <uint16_t>rank.rank, <uint16_t>rank.rank, <uint64_t>operation)
-        if gathering == NULL:
+        pending_acks = open_pending_acks(&rank.replication, <uint16_t>rank.rank, <uint16_t>rank.rank, <uint64_t>operation)
+        if pending_acks == NULL:
             return NO_MEMORY
         amount = (rank.size - 1) * <int64_t>(sizeof(record_t) + rank.store.replicas.all[entry.slot].bytes)
-        charge(&rank.flow, rank.rank, amount)
-        status = replace(&rank.replication, gathering, entry, given, amount)
-        return status if status != OK else close_gathering(&rank.replication, gathering)
+        acquire_credits(&rank.flow, rank.rank, amount)
+        status = replace(&rank.replication, pending_acks, entry, given, amount)
+        return status if status != OK else close_pending_acks(&rank.replication, pending_acks)
     done[0] += 1
     return OK
 
@@ -246,13 +246,13 @@ cdef int begin_arrival(rank_t* rank, operation_t* operation, key_t key, entry_t*
     if not add_waiter(arrival, operation):
         close_arrival(rank, number)
         return NO_MEMORY
-    arrival.charged = entry.route
-    charge(&rank.flow, arrival.charged, amount_of(rank, key))
+    arrival.credited_to = entry.route
+    acquire_credits(&rank.flow, arrival.credited_to, amount_of(rank, key))
     entry.slot = number
     entry.state = ARRIVING
     if ask_for_key(rank, key, entry) == OK:
         return OK
-    discharge(&rank.flow, arrival.charged, amount_of(rank, key))
+    release_credits(&rank.flow, arrival.credited_to, amount_of(rank, key))
     free(arrival.waiters)
     entry.slot = NO_SLOT
     entry.state = ABSENT
@@ -277,11 +277,11 @@ cdef int localize(rank_t* rank, operation_t* operation, key_t key, int64_t* done
     return status
 
 
-cdef int ask_where(rank_t* rank, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil:
+cdef int ask_location(rank_t* rank, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil:
     """Ask the home of one key who owns it; the answer is an int32."""
     cdef int32_t home = home_of(rank.store, key)
     if home != rank.rank:
-        return append_record(&rank.outboxes[home], WHERE, <uint16_t>rank.rank, 0, <uint64_t>operation,
+        return append_record(&rank.outboxes[home], LOCATE, <uint16_t>rank.rank, 0, <uint64_t>operation,
                              <uint32_t>key, position, NULL, 0)
     (<int32_t*>place_in(rank, operation, position))[0] = recorded_owner(rank, key)
     done[0] += 1
@@ -311,7 +311,7 @@ cdef inline void prefetch_value(rank_t* rank, const char* record) noexcept nogil
     cdef uint32_t slot = entry.slot
     cdef size_t at = 0
     if entry.state == OWNED and slot != NO_SLOT:
-        while at < slab.row_bytes and at < MOST_PREFETCHED:
+        while at < slab.row_bytes and at < MAX_PREFETCHED:
             prefetch(row_at(slab, slot) + at)
             at += 64
 
@@ -351,7 +351,7 @@ cdef int on_pull(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef uint32_t i
     cdef int status = OK
     if frame.origin != rank.rank:
-        answer = open_frame(outbox, PULL_REPLY, frame.origin, frame.charged, frame.operation, bytes_of_answer(rank, frame))
+        answer = open_frame(outbox, PULL_REPLY, frame.origin, frame.credited_to, frame.operation, bytes_of_answer(rank, frame))
         at = <char*>(answer + 1)
     look_at_first(rank, <char*>record, sizeof(record_t), frame.count)
     for i in range(<uint32_t>frame.count):
@@ -376,17 +376,17 @@ cdef inline int pull_one(rank_t* rank, frame_t* frame, record_t* record, char** 
         if answer != NULL:
             answer[0] = write_answer(rank, record, entry.slot, answer[0])
         else:
-            status = answer_pull(rank, frame.origin, frame.charged, frame.operation, record.key, record.position,
+            status = answer_pull(rank, frame.origin, frame.credited_to, frame.operation, record.key, record.position,
                                  entry.slot)
         done[0] += 1
     elif entry.state == ARRIVING:
-        if not park(arrival_at(rank, entry.slot), PULL, frame.origin, frame.charged, frame.operation,
+        if not park(arrival_at(rank, entry.slot), PULL, frame.origin, frame.credited_to, frame.operation,
                     record.position, NULL, 0):
             status = NO_MEMORY
     else:
         # From the home to the last requester; from anybody else back to the home. Queued under the
         # latch, before a later HAND_OVER, so that it bounces at most once.
-        status = append_record(&rank.outboxes[entry.route], PULL, frame.origin, frame.charged, frame.operation,
+        status = append_record(&rank.outboxes[entry.route], PULL, frame.origin, frame.credited_to, frame.operation,
                                record.key, record.position, NULL, 0)
     unlock_entry(entry)
     return status
@@ -404,7 +404,7 @@ cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
     cdef record_t* record
     cdef size_t size
     cdef int64_t done = 0, amount = 0
-    cdef gathering_t* gathering = NULL
+    cdef pending_acks_t* pending_acks = NULL
     cdef uint32_t i
     cdef int status = OK
     for i in range(<uint32_t>frame.count):
@@ -413,36 +413,36 @@ cdef int on_change(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
         if rank.store.slab_of == NULL:
             look_ahead(rank, at, sizeof(record_t) + size, frame.count - i)
         if rank.store.entries[record.key].state == REPLICATED:
-            status = set_replica(rank, source, frame, record, &gathering)
+            status = set_replica(rank, source, frame, record, &pending_acks)
         else:
             status = change_one(rank, frame, record, size, &done, &amount)
         if status != OK:
             return status
         at += sizeof(record_t) + size
-    if gathering != NULL:
-        status = close_gathering(&rank.replication, gathering)
+    if pending_acks != NULL:
+        status = close_pending_acks(&rank.replication, pending_acks)
     if not done or status != OK:
         return status
     if frame.origin == rank.rank:
-        discharge(&rank.flow, frame.charged, amount)
+        release_credits(&rank.flow, frame.credited_to, amount)
         complete(<operation_t*>frame.operation, done)
         return OK
-    return append_ack(&rank.outboxes[frame.origin], ACK, frame.origin, frame.charged, frame.operation,
+    return append_ack(&rank.outboxes[frame.origin], ACK, frame.origin, frame.credited_to, frame.operation,
                       <uint32_t>done, <uint64_t>amount)
 
 
-cdef int set_replica(rank_t* rank, int32_t source, frame_t* frame, record_t* record, gathering_t** gathering) noexcept nogil:
-    """The home's step of a set of a replicated key; one gathering for all such keys of a frame."""
+cdef int set_replica(rank_t* rank, int32_t source, frame_t* frame, record_t* record, pending_acks_t** pending_acks) noexcept nogil:
+    """The home's step of a set of a replicated key; one pending_acks for all such keys of a frame."""
     cdef entry_t* entry = &rank.store.entries[record.key]
     cdef int status
     if frame.kind != SET or entry.route != rank.rank:
-        return wrong(&rank.replication, source, "a push of, or a wrong rank asked to set, a replicated key", record.key)
-    if gathering[0] == NULL:
-        gathering[0] = open_gathering(&rank.replication, frame.origin, frame.charged, frame.operation)
-        if gathering[0] == NULL:
+        return protocol_error(&rank.replication, source, "a push of, or a wrong rank asked to set, a replicated key", record.key)
+    if pending_acks[0] == NULL:
+        pending_acks[0] = open_pending_acks(&rank.replication, frame.origin, frame.credited_to, frame.operation)
+        if pending_acks[0] == NULL:
             return NO_MEMORY
     lock_entry(rank.store, entry)
-    status = replace(&rank.replication, gathering[0], entry, <char*>(record + 1), amount_of(rank, record.key))
+    status = replace(&rank.replication, pending_acks[0], entry, <char*>(record + 1), amount_of(rank, record.key))
     unlock_entry(entry)
     return status
 
@@ -459,16 +459,16 @@ cdef inline int change_one(rank_t* rank, frame_t* frame, record_t* record, size_
         done[0] += 1
         amount[0] += amount_of(rank, record.key)
     elif entry.state == ARRIVING:
-        if not park(arrival_at(rank, entry.slot), <uint8_t>frame.kind, frame.origin, frame.charged, frame.operation,
+        if not park(arrival_at(rank, entry.slot), <uint8_t>frame.kind, frame.origin, frame.credited_to, frame.operation,
                     record.position, given, size):
             status = NO_MEMORY
     elif size <= COPIED_UNDER_LATCH:
-        status = append_record(&rank.outboxes[entry.route], frame.kind, frame.origin, frame.charged, frame.operation,
+        status = append_record(&rank.outboxes[entry.route], frame.kind, frame.origin, frame.credited_to, frame.operation,
                                record.key, record.position, given, size)
     else:
         to = entry.route
         unlock_entry(entry)
-        return append_record(&rank.outboxes[to], frame.kind, frame.origin, frame.charged, frame.operation,
+        return append_record(&rank.outboxes[to], frame.kind, frame.origin, frame.credited_to, frame.operation,
                              record.key, record.position, given, size)
     unlock_entry(entry)
     return status
@@ -485,31 +485,31 @@ cdef int on_reply(rank_t* rank, frame_t* frame) noexcept nogil:
         return OK
     for i in range(<uint32_t>frame.count):
         record = <record_t*>at
-        size = sizeof(int32_t) if frame.kind == WHERE_REPLY else value_bytes(rank.store, record.key)
+        size = sizeof(int32_t) if frame.kind == LOCATE_REPLY else value_bytes(rank.store, record.key)
         if operation.out != NULL:
             memcpy(place_in(rank, operation, record.position), record + 1, size)
         at += sizeof(record_t) + size
         amount += <int64_t>(sizeof(record_t) + size)
     if frame.kind == PULL_REPLY:
-        discharge(&rank.flow, frame.charged, amount)
+        release_credits(&rank.flow, frame.credited_to, amount)
     complete(operation, frame.count)
     return OK
 
 
 cdef int on_ack(rank_t* rank, frame_t* frame) noexcept nogil:
-    discharge(&rank.flow, frame.charged, <int64_t>(<loose_u64*>(frame + 1))[0])
+    release_credits(&rank.flow, frame.credited_to, <int64_t>(<loose_u64*>(frame + 1))[0])
     complete(<operation_t*>frame.operation, frame.count)
     return OK
 
 
-cdef int on_where(rank_t* rank, frame_t* frame) noexcept nogil:
+cdef int on_locate(rank_t* rank, frame_t* frame) noexcept nogil:
     cdef record_t* record = <record_t*>(frame + 1)
     cdef uint32_t i
     cdef int32_t owner
     cdef int status
     for i in range(<uint32_t>frame.count):
         owner = recorded_owner(rank, record.key)
-        status = append_record(&rank.outboxes[frame.origin], WHERE_REPLY, frame.origin, 0, frame.operation,
+        status = append_record(&rank.outboxes[frame.origin], LOCATE_REPLY, frame.origin, 0, frame.operation,
                                record.key, record.position, <char*>&owner, sizeof(owner))
         if status != OK:
             return status
@@ -540,7 +540,7 @@ cdef int redirect(rank_t* rank, int32_t source, key_t key, int32_t requester) no
     entry.route = <uint16_t>requester
     if old == requester:
         unlock_entry(entry)
-        return wrong(&rank.replication, source, "a localize by the recorded owner", key)
+        return protocol_error(&rank.replication, source, "a localize by the recorded owner", key)
     if old == rank.rank:
         return hand_over(rank, source, key, entry, requester)
     status = append_record(&rank.outboxes[old], HAND_OVER, <uint16_t>requester, 0, 0, <uint32_t>key, 0, NULL, 0)
@@ -567,9 +567,9 @@ cdef int hand_over(rank_t* rank, int32_t source, key_t key, entry_t* entry, int3
             unlock_entry(entry)
             return OK
         unlock_entry(entry)
-        return wrong(&rank.replication, source, "a second successor", key)
+        return protocol_error(&rank.replication, source, "a second successor", key)
     unlock_entry(entry)
-    return wrong(&rank.replication, source, "asked to hand over a key that is not here", key)
+    return protocol_error(&rank.replication, source, "asked to hand over a key that is not here", key)
 
 
 cdef int on_hand_over(rank_t* rank, int32_t source, frame_t* frame) noexcept nogil:
@@ -624,7 +624,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
     lock_entry(rank.store, entry)
     if entry.state != ARRIVING:
         unlock_entry(entry)
-        return wrong(&rank.replication, source, "the transfer of a key that nobody here asked for", key)
+        return protocol_error(&rank.replication, source, "the transfer of a key that nobody here asked for", key)
     number = entry.slot
     arrival = arrival_at(rank, number)
     arrival.slot = slot
@@ -642,7 +642,7 @@ cdef int land(rank_t* rank, int32_t source, key_t key, uint32_t slot) noexcept n
         entry.slot = NO_SLOT
     unlock_entry(entry)
     rank.relocations.arrived += 1
-    discharge(&rank.flow, arrival.charged, amount_of(rank, key))
+    release_credits(&rank.flow, arrival.credited_to, amount_of(rank, key))
     close_arrival(rank, number)
     wake(waiters)
     if successor >= 0 and status == OK:
@@ -691,12 +691,12 @@ cdef int serve_parked(rank_t* rank, key_t key, entry_t* entry, arrival_t* arriva
 cdef int serve(rank_t* rank, key_t key, arrival_t* arrival, parked_t* parked) noexcept nogil:
     # Under the key's latch. The caller completes one of this rank's own.
     if parked.kind == PULL:
-        return answer_pull(rank, parked.origin, parked.charged, parked.operation, key, parked.position, arrival.slot)
+        return answer_pull(rank, parked.origin, parked.credited_to, parked.operation, key, parked.position, arrival.slot)
     change_value(rank.store, key, &arrival.slot, parked.kind, <char*>(parked + 1))
     if parked.origin == rank.rank:
-        discharge(&rank.flow, parked.charged, amount_of(rank, key))
+        release_credits(&rank.flow, parked.credited_to, amount_of(rank, key))
         return OK
-    return append_ack(&rank.outboxes[parked.origin], ACK, parked.origin, parked.charged, parked.operation,
+    return append_ack(&rank.outboxes[parked.origin], ACK, parked.origin, parked.credited_to, parked.operation,
                       1, <uint64_t>amount_of(rank, key))
 
 
@@ -707,7 +707,7 @@ cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
     """
     if frame.kind == PULL:
         return on_pull(rank, frame)
-    if frame.kind == PULL_REPLY or frame.kind == WHERE_REPLY:
+    if frame.kind == PULL_REPLY or frame.kind == LOCATE_REPLY:
         return on_reply(rank, frame)
     if frame.kind == PUSH or frame.kind == SET:
         return on_change(rank, source, frame)
@@ -719,11 +719,11 @@ cdef int handle_frame(rank_t* rank, int32_t source, frame_t* frame) noexcept nog
         return on_hand_over(rank, source, frame)
     if frame.kind == TRANSFER or frame.kind == TRANSFER_ZERO:
         return on_transfer(rank, source, frame)
-    if frame.kind == WHERE:
-        return on_where(rank, frame)
+    if frame.kind == LOCATE:
+        return on_locate(rank, frame)
     if frame.kind >= DELTA:
         return handle_replication(&rank.replication, source, frame)
-    return wrong(&rank.replication, source, "a message of unknown kind", frame.kind)
+    return protocol_error(&rank.replication, source, "a message of unknown kind", frame.kind)
 
 
 # The protocol's memory -----------------------------------------------------------------------------------
@@ -824,5 +824,5 @@ cdef class Protocol:
     def at_rest(self):
         """Whether nothing is arriving, nothing is to be sent and no byte is in flight."""
         return (self.c.open_arrivals == 0 and self.c.outboxes_waiting == 0 and self.c.flow.over_limit == 0
-                and self.c.replication.awaited == 0 and self.c.replication.gatherings == NULL
+                and self.c.replication.awaited == 0 and self.c.replication.pending_acks_list == NULL
                 and all(self.c.flow.in_flight[i] == 0 for i in range(self.c.size)))

@@ -15,19 +15,19 @@ from lapse.messaging._messages cimport frame_t
 from lapse.messaging._outbox cimport outbox_t
 from lapse._store cimport entry_t, store_t
 from lapse.base._sync cimport load
-from lapse.base._types cimport key_t, operation_t, seat_t
+from lapse.base._types cimport key_t, operation_t, worker_slot_t
 
 
-cdef struct gathering_t:
+cdef struct pending_acks_t:
     # What a home has sent to all ranks, for one asker, and which of them have applied it.
-    gathering_t* next
-    gathering_t* previous
+    pending_acks_t* next
+    pending_acks_t* previous
     int64_t remaining       # acknowledgements that are missing, plus 1 while it is being sent
     uint64_t operation      # the asker's
-    uint64_t amount         # bytes that its operation is charged with
+    uint64_t amount         # bytes that its operation is credited_to with
     uint32_t count          # key positions
     uint16_t origin
-    uint16_t charged
+    uint16_t credited_to
 
 
 cdef struct replication_t:
@@ -46,7 +46,7 @@ cdef struct replication_t:
     uint32_t in_setup       # deltas go unscaled, whatever their size
     # Rounds of this rank.
     uint8_t latch           # one thread at a time sends deltas and sums
-    uint8_t list_latch      # of the gatherings
+    uint8_t list_latch      # of the pending_acks_list
     int64_t pending         # key positions pushed here since the last round began
     int64_t awaited         # contributions that have not come back in a sum, plus 1 while a round begins
     int64_t full_rounds     # rounds begun that leave no delta behind
@@ -59,9 +59,9 @@ cdef struct replication_t:
     int32_t heard           # how many ranks have ended more than that
     int64_t waiting_since   # when it was first seen that contributions wait here, or others for this rank; 0: they do not
     uint32_t waiting        # workers that wait because this rank runs ahead
-    seat_t* seats           # of this rank's workers
-    int32_t num_seats
-    gathering_t* gatherings
+    worker_slot_t* worker_slots           # of this rank's workers
+    int32_t num_worker_slots
+    pending_acks_t* pending_acks_list
     # The norms of this rank's deltas, for clipping.
     int64_t norms
     double norm_total
@@ -85,14 +85,14 @@ cdef inline bint has_work(const replication_t* r) noexcept nogil:
     return r.store.replicas.changed.count or r.store.replicas.collected.count or is_behind(r)
 
 
-cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil
+cdef int protocol_error(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil
 cdef int prepare_replication(replication_t* r) noexcept
 cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil
 cdef int begin_round_if_due(replication_t* r) noexcept nogil
 cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil
-cdef gathering_t* open_gathering(replication_t* r, uint16_t origin, uint16_t charged, uint64_t operation) noexcept nogil
-cdef int replace(replication_t* r, gathering_t* gathering, entry_t* entry, const char* value, int64_t amount) noexcept nogil
-cdef int close_gathering(replication_t* r, gathering_t* gathering) noexcept nogil
+cdef pending_acks_t* open_pending_acks(replication_t* r, uint16_t origin, uint16_t credited_to, uint64_t operation) noexcept nogil
+cdef int replace(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value, int64_t amount) noexcept nogil
+cdef int close_pending_acks(replication_t* r, pending_acks_t* pending_acks) noexcept nogil
 cdef int tick(replication_t* r, int64_t time) noexcept nogil
 cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil
 cdef void free_replication(replication_t* r) noexcept

@@ -4,9 +4,9 @@ from libc.math cimport isfinite
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 
-from lapse.messaging._flow cimport discharge
+from lapse.messaging._flow cimport release_credits
 from lapse.messaging._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
-from lapse.messaging._operations cimport complete, ring_seat
+from lapse.messaging._operations cimport complete, ring_worker_slot
 from lapse.messaging._outbox cimport append_ack, append_record
 from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, replica_t,
                               replicas_t)
@@ -107,8 +107,8 @@ cdef void reset_pending(replication_t* r) noexcept nogil:
     store(&r.pending, 0)
     fence()
     if load32(&r.waiting):
-        for i in range(r.num_seats):
-            ring_seat(&r.seats[i])
+        for i in range(r.num_worker_slots):
+            ring_worker_slot(&r.worker_slots[i])
 
 
 cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
@@ -228,69 +228,69 @@ cdef int send_sums(replication_t* r) noexcept nogil:
 
 # What all ranks have to apply before somebody is answered -----------------------------------------------
 
-cdef gathering_t* open_gathering(replication_t* r, uint16_t origin, uint16_t charged, uint64_t operation) noexcept nogil:
-    cdef gathering_t* gathering = <gathering_t*>malloc(sizeof(gathering_t))
-    if gathering == NULL:
+cdef pending_acks_t* open_pending_acks(replication_t* r, uint16_t origin, uint16_t credited_to, uint64_t operation) noexcept nogil:
+    cdef pending_acks_t* pending_acks = <pending_acks_t*>malloc(sizeof(pending_acks_t))
+    if pending_acks == NULL:
         return NULL
-    gathering.remaining = 1
-    gathering.operation = operation
-    gathering.amount = 0
-    gathering.count = 0
-    gathering.origin = origin
-    gathering.charged = charged
-    gathering.previous = NULL
+    pending_acks.remaining = 1
+    pending_acks.operation = operation
+    pending_acks.amount = 0
+    pending_acks.count = 0
+    pending_acks.origin = origin
+    pending_acks.credited_to = credited_to
+    pending_acks.previous = NULL
     take_latch(&r.list_latch)
-    gathering.next = r.gatherings
-    if r.gatherings != NULL:
-        r.gatherings.previous = gathering
-    r.gatherings = gathering
+    pending_acks.next = r.pending_acks_list
+    if r.pending_acks_list != NULL:
+        r.pending_acks_list.previous = pending_acks
+    r.pending_acks_list = pending_acks
     drop_latch(&r.list_latch)
-    return gathering
+    return pending_acks
 
 
-cdef void forget(replication_t* r, gathering_t* gathering) noexcept nogil:
+cdef void forget(replication_t* r, pending_acks_t* pending_acks) noexcept nogil:
     take_latch(&r.list_latch)
-    if gathering.previous == NULL:
-        r.gatherings = gathering.next
+    if pending_acks.previous == NULL:
+        r.pending_acks_list = pending_acks.next
     else:
-        gathering.previous.next = gathering.next
-    if gathering.next != NULL:
-        gathering.next.previous = gathering.previous
+        pending_acks.previous.next = pending_acks.next
+    if pending_acks.next != NULL:
+        pending_acks.next.previous = pending_acks.previous
     drop_latch(&r.list_latch)
-    free(gathering)
+    free(pending_acks)
 
 
-cdef int acknowledge(replication_t* r, gathering_t* gathering, int64_t count) noexcept nogil:
+cdef int acknowledge(replication_t* r, pending_acks_t* pending_acks, int64_t count) noexcept nogil:
     """So many acknowledgements came; after the last one the asker is answered."""
     cdef int status = OK
-    if fetch_add(&gathering.remaining, -count) != count:
+    if fetch_add(&pending_acks.remaining, -count) != count:
         return OK
-    if gathering.origin == r.rank:
-        discharge(r.flow, r.rank, gathering.amount)
-        complete(<operation_t*>gathering.operation, gathering.count)
+    if pending_acks.origin == r.rank:
+        release_credits(r.flow, r.rank, pending_acks.amount)
+        complete(<operation_t*>pending_acks.operation, pending_acks.count)
     else:
-        status = append_ack(&r.outboxes[gathering.origin], ACK, gathering.origin, gathering.charged,
-                            gathering.operation, gathering.count, gathering.amount)
-    forget(r, gathering)
+        status = append_ack(&r.outboxes[pending_acks.origin], ACK, pending_acks.origin, pending_acks.credited_to,
+                            pending_acks.operation, pending_acks.count, pending_acks.amount)
+    forget(r, pending_acks)
     return status
 
 
-cdef int close_gathering(replication_t* r, gathering_t* gathering) noexcept nogil:
+cdef int close_pending_acks(replication_t* r, pending_acks_t* pending_acks) noexcept nogil:
     """Everything is sent."""
-    return acknowledge(r, gathering, 1)
+    return acknowledge(r, pending_acks, 1)
 
 
-cdef int replace(replication_t* r, gathering_t* gathering, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
+cdef int replace(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
     """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
     cdef replica_t* replica = replica_at(r, entry.slot)
     cdef int32_t to
     replica.epoch += 1
-    fetch_add(&gathering.remaining, r.size - 1)
-    gathering.count += 1
-    gathering.amount += amount
+    fetch_add(&pending_acks.remaining, r.size - 1)
+    pending_acks.count += 1
+    pending_acks.amount += amount
     for to in range(r.size):
         replica.contained[to] = False
-        if to != r.rank and append_record(&r.outboxes[to], REPLACE, <uint16_t>r.rank, 0, <uint64_t>gathering,
+        if to != r.rank and append_record(&r.outboxes[to], REPLACE, <uint16_t>r.rank, 0, <uint64_t>pending_acks,
                                           <uint32_t>replica.key, replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     put_in_place(r, replica, value)
@@ -306,17 +306,17 @@ cdef void put_in_place(replication_t* r, replica_t* replica, const char* value) 
 
 cdef int ask_all(replication_t* r, uint16_t origin, uint64_t operation) noexcept nogil:
     """Ask every rank to tell when it has applied all that this home has sent so far. Under the latch of rounds."""
-    cdef gathering_t* gathering = open_gathering(r, origin, <uint16_t>r.rank, operation)
+    cdef pending_acks_t* pending_acks = open_pending_acks(r, origin, <uint16_t>r.rank, operation)
     cdef int32_t to
-    if gathering == NULL:
+    if pending_acks == NULL:
         return NO_MEMORY
-    gathering.count = 1
-    fetch_add(&gathering.remaining, r.size - 1)
+    pending_acks.count = 1
+    fetch_add(&pending_acks.remaining, r.size - 1)
     for to in range(r.size):
-        if to != r.rank and append_record(&r.outboxes[to], FENCE, <uint16_t>r.rank, 0, <uint64_t>gathering,
+        if to != r.rank and append_record(&r.outboxes[to], FENCE, <uint16_t>r.rank, 0, <uint64_t>pending_acks,
                                           0, 0, NULL, 0) != OK:
             return NO_MEMORY
-    return close_gathering(r, gathering)
+    return close_pending_acks(r, pending_acks)
 
 
 cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil:
@@ -372,7 +372,7 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
 
 # Messages -------------------------------------------------------------------------------------------------
 
-cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil:
+cdef int protocol_error(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil:
     """Note what the protocol excludes; the server ends."""
     snprintf(r.error, ERROR_SIZE, "protocol error at rank %d, message from rank %d: %s (key %lld)",
              r.rank, source, what, <long long>key)
@@ -381,7 +381,7 @@ cdef int wrong(replication_t* r, int32_t source, const char* what, key_t key) no
 
 cdef int on_delta(replication_t* r, int32_t source, entry_t* entry, record_t* record) noexcept nogil:
     if entry.route != r.rank:
-        return wrong(r, source, "a contribution to a replica whose home is another rank", record.key)
+        return protocol_error(r, source, "a contribution to a replica whose home is another rank", record.key)
     if record.position == replica_at(r, entry.slot).epoch:
         add_contribution(&r.store.replicas, entry.slot, source, <char*>(record + 1))
     return OK
@@ -392,7 +392,7 @@ cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, rec
     cdef replica_t* replica
     cdef int status = OK
     if entry.state != REPLICATED:
-        return wrong(r, source, "news of a replica that is not here", record.key)
+        return protocol_error(r, source, "news of a replica that is not here", record.key)
     replica = replica_at(r, entry.slot)
     lock_entry(r.store, entry)
     if frame.kind == DELTA:
@@ -451,7 +451,7 @@ cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) no
     if frame.kind == FENCE:
         return append_ack(&r.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, 1, 0)
     if frame.kind == APPLIED:
-        return acknowledge(r, <gathering_t*>frame.operation, frame.count)
+        return acknowledge(r, <pending_acks_t*>frame.operation, frame.count)
     return on_replica_records(r, source, frame)
 
 
@@ -463,9 +463,9 @@ cdef int prepare_replication(replication_t* r) noexcept:
 
 
 cdef void free_replication(replication_t* r) noexcept:
-    cdef gathering_t* gathering
-    while r.gatherings != NULL:  # of a server that ended by a failure: what is missing never comes
-        gathering = r.gatherings
-        r.gatherings = gathering.next
-        free(gathering)
+    cdef pending_acks_t* pending_acks
+    while r.pending_acks_list != NULL:  # of a server that ended by a failure: what is missing never comes
+        pending_acks = r.pending_acks_list
+        r.pending_acks_list = pending_acks.next
+        free(pending_acks)
     free(r.ends)

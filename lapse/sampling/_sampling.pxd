@@ -1,6 +1,6 @@
 """Floor 2. Which keys a worker's samples are: the schemes, without the calls that move keys and values.
 
-One sampler per worker seat, used by that worker's thread only. It outlives the worker.
+One sampler per worker worker_slot, used by that worker's thread only. It outlives the worker.
 """
 
 from libc.stdint cimport int64_t, uint32_t

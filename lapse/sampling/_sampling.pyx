@@ -20,7 +20,7 @@ DRAWS, ORDERS = 1, 2  # the purposes of a worker's generators
 
 cdef enum:
     GROUPS_SEARCHED = 10    # how many groups' worth of draws the local scheme makes for one sample
-    MOST_KEPT = 65536       # keys for which a finished sample's memory is kept for the next
+    MAX_KEPT = 65536       # keys for which a finished sample's memory is kept for the next
     # A handle is a number: which place in the table, which use of it, and which sampler's.
     PLACE_BITS = 24
     USE_BITS = 24
@@ -124,7 +124,7 @@ cdef class Sampler:
     cdef void close(self, sample_t* sample) noexcept nogil:
         sample.is_open = False
         sample.uses = (sample.uses + 1) & ((1 << USE_BITS) - 1)
-        if sample.capacity > MOST_KEPT:
+        if sample.capacity > MAX_KEPT:
             free(sample.keys)
             sample.keys = NULL
             sample.capacity = 0

@@ -11,16 +11,15 @@ from mpi4py import MPI
 
 import lapse
 from lapse.base import environment
-from lapse.base.checks import lengths as _lengths
-from lapse.base.checks import whole as _whole
+from lapse.base.checks import check_int, check_lengths
 from lapse.errors import CommError
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 
-MOST_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
-MOST_RANKS = 2**16 - 1
-MOST_VALUE_BYTES = 2**31
-MOST_WORKERS = 4096
+MAX_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
+MAX_RANKS = 2**16 - 1
+MAX_VALUE_BYTES = 2**31
+MAX_WORKERS = 4096
 
 
 def agree(comm, given):
@@ -32,8 +31,8 @@ def agree(comm, given):
                 "MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
                 "leave mpi4py.rc.thread_level at its default, 'multiple'"
             )
-        if comm.size > MOST_RANKS:
-            raise ValueError(f"comm has {comm.size} ranks, but at most {MOST_RANKS} are possible")
+        if comm.size > MAX_RANKS:
+            raise ValueError(f"comm has {comm.size} ranks, but at most {MAX_RANKS} are possible")
         arguments = _check_arguments(given)
         digest, workers = _digest(arguments), arguments["workers"]
     except Exception as caught:  # whatever it is, the other ranks must hear of it
@@ -65,20 +64,20 @@ def raise_first(comm, error):
 
 def _check_arguments(given):
     """The arguments in the form in which they are used; raises for what is out of range."""
-    number = _whole(given["num_keys"], "num_keys", 1, MOST_KEYS)
+    number = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS)
     dtype = _check_dtype(given["dtype"])
     return dict(
         num_keys=number,
         dtype=dtype,
-        value_lengths=_lengths(given["value_lengths"], number, MOST_VALUE_BYTES // dtype.itemsize),
+        value_lengths=check_lengths(given["value_lengths"], number, MAX_VALUE_BYTES // dtype.itemsize),
         replicated_keys=_check_replicated(given["replicated_keys"], number),
         replication=_check_replication(given["replication"]),
-        workers=_whole(given["workers"], "workers", 1, MOST_WORKERS),
+        workers=check_int(given["workers"], "workers", 1, MAX_WORKERS),
         sampling=_check_sampling(given["sampling"], number),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         sharing_ranks=environment.sharing_ranks(),
-        max_in_flight=_whole(given["max_in_flight"], "max_in_flight", 1, 2**62),
-        seed=_whole(given["seed"], "seed", 0, 2**60),
+        max_in_flight=check_int(given["max_in_flight"], "max_in_flight", 1, 2**62),
+        seed=check_int(given["seed"], "seed", 0, 2**60),
     )
 
 

@@ -17,7 +17,7 @@ from lapse.errors import LapseError
 _OPERATORS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
 
 
-class _Meeting:
+class _Rendezvous:
     """One collective call of the workers of this rank."""
 
     def __init__(self, what):
@@ -47,7 +47,7 @@ class Collectives:
         self._workers = workers
         self._fail = fail
         self._lock = threading.Lock()
-        self._meeting = None
+        self._rendezvous = None
 
     def meet(self, worker, what, value, combine):
         """Wait for all workers of all ranks in the call named `what`; combine what each gives.
@@ -56,35 +56,35 @@ class Collectives:
         ranks by rank, and is called by one of them.
         """
         with self._lock:
-            meeting = self._join(worker, what, value)
-            is_last = len(meeting.values) == self._workers
+            rendezvous = self._join(worker, what, value)
+            is_last = len(rendezvous.values) == self._workers
             if is_last:
-                self._meeting = None
+                self._rendezvous = None
             else:
-                operation = worker._open_meeting()
-                meeting.waiting.append(operation)
+                operation = worker._open_rendezvous()
+                rendezvous.waiting.append(operation)
         if not is_last:
             operation.wait()
-            return meeting.result
-        values = [meeting.values[id] for id in sorted(meeting.values)]
-        meeting.result = self.exchange(worker, what, combine(values), combine)
-        for operation in meeting.waiting:
+            return rendezvous.result
+        values = [rendezvous.values[id] for id in sorted(rendezvous.values)]
+        rendezvous.result = self.exchange(worker, what, combine(values), combine)
+        for operation in rendezvous.waiting:
             operation._complete()
-        return meeting.result
+        return rendezvous.result
 
     def _join(self, worker, what, value):
-        if self._meeting is None:
-            self._meeting = _Meeting(what)
-        meeting = self._meeting
-        if meeting.what != what:
-            others = ", ".join(map(str, sorted(meeting.values)))
+        if self._rendezvous is None:
+            self._rendezvous = _Rendezvous(what)
+        rendezvous = self._rendezvous
+        if rendezvous.what != what:
+            others = ", ".join(map(str, sorted(rendezvous.values)))
             raise self._mismatch(
                 worker,
                 f"worker {worker.id} is at {what}, but on the same rank "
-                f"worker {others} waits in {meeting.what}",
+                f"worker {others} waits in {rendezvous.what}",
             )
-        meeting.values[worker.id] = value
-        return meeting
+        rendezvous.values[worker.id] = value
+        return rendezvous
 
     def exchange(self, worker, what, value, combine):
         """As `meet`, for one caller on each rank."""

@@ -10,9 +10,9 @@ from mpi4py import MPI
 
 from lapse.base import environment
 from lapse.storage._segment import Segment
-from lapse.storage._host_peers import Siblings
+from lapse.storage._host_peers import HostPeers
 
-MOST_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
+MAX_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
 
 
 def sharing_ranks(comm=None):
@@ -64,29 +64,29 @@ class Host:
     def free(self):
         self._comm.Free()
 
-    def make_siblings(self):
+    def make_host_peers(self):
         """The page by which ranks of this host wake each other. Collective over the host.
 
         Returns
         -------
-        Siblings
+        HostPeers
             One without others where they cannot share memory; said once on stderr.
         """
-        page, problem = _share_new(self._comm, Siblings.page_bytes(self.size))
+        page, problem = _share_new(self._comm, HostPeers.page_bytes(self.size))
         if problem is not None:
             if self.place == 0 and self.size > 1:
                 self._say(f"{problem}; waking each other takes longer")
-            return Siblings(self._rank, None, self.places)
-        return Siblings(self._rank, page, self.places)
+            return HostPeers(self._rank, None, self.places)
+        return HostPeers(self._rank, page, self.places)
 
-    def share_values(self, store, siblings, group_size=None):
+    def share_values(self, store, host_peers, group_size=None):
         """Let ranks of this host reach the values that the others own. Collective over the host.
 
         Parameters
         ----------
         store : Store
             One that lies in shareable memory.
-        siblings : Siblings
+        host_peers : HostPeers
         group_size : int, optional
             Share among so many neighbouring ranks only, not among all of the host.
 
@@ -99,7 +99,7 @@ class Host:
         group = self._comm.Split(self.place // (group_size or self.size), key=self.place)
         try:
             places = group.allgather(self.place)
-            problem = self._join(group, places, store, siblings) if group.size > 1 else None
+            problem = self._join(group, places, store, host_peers) if group.size > 1 else None
         finally:
             store.hide()
             group.Free()
@@ -109,17 +109,17 @@ class Host:
             self._say(f"{problem}; they send messages instead of reaching each other's values")
         return [self.place]
 
-    def _join(self, group, places, store, siblings):
+    def _join(self, group, places, store, host_peers):
         """Map what the others have, and let them map this rank's store; why that is impossible, or None."""
         problem = store.reason
-        if self.size > MOST_SHARING:
-            problem = f"{self.size} ranks on one host, and at most {MOST_SHARING} can share values"
+        if self.size > MAX_SHARING:
+            problem = f"{self.size} ranks on one host, and at most {MAX_SHARING} can share values"
         segments, problem = _map_all(group, store.ticket, problem)
         hints = None
         if problem is None:
             hints, problem = _share_new(group, store.hint_bytes)
         if problem is None:
-            store.join(self.place, dict(zip(places, segments)), hints, siblings)
+            store.join(self.place, dict(zip(places, segments)), hints, host_peers)
         return problem
 
     def _say(self, problem):

@@ -24,7 +24,7 @@ from lapse._comm import Comm
 from lapse.sampling._draws import Table
 from lapse.protocol._protocol import Protocol
 from lapse.sampling._sampling import Sampler
-from lapse.storage._host_peers import Siblings
+from lapse.storage._host_peers import HostPeers
 from lapse._store import Store
 from lapse.worker._worker import clear_counters, new_worker, sum_counters
 from lapse.server.advice import warn_of_binding, warn_of_network_module
@@ -141,7 +141,7 @@ class Server:
         self._worker_counts = workers_by_rank
         self._comm_given = comm
         self._lock = threading.Lock()  # one call of the server's own at a time
-        self._seats_taken = threading.Lock()
+        self._worker_slots_taken = threading.Lock()
         self._retired = []  # workers whose operations a failure left unfinished
         self._create(comm, arguments)
         del arguments["value_lengths"]  # the store has them in 4 bytes per key
@@ -152,8 +152,8 @@ class Server:
         host = Host(comm)
         try:
             self._agree_on(comm, self._make_store, comm, arguments, host)
-            siblings = host.make_siblings() if comm.size > 1 else Siblings()
-            self._sharing = self._share(arguments, host, siblings)
+            host_peers = host.make_host_peers() if comm.size > 1 else HostPeers()
+            self._sharing = self._share(arguments, host, host_peers)
         finally:
             host.free()
         communicator = None
@@ -167,7 +167,7 @@ class Server:
             warn_of_network_module()
         self._communicator = communicator
         self._comm = self._agree_on(
-            comm, Comm, self._protocol, communicator, self._workers, siblings, crowded
+            comm, Comm, self._protocol, communicator, self._workers, host_peers, crowded
         )
         fail = weakref.WeakMethod(self._fail)  # this server has the collective calls, they do not keep it
         self._collectives = Collectives(
@@ -210,15 +210,15 @@ class Server:
         self._protocol.manage_replicas(**_management(arguments["replication"]))
         self._samplers = self._make_samplers(arguments["sampling"])
 
-    def _share(self, arguments, host, siblings):
+    def _share(self, arguments, host, host_peers):
         """The ranks that reach this one's values without messages, and it theirs."""
         places = [host.place]
         if arguments["shared_memory"]:
-            places = host.share_values(self._store, siblings, arguments["sharing_ranks"])
+            places = host.share_values(self._store, host_peers, arguments["sharing_ranks"])
         return sorted(host.places.index(place) for place in places)
 
     def _make_samplers(self, sampling):
-        """One for each seat; they go on from one run to the next."""
+        """One for each worker slot; they go on from one run to the next."""
         if sampling is None:
             return [None] * self._workers
         distribution = sampling.distribution
@@ -339,13 +339,13 @@ class Server:
             then failed: every later call but `close` raises the same.
         """
         self._check_open()
-        with self._taking_seats("run"):
+        with self._taking_worker_slots("run"):
             results = [None] * self._workers
             threads = [
                 threading.Thread(
-                    target=self._work, args=(seat, results, fn, args), name=f"lapse-worker-{seat}"
+                    target=self._work, args=(worker_slot, results, fn, args), name=f"lapse-worker-{worker_slot}"
                 )
-                for seat in range(self._workers)
+                for worker_slot in range(self._workers)
             ]
             for thread in threads:
                 thread.start()
@@ -359,10 +359,10 @@ class Server:
                 raise self._failure_error()
             return results
 
-    def _work(self, seat, results, fn, args):
-        worker = self._new_worker(seat)
+    def _work(self, worker_slot, results, fn, args):
+        worker = self._new_worker(worker_slot)
         try:
-            results[seat] = fn(worker, *args)
+            results[worker_slot] = fn(worker, *args)
             worker.wait_all()
             self._collectives.barrier(worker, "the end of run")
         except BaseException as error:
@@ -387,7 +387,7 @@ class Server:
             raise ValueError(
                 f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)"
             )
-        with self._taking_seats("worker"):
+        with self._taking_worker_slots("worker"):
             worker = self._new_worker(0)
             try:
                 yield worker
@@ -401,16 +401,16 @@ class Server:
             finally:
                 self._retire(worker)
 
-    def _new_worker(self, seat):
+    def _new_worker(self, worker_slot):
         return new_worker(
             self,
             self._comm,
             self._store,
-            seat,
+            worker_slot,
             self._first_id,
             self.num_workers,
             any_thread=False,
-            sampler=self._samplers[seat],
+            sampler=self._samplers[worker_slot],
         )
 
     def _retire(self, worker):
@@ -419,15 +419,15 @@ class Server:
             self._retired.append(worker)  # messages may still be written to its buffers
 
     @contextlib.contextmanager
-    def _taking_seats(self, what):
-        if not self._seats_taken.acquire(blocking=False):
+    def _taking_worker_slots(self, what):
+        if not self._worker_slots_taken.acquire(blocking=False):
             raise RuntimeError(
                 f"{what}() while this rank's workers are at work: they are in another run() or worker()"
             )
         try:
             yield
         finally:
-            self._seats_taken.release()
+            self._worker_slots_taken.release()
 
     def _setup(self, worker):
         return _Setup(self, worker)
@@ -558,7 +558,7 @@ class Server:
 
     def _check_can_rest(self, what):
         """A worker that waits in a barrier for the one that calls would never rest."""
-        if self._seats_taken.locked() and self._workers > 1:
+        if self._worker_slots_taken.locked() and self._workers > 1:
             raise RuntimeError(f"{what} while {self._workers} workers of a rank are at work: call it between two runs")
 
     def _attempt(self, what, fn, *args):

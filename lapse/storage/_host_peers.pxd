@@ -13,7 +13,7 @@ from lapse.base._sync cimport doorbell_t, watch_t
 ctypedef void (*end_job_t)(void* context, const char* text) noexcept nogil
 
 
-cdef struct siblings_t:
+cdef struct host_peers_t:
     watch_t watch           # the first member: who is given the watch finds the rest
     doorbell_t* doorbells   # by place
     uint32_t* failed        # set by each rank of this host that learns of a failure
@@ -24,8 +24,8 @@ cdef struct siblings_t:
     void* context
 
 
-cdef class Siblings:
-    cdef siblings_t c
+cdef class HostPeers:
+    cdef host_peers_t c
     cdef Segment page
     cdef object places
 

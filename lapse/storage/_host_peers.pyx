@@ -40,23 +40,23 @@ cdef char process_state(int32_t process) noexcept nogil:
 
 cdef void look(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil:
     """What a thread does that has waited long for a latch."""
-    cdef siblings_t* siblings = <siblings_t*>watch
+    cdef host_peers_t* host_peers = <host_peers_t*>watch
     cdef doorbell_t* other
     cdef char text[TEXT_SIZE]
     cdef char state
-    if holder - 1 == siblings.place or holder > siblings.count:
+    if holder - 1 == host_peers.place or holder > host_peers.count:
         return  # another thread of this process, which lost its core
-    other = &siblings.doorbells[holder - 1]
+    other = &host_peers.doorbells[holder - 1]
     state = process_state(other.process)
     if state == 0 or state == c"Z" or state == c"X":
         snprintf(text, TEXT_SIZE, "rank %d (process %d) died while it changed a value that ranks of this host share; "
                  "the value is lost", other.rank, other.process)
-        siblings.end_job(siblings.context, text)
-    elif load32(siblings.failed) and waited > GRACE:
+        host_peers.end_job(host_peers.context, text)
+    elif load32(host_peers.failed) and waited > GRACE:
         snprintf(text, TEXT_SIZE, "the job has failed, and rank %d (process %d) does not give a value free that it "
                  "has begun to change", other.rank, other.process)
-        siblings.end_job(siblings.context, text)
-    elif (state == c"T" or state == c"t") and not swap32(&siblings.stopped_told, 1):
+        host_peers.end_job(host_peers.context, text)
+    elif (state == c"T" or state == c"t") and not swap32(&host_peers.stopped_told, 1):
         fprintf(stderr, "lapse: rank %d (process %d) was stopped while it changed a value that ranks of this host share; "
                 "waiting until it goes on\n", other.rank, other.process)
         fflush(stderr)
@@ -67,7 +67,7 @@ cdef void only_say(void* context, const char* text) noexcept nogil:
     fflush(stderr)
 
 
-cdef class Siblings:
+cdef class HostPeers:
     """The ranks of this host, or of one without others.
 
     Parameters

@@ -13,18 +13,18 @@ import numpy as np
 from lapse.messaging._messages cimport frame_t
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
 from lapse.messaging._operations cimport complete
-from lapse.protocol._protocol cimport Protocol, ask, ask_where, handle_frame, localize
+from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
 from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._replication cimport mark, note_pushes, runs_ahead, tick
 from lapse.storage._segment cimport Segment
-from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_sibling, is_reachable, read_reachable
+from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, is_reachable, read_reachable
 from lapse.base._sync cimport fetch_add, load
-from lapse.base._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, WHERE, operation_t, seat_t
+from lapse.base._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
 
-KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": WHERE, "sync": SYNC}
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
-MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "WHERE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
-            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "WHERE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
+MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "LOCATE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
+            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "LOCATE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
             24: "FENCE", 25: "APPLIED", 26: "ROUND_END"}
 
 
@@ -47,7 +47,7 @@ cdef class Call:
     cdef readonly bint covered
     cdef public int64_t full_rounds_before
     cdef operation_t c
-    cdef seat_t seat
+    cdef worker_slot_t worker_slot
     cdef readonly str kind
     cdef readonly object keys
     cdef readonly object values
@@ -130,7 +130,7 @@ cdef class VirtualRank:
             call.values = np.array(values, dtype=self.store.dtype).reshape(-1)
         call.lengths_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         call.c.kind = KINDS[kind]
-        call.c.seat = &call.seat
+        call.c.worker_slot = &call.worker_slot
         call.c.count = len(call.keys)
         if kind == "pull":
             ends = call.lengths_before * self.store.dtype.itemsize
@@ -162,9 +162,9 @@ cdef class VirtualRank:
                     done = 1
                 elif call.c.kind == LOCALIZE:
                     status = localize(&self.protocol.c, &call.c, key, &done)
-                elif call.c.kind == WHERE:
-                    status = ask_where(&self.protocol.c, &call.c, key, position, &done)
-                elif access_sibling(&self.store.c, call.c.kind, key,
+                elif call.c.kind == LOCATE:
+                    status = ask_location(&self.protocol.c, &call.c, key, position, &done)
+                elif access_host_peer(&self.store.c, call.c.kind, key,
                                     given if call.c.kind != PULL else place_of(call, position)):
                     done = 1
                     self.shared += 1

@@ -6,7 +6,7 @@ from lapse._comm cimport Comm, ready_t
 from lapse.protocol._protocol cimport Protocol, rank_t
 from lapse.sampling._sampling cimport Sampler, sample_t
 from lapse._store cimport Store, store_t
-from lapse.base._types cimport counters_t, key_t, operation_t, seat_t
+from lapse.base._types cimport counters_t, key_t, operation_t, worker_slot_t
 
 
 cdef class Operation:
@@ -25,9 +25,9 @@ cdef class Worker:
     cdef Store store_object
     cdef store_t* store
     cdef rank_t* protocol
-    cdef seat_t* seat
-    cdef counters_t* counters       # where calls count: the seat's, or aside while a sample is at work
-    cdef Sampler sampler            # the seat's; None without sampling
+    cdef worker_slot_t* worker_slot
+    cdef counters_t* counters       # where calls count: the worker slot's, or aside while a sample is at work
+    cdef Sampler sampler            # the worker slot's; None without sampling
     cdef object open_operations     # deque of operations that may not be done
     cdef Operation nothing          # a finished operation without a result
     cdef object dtype
@@ -99,7 +99,7 @@ cdef class Worker:
     cdef int start_local(self, key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil
     cdef int start_local_chunk(self, operation_t** operation, key_t* keys, Py_ssize_t first, Py_ssize_t end,
                                int64_t* offsets, char* out, Py_ssize_t count) noexcept nogil
-    cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil
+    cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil
     cdef operation_t* new_operation(self, int kind, int64_t count, char* out) noexcept nogil
     cdef void give_back(self, operation_t* operation) noexcept nogil
     cdef void detach(self, operation_t* operation) noexcept nogil
@@ -114,4 +114,4 @@ cdef class Worker:
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil
     cdef int check(self, int status) except -1 nogil
     cdef int check_sampling(self) except -1 nogil
-    cdef int complain(self, int status) except -1
+    cdef int raise_status(self, int status) except -1

@@ -14,20 +14,20 @@ import numpy as np
 
 from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, last_occurrences, outside
 from lapse.sampling._sampling import new_sample
-from lapse.base.checks import whole
+from lapse.base.checks import check_int
 from lapse.errors import ClosedError
 
 cimport numpy as cnp
 
 from lapse.worker._arrays cimport as_keys
 from lapse.messaging._operations cimport complete
-from lapse.protocol._protocol cimport ask, ask_where, localize
+from lapse.protocol._protocol cimport ask, ask_location, localize
 from lapse.protocol._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
 from lapse.sampling._sampling cimport LOCAL, POOL, PRELOC, Sample
 from lapse._store cimport access_batch, find_unreachable, is_reachable, tally_t, value_bytes
 from lapse.base._sync cimport fetch_add, fetch_add32, load, load32, now
-from lapse.base._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, MEET, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
-                           WHERE, counters_t)
+from lapse.base._types cimport (CLOSED, FAILED, INTERRUPTED, LOCALIZE, RENDEZVOUS, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, TIMED_OUT,
+                           LOCATE, counters_t)
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -36,12 +36,12 @@ cnp.import_array()
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
 cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
-cdef int64_t MOST_PREPARED = <int64_t>1 << 40
+cdef int64_t MAX_PREPARED = <int64_t>1 << 40
 cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
 cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
 cdef bint forked = False
 
-_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", WHERE: "owner", MEET: "collective call",
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", LOCATE: "owner", RENDEZVOUS: "collective call",
                SYNC: "synchronisation of replicas"}
 
 
@@ -59,14 +59,14 @@ cdef bint is_finished(void* operation) noexcept nogil:
     return load(&(<operation_t*>operation).pending) == 0
 
 
-cdef bint nothing_unfinished(void* seat) noexcept nogil:
-    return load(&(<seat_t*>seat).unfinished) == 0
+cdef bint nothing_unfinished(void* worker_slot) noexcept nogil:
+    return load(&(<worker_slot_t*>worker_slot).unfinished) == 0
 
 
 cdef bint is_rank_at_rest(void* comm) noexcept nogil:
     cdef int32_t i
-    for i in range((<Comm>comm).num_seats):
-        if load(&(<Comm>comm).seats[i].unfinished):
+    for i in range((<Comm>comm).num_worker_slots):
+        if load(&(<Comm>comm).worker_slots[i].unfinished):
             return False
     return True
 
@@ -133,7 +133,7 @@ cdef class Operation:
         if self.is_done():
             return self.result
         if worker.retired:  # a failed run left it unfinished
-            worker.complain(FAILED if worker.comm.is_broken() else CLOSED)
+            worker.raise_status(FAILED if worker.comm.is_broken() else CLOSED)
         worker.check_thread()
         if timeout is not None:
             deadline = now() + <int64_t>(max(0.0, min(float(timeout), 1e9)) * 1e9)
@@ -151,7 +151,7 @@ cdef class Operation:
         if self.is_done():
             return True
         with nogil:
-            worker.comm.wait(worker.seat, is_finished, self.c, 0)
+            worker.comm.wait(worker.worker_slot, is_finished, self.c, 0)
         return self.is_done() or worker.comm.is_broken() or not worker.comm.is_running
 
     def _complete(self):
@@ -226,9 +226,9 @@ cdef class Worker:
         if forked or (not self.any_thread and PyThread_get_thread_ident() != self.thread):
             self.check_thread()
         if load32(&self.comm.ending):
-            self.complain(CLOSED)
+            self.raise_status(CLOSED)
         if self.comm.is_broken():
-            self.complain(FAILED)
+            self.raise_status(FAILED)
         self.sweep()
         return 0
 
@@ -412,12 +412,12 @@ cdef class Worker:
         row = np.empty(array.size, dtype=self.dtype)
         target = <char*>cnp.PyArray_DATA(row)
         with nogil:
-            self.check(make_scratch(self.seat, count))
+            self.check(make_scratch(self.worker_slot, count))
             if self.length < 0:
                 offsets = self.new_offsets(pointer, count)
                 if offsets == NULL:
                     self.check(NO_MEMORY)
-            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.seat.missed, &tally)
+            misses = access_batch(self.store, PULL, pointer, count, offsets, target, self.worker_slot.missed, &tally)
             free(offsets)
         if misses == 0:
             array.reshape(-1)[:] = row
@@ -461,7 +461,7 @@ cdef class Worker:
         cdef int64_t number
         self.enter()
         self.check_sampling()
-        number_of_keys = whole(count, "count", 0, MOST_PREPARED)
+        number_of_keys = check_int(count, "count", 0, MAX_PREPARED)
         self.sampler.close_dropped()
         with nogil:
             number = self.prepare_sample_of(number_of_keys)
@@ -506,7 +506,7 @@ cdef class Worker:
         cdef int64_t number
         self.enter()
         number = self.number_of(handle)
-        count = whole(n, "n", 0, MOST_PREPARED)
+        count = check_int(n, "n", 0, MAX_PREPARED)
         if count > self.left_of(number):
             self.sampler.refuse(number, count)
         if keys is None:
@@ -666,13 +666,13 @@ cdef class Worker:
         owners = np.empty(count, dtype=np.int32)
         target = <char*>cnp.PyArray_DATA(<cnp.ndarray>owners)
         with nogil:
-            self.check(self.start_where(pointer, count, target, &c))
+            self.check(self.start_locate(pointer, count, target, &c))
         new_handle(self, c, owners, owners).wait()
         return owners.astype(np.int64).reshape(np.shape(key_array))
 
-    def _open_meeting(self):
+    def _open_rendezvous(self):
         """An operation that whoever completes the collective call finishes."""
-        cdef operation_t* c = self.new_operation(MEET, 1, NULL)
+        cdef operation_t* c = self.new_operation(RENDEZVOUS, 1, NULL)
         if c == NULL:
             raise MemoryError("no memory for a collective call")
         return new_handle(self, c, None, None)
@@ -694,7 +694,7 @@ cdef class Worker:
     def _nudge(self):
         """Send what is queued."""
         with nogil:
-            self.comm.nudge(self.seat, 0, True)
+            self.comm.nudge(self.worker_slot, 0, True)
 
     def shape_for(self, cnp.ndarray keys):
         if self.length < 0:
@@ -736,7 +736,7 @@ cdef class Worker:
 
     cdef bint test_for(self, operation_t* operation) noexcept nogil:
         # The handle stays the caller's: wait_for gives it back.
-        return operation == NULL or self.comm.wait(self.seat, is_finished, operation, 0) != TIMED_OUT
+        return operation == NULL or self.comm.wait(self.worker_slot, is_finished, operation, 0) != TIMED_OUT
 
     cdef int sync_replicas(self) except -1 nogil:
         cdef replication_t* replication = &self.protocol.replication
@@ -761,14 +761,14 @@ cdef class Worker:
 
     cdef void release_messages(self) noexcept nogil:
         self.holds_messages = False
-        self.comm.nudge(self.seat, 0, True)
+        self.comm.nudge(self.worker_slot, 0, True)
 
     cdef inline void nudge(self, int64_t keys) noexcept nogil:
         if not self.holds_messages:
-            self.comm.nudge(self.seat, keys, False)
+            self.comm.nudge(self.worker_slot, keys, False)
 
     cdef int wait_everything(self) except -1 nogil:
-        self.block(nothing_unfinished, self.seat, INT64_MAX)
+        self.block(nothing_unfinished, self.worker_slot, INT64_MAX)
         return 0
 
     cdef void cancel(self, operation_t* operation) noexcept nogil:
@@ -781,9 +781,9 @@ cdef class Worker:
         cdef int64_t number
         cdef int status
         self.check_sampling()
-        if count < 0 or count > MOST_PREPARED:
+        if count < 0 or count > MAX_PREPARED:
             with gil:
-                whole(count, "count", 0, MOST_PREPARED)
+                check_int(count, "count", 0, MAX_PREPARED)
         number = self.sampler.open(count)
         if number < 0:
             self.check(NO_MEMORY)
@@ -805,7 +805,7 @@ cdef class Worker:
             status = self.start_local(keys, count, <char*>out, operation)
         else:
             status = self.start(PULL, keys, count, <char*>out, NULL, operation)
-        self.counters = &self.seat.counters
+        self.counters = &self.worker_slot.counters
         self.counters.sampled_keys += counted.pulled_keys
         self.counters.sampled_local += counted.pulled_local
         return self.check(status)
@@ -904,11 +904,11 @@ cdef class Worker:
             status = self.wait_for_round()
             if status != OK:
                 return status
-        if make_scratch(self.seat, size) != OK:
+        if make_scratch(self.worker_slot, size) != OK:
             return NO_MEMORY
         tally.shared = tally.replicated = 0
         misses = access_batch(self.store, kind, keys + first, size, chunk_offsets,
-                              (out if kind == PULL else <char*>given) + shift, self.seat.missed, &tally)
+                              (out if kind == PULL else <char*>given) + shift, self.worker_slot.missed, &tally)
         if tally.replicated:
             status = note_pushes(&self.protocol.replication, tally.replicated)
             if status != OK:
@@ -940,7 +940,7 @@ cdef class Worker:
         cdef int status = OK
         fetch_add(&operation.pending, misses)
         for i in range(misses):
-            position = first + self.seat.missed[i]
+            position = first + self.worker_slot.missed[i]
             if given != NULL:
                 value = given + (position * row_bytes if offsets == NULL else offsets[position])
             status = ask(self.protocol, operation, keys[position], <uint32_t>position, value, &done, &parked)
@@ -975,10 +975,10 @@ cdef class Worker:
                             Py_ssize_t count) noexcept nogil:
         cdef int64_t misses, i, done = 0
         cdef int status = OK
-        if make_scratch(self.seat, size) != OK:
+        if make_scratch(self.worker_slot, size) != OK:
             return NO_MEMORY
         # A look without the latch: a key may leave at any moment anyway.
-        misses = find_unreachable(self.store, keys, size, self.seat.missed)
+        misses = find_unreachable(self.store, keys, size, self.worker_slot.missed)
         self.counters.localize_local += size - misses
         if misses == 0:
             return OK
@@ -992,7 +992,7 @@ cdef class Worker:
                 if status != OK:
                     break
             fetch_add(&operation[0].pending, 1)
-            status = localize(self.protocol, operation[0], keys[self.seat.missed[i]], &done)
+            status = localize(self.protocol, operation[0], keys[self.worker_slot.missed[i]], &done)
             if status != OK:
                 complete(operation[0], 1)
                 break
@@ -1000,8 +1000,8 @@ cdef class Worker:
         self.counters.localize_local += done
         return status
 
-    cdef int start_where(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
-        cdef operation_t* begun = self.new_operation(WHERE, count, out)
+    cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
+        cdef operation_t* begun = self.new_operation(LOCATE, count, out)
         cdef Py_ssize_t i
         cdef int64_t done = 0
         cdef int status = OK
@@ -1010,7 +1010,7 @@ cdef class Worker:
             return NO_MEMORY
         fetch_add(&begun.pending, count)
         for i in range(count):
-            status = ask_where(self.protocol, begun, keys[i], <uint32_t>i, &done)
+            status = ask_location(self.protocol, begun, keys[i], <uint32_t>i, &done)
             if status != OK:
                 complete(begun, count - i)
                 break
@@ -1042,7 +1042,7 @@ cdef class Worker:
         cdef int status
         self.counters = &aside
         status = self.start_localize(keys, count, NULL)
-        self.counters = &self.seat.counters
+        self.counters = &self.worker_slot.counters
         return status
 
     cdef int start_local(self, key_t* keys, Py_ssize_t count, char* out, operation_t** operation) noexcept nogil:
@@ -1081,12 +1081,12 @@ cdef class Worker:
             status = self.make_room()
             if status != OK:
                 return status
-        if make_scratch(self.seat, end - first) != OK:
+        if make_scratch(self.worker_slot, end - first) != OK:
             return NO_MEMORY
         for i in range(first, end):
             at = i * self.store.slabs[0].row_bytes if offsets == NULL else offsets[i]
             if not self.sampler.find_here(self.store, &keys[i], out + at):
-                self.seat.missed[misses] = <uint32_t>(i - first)
+                self.worker_slot.missed[misses] = <uint32_t>(i - first)
                 misses += 1
             if offsets != NULL:
                 offsets[i + 1] = at + <int64_t>value_bytes(self.store, keys[i])
@@ -1105,9 +1105,9 @@ cdef class Worker:
 
     cdef operation_t* new_operation(self, int kind, int64_t count, char* out) noexcept nogil:
         """One that is pending by a guard of 1, which `settle` takes away."""
-        cdef operation_t* operation = self.seat.spare
+        cdef operation_t* operation = self.worker_slot.spare
         if operation != NULL:
-            self.seat.spare = operation.next
+            self.worker_slot.spare = operation.next
         else:
             operation = <operation_t*>malloc(sizeof(operation_t))
             if operation == NULL:
@@ -1117,15 +1117,15 @@ cdef class Worker:
         operation.kind = <unsigned char>kind
         operation.count = count
         operation.out = out
-        operation.seat = self.seat
-        fetch_add(&self.seat.unfinished, 1)
+        operation.worker_slot = self.worker_slot
+        fetch_add(&self.worker_slot.unfinished, 1)
         return operation
 
     cdef void give_back(self, operation_t* operation) noexcept nogil:
         free(operation.offsets)
         operation.offsets = NULL
-        operation.next = self.seat.spare
-        self.seat.spare = operation
+        operation.next = self.worker_slot.spare
+        self.worker_slot.spare = operation
 
     cdef void settle(self, operation_t* operation, operation_t** handle) noexcept nogil:
         """Take the guard away, and let go of the operation."""
@@ -1143,17 +1143,17 @@ cdef class Worker:
 
     cdef void detach(self, operation_t* operation) noexcept nogil:
         operation.next = NULL
-        if self.seat.detached == NULL:
-            self.seat.detached = operation
+        if self.worker_slot.detached == NULL:
+            self.worker_slot.detached = operation
         else:
-            self.seat.last_detached.next = operation
-        self.seat.last_detached = operation
+            self.worker_slot.last_detached.next = operation
+        self.worker_slot.last_detached = operation
 
     cdef void reuse_detached(self) noexcept nogil:
         cdef operation_t* operation
-        while self.seat.detached != NULL and is_finished(self.seat.detached):
-            operation = self.seat.detached
-            self.seat.detached = operation.next
+        while self.worker_slot.detached != NULL and is_finished(self.worker_slot.detached):
+            operation = self.worker_slot.detached
+            self.worker_slot.detached = operation.next
             self.give_back(operation)
 
     cdef int64_t* new_offsets(self, const key_t* keys, Py_ssize_t count) noexcept nogil:
@@ -1171,10 +1171,10 @@ cdef class Worker:
         cdef int status = TIMED_OUT
         cdef int64_t began = now()
         while status == TIMED_OUT:
-            status = self.comm.wait(self.seat, has_room, self.protocol, SIGNAL_EVERY)
+            status = self.comm.wait(self.worker_slot, has_room, self.protocol, SIGNAL_EVERY)
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
-        self.seat.counters.waited_nanoseconds += now() - began
+        self.worker_slot.counters.waited_nanoseconds += now() - began
         return status
 
     cdef int wait_for_round(self) noexcept nogil:
@@ -1187,15 +1187,15 @@ cdef class Worker:
         if status == OK:
             status = TIMED_OUT
         while status == TIMED_OUT:
-            status = self.comm.wait(self.seat, keeps_pace, replication, SIGNAL_EVERY)
+            status = self.comm.wait(self.worker_slot, keeps_pace, replication, SIGNAL_EVERY)
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
         fetch_add32(&replication.waiting, <uint32_t>-1)
-        self.seat.counters.waited_nanoseconds += now() - began
+        self.worker_slot.counters.waited_nanoseconds += now() - began
         return status
 
     cdef bint is_interrupted(self) noexcept with gil:
-        """Whether a signal handler of Python raises; `complain` raises it again. For the main thread only."""
+        """Whether a signal handler of Python raises; `raise_status` raises it again. For the main thread only."""
         try:
             PyErr_CheckSignals()
         except BaseException as error:
@@ -1223,12 +1223,12 @@ cdef class Worker:
         if ready(what):
             return OK
         # When it is done, an operation may belong to somebody else already: its kind is read before.
-        counts = ready != has_mail and not (ready == is_finished and (<operation_t*>what).kind == MEET)
+        counts = ready != has_mail and not (ready == is_finished and (<operation_t*>what).kind == RENDEZVOUS)
         began = time = now()
         while True:
-            status = self.comm.wait(self.seat, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
+            status = self.comm.wait(self.worker_slot, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
             if counts:
-                self.seat.counters.waited_nanoseconds += now() - time
+                self.worker_slot.counters.waited_nanoseconds += now() - time
             if status != TIMED_OUT:
                 return self.check(status)
             time = now()
@@ -1244,7 +1244,7 @@ cdef class Worker:
     def report_wait(self, seconds):
         names = [repr(operation) for operation in self.open_operations][:3]
         print(f"lapse: worker {self.id} on rank {self.rank} has waited {seconds:.0f} s"
-              f" ({load(&self.seat.unfinished)} operations unfinished: {', '.join(names) or 'none of Python'}); it goes on waiting",
+              f" ({load(&self.worker_slot.unfinished)} operations unfinished: {', '.join(names) or 'none of Python'}); it goes on waiting",
               file=sys.stderr, flush=True)
 
     cdef int check_sampling(self) except -1 nogil:
@@ -1257,10 +1257,10 @@ cdef class Worker:
     cdef int check(self, int status) except -1 nogil:
         if status != OK:
             with gil:
-                self.complain(status)
+                self.raise_status(status)
         return 0
 
-    cdef int complain(self, int status) except -1:
+    cdef int raise_status(self, int status) except -1:
         if status == NO_MEMORY:
             raise MemoryError("no memory for an operation's bookkeeping; what was not sent was not carried out")
         if status == INTERRUPTED:
@@ -1275,15 +1275,15 @@ cdef inline size_t value_bytes_at_most(const store_t* store) noexcept nogil:
     return store.slabs[store.num_slabs - 1].row_bytes  # slabs are ordered by length
 
 
-cdef int make_scratch(seat_t* seat, int64_t count) noexcept nogil:
-    if seat.missed_capacity >= count:
+cdef int make_scratch(worker_slot_t* worker_slot, int64_t count) noexcept nogil:
+    if worker_slot.missed_capacity >= count:
         return OK
-    free(seat.missed)
-    seat.missed_capacity = 0
-    seat.missed = <uint32_t*>malloc(count * sizeof(uint32_t))
-    if seat.missed == NULL:
+    free(worker_slot.missed)
+    worker_slot.missed_capacity = 0
+    worker_slot.missed = <uint32_t*>malloc(count * sizeof(uint32_t))
+    if worker_slot.missed == NULL:
         return NO_MEMORY
-    seat.missed_capacity = count
+    worker_slot.missed_capacity = count
     return OK
 
 
@@ -1297,24 +1297,24 @@ cdef inline Py_ssize_t chunk_end(const int64_t* offsets, Py_ssize_t first, Py_ss
     return end
 
 
-def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_workers, bint any_thread,
+def new_worker(server, Comm comm, Store store, int worker_slot, int first_id, int num_workers, bint any_thread,
                Sampler sampler=None):
-    """The worker that sits on one of the rank's seats; the last seat is the server's own."""
+    """The worker that sits on one of the rank's worker slots; the last one is the server's own."""
     cdef Worker worker = Worker.__new__(Worker)
     worker.server = server
     worker.comm = comm
     worker.store_object = store
     worker.store = &store.c
     worker.protocol = comm.rank
-    worker.seat = &comm.seats[seat]
-    worker.counters = &worker.seat.counters
+    worker.worker_slot = &comm.worker_slots[worker_slot]
+    worker.counters = &worker.worker_slot.counters
     worker.sampler = sampler
     worker.open_operations = collections.deque()
     worker.dtype = store.dtype
     worker.length = store.length
     worker.thread = PyThread_get_thread_ident()
     worker.any_thread = any_thread
-    worker.id = first_id + seat if seat < comm.num_seats - 1 else -1
+    worker.id = first_id + worker_slot if worker_slot < comm.num_worker_slots - 1 else -1
     worker.rank = store.c.rank
     worker.num_workers = num_workers
     worker.nothing = new_handle(worker, NULL, None, None)
@@ -1324,11 +1324,11 @@ def new_worker(server, Comm comm, Store store, int seat, int first_id, int num_w
 def sum_counters(Comm comm):
     """The counters of this rank's workers, by name, together. The server's own calls do not count."""
     total = collections.Counter()
-    for i in range(comm.num_seats - 1):
-        total.update(<dict>comm.seats[i].counters)
+    for i in range(comm.num_worker_slots - 1):
+        total.update(<dict>comm.worker_slots[i].counters)
     return dict(total)
 
 
 def clear_counters(Comm comm):
-    for i in range(comm.num_seats):
-        memset(&comm.seats[i].counters, 0, sizeof(counters_t))
+    for i in range(comm.num_worker_slots):
+        memset(&comm.worker_slots[i].counters, 0, sizeof(counters_t))

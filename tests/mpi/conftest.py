@@ -1,6 +1,6 @@
 """Tests under `mpirun`: one outcome for all ranks, reported by rank 0.
 
-A test ends with a meeting of all ranks, in which they exchange their reports. What failed on one
+A test ends with a rendezvous of all ranks, in which they exchange their reports. What failed on one
 rank has failed on all. Where one rank does not come, the deadline of the test ends the job.
 """
 
@@ -20,7 +20,7 @@ _collect_errors = []
 
 
 def pytest_configure(config):
-    """With ``--with-mpi``, open a communicator for the meetings."""
+    """With ``--with-mpi``, open a communicator for the rendezvous."""
     if config.getoption("--with-mpi"):
         from mpi4py import MPI
 

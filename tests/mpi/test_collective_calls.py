@@ -130,5 +130,5 @@ def test_a_workers_generator_is_one_object(server):
 def test_run_gives_arguments_and_returns_results_in_worker_order(server):
     first = sum(1 + rank % 2 for rank in range(comm.rank))
     assert server.run(lambda kv, a, b: (kv.id, a, b), 5, "x") == [
-        (first + seat, 5, "x") for seat in range(server.workers)
+        (first + worker_slot, 5, "x") for worker_slot in range(server.workers)
     ]

@@ -368,15 +368,15 @@ def test_draws_depend_on_seed_and_worker_alone_and_go_on_from_run_to_run(scheme)
         assert first == 1400
     with open_server(scheme, workers=2) as server:
         parts = [server.run(work, count) for count in (300, 400)]
-    for seat in range(2):
+    for worker_slot in range(2):
         np.testing.assert_array_equal(
-            np.concatenate([part[seat] for part in parts]), in_one_run[seat]
+            np.concatenate([part[worker_slot] for part in parts]), in_one_run[worker_slot]
         )
     assert (in_one_run[0] != in_one_run[1]).any()
     with open_server(scheme, workers=2 * comm.size, comm=COMM_SELF) as server:
         alone = server.run(work, 700)
-    for seat in range(2):
-        np.testing.assert_array_equal(alone[2 * comm.rank + seat], in_one_run[seat])
+    for worker_slot in range(2):
+        np.testing.assert_array_equal(alone[2 * comm.rank + worker_slot], in_one_run[worker_slot])
 
 
 # Handles ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from lapse.testing._virtual_rank import VirtualRank, share_memory
 
 
-FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, charged, kind, operation
+FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, credited_to, kind, operation
 REQUESTS = {1: "pull", 2: "push", 3: "set"}
 
 

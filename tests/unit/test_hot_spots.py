@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lapse
-from lapse import hot_spots
+from lapse.options import hot_spots
 from lapse.options.hot_spots import REMOTE_BYTES, saved_bytes
 
 WORDS = 1e6 / np.arange(1, 10001)  # accesses as Zipf's law has them

@@ -73,7 +73,7 @@ def test_only_known_words_have_numbers():
 def test_what_is_kept_and_what_is_read_again_are_the_same(path, monkeypatch, workers):
     monkeypatch.setattr(text, "BLOCK_WORDS", 40)
     kept = text.survey(OneRank(), path, workers, 20)
-    monkeypatch.setattr(corpus, "MOST_KEPT_WORDS", 0)
+    monkeypatch.setattr(corpus, "MAX_KEPT_WORDS", 0)
     again = text.survey(OneRank(), path, workers, 20)
     assert len(kept.kept) == workers and not again.kept
     assert kept.share_words == again.share_words and sum(kept.share_words) == kept.words

@@ -24,7 +24,7 @@ from lapse.apps._base import AppError
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".txt", ".del", ".txt.gz", ".del.gz")
 #: Ids are below this number: the sampling of negatives numbers keys by 32 bits.
-MOST_IDS = 2**31
+MAX_IDS = 2**31
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def _read_id_names(folder: Path, stem: str, count: int) -> list[str]:
 def _to_id(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is not an id; ids are integers from 0 on")
-    if len(text.lstrip("0")) > 10 or int(text) >= MOST_IDS:
-        raise ValueError(f"id {text[:40]} is too large; ids must be below {MOST_IDS}")
+    if len(text.lstrip("0")) > 10 or int(text) >= MAX_IDS:
+        raise ValueError(f"id {text[:40]} is too large; ids must be below {MAX_IDS}")
     return int(text)
 
 

@@ -18,7 +18,7 @@ from lapse.apps.kge.models import Model
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Where a rank can expect to own fewer entities than this many times those of a block, a good part of them are those
 #: of the blocks at hand: to draw negatives among them would be to draw the entities that are to be predicted.
-LEAST_LOCAL_BLOCKS = 4
+MIN_LOCAL_BLOCKS = 4
 #: Workers wait at twice `max_pending`: half of the triples that `--sync-triples` allows, and a little less, since
 #: what a triple costs is an estimate.
 PACE = 0.5 * 0.9
@@ -97,7 +97,7 @@ def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: i
         return "naive"
     scheme = SCHEMES[args.management]
     entities_of_a_block = usage.positive[: model.num_entities].sum() / usage.blocks
-    if scheme == "local" and model.num_entities < LEAST_LOCAL_BLOCKS * entities_of_a_block * ranks / sharing:
+    if scheme == "local" and model.num_entities < MIN_LOCAL_BLOCKS * entities_of_a_block * ranks / sharing:
         return "preloc"
     return scheme
 

@@ -25,8 +25,8 @@ PIECE = 1 << 20
 #: Separators that a first line is searched for, in this order; otherwise white space.
 SEPARATORS = (b"\t", b"::", b",", b";")
 BANNER = b"%%matrixmarket"
-MOST_INDEX = 2**31 - 1  # row and column numbers are int32
-MOST_VALUE = float(np.finfo(np.float32).max)
+MAX_INDEX = 2**31 - 1  # row and column numbers are int32
+MAX_VALUE = float(np.finfo(np.float32).max)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -210,9 +210,9 @@ def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
         rows, columns, entries = map(int, line.split())
     except ValueError:
         raise BadLine(offset, f"{_show(line)} is not a size line 'rows columns entries'") from None
-    if not (0 <= rows <= MOST_INDEX and 0 <= columns <= MOST_INDEX and entries >= 0):
+    if not (0 <= rows <= MAX_INDEX and 0 <= columns <= MAX_INDEX and entries >= 0):
         raise BadLine(offset, f"a matrix of {rows} x {columns} with {entries} entries: rows and columns go up to "
-                              f"{MOST_INDEX:,}")
+                              f"{MAX_INDEX:,}")
     return rows, columns, entries
 
 
@@ -355,9 +355,9 @@ def _value(text: bytes, line: bytes, offset: int) -> float:
         value = float(text)
     except ValueError:
         raise BadLine(offset, _expected(line, f"has the rating {_show(text)}, which is not a number")) from None
-    if not abs(value) <= MOST_VALUE:  # NaN too
+    if not abs(value) <= MAX_VALUE:  # NaN too
         raise BadLine(offset, f"{_show(line)} has the rating {_show(text)}, which must be finite and at most "
-                              f"{MOST_VALUE:.3g}")
+                              f"{MAX_VALUE:.3g}")
     return value
 
 

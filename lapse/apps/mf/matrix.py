@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lapse.apps import _base
-from lapse.apps.mf.data import MOST_INDEX, Share
+from lapse.apps.mf.data import MAX_INDEX, Share
 from lapse.apps.mf.schedule import cut_evenly
 
 #: How ratings travel.
@@ -164,8 +164,8 @@ def _union(comm, lists: list[list[str]]) -> list[str]:
 
 
 def _sort_names(names: set[str]) -> list[str]:
-    if len(names) > MOST_INDEX:
-        raise _base.AppError(f"{len(names):,} different names, but rows and columns go up to {MOST_INDEX:,}")
+    if len(names) > MAX_INDEX:
+        raise _base.AppError(f"{len(names):,} different names, but rows and columns go up to {MAX_INDEX:,}")
     numeric = all(name.isascii() and name.isdigit() and len(name) < 19 for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
 

@@ -28,7 +28,7 @@ MAX_PIECE = 1 << 20
 #: How far behind the cut between two shares an end of line is looked for.
 LINE_SEARCH = 1 << 18
 #: Encoded words of a share that are kept in memory (4 bytes each); a larger share is read again in each epoch.
-MOST_KEPT_WORDS = 1 << 26
+MAX_KEPT_WORDS = 1 << 26
 #: Of each share, this many lines with bytes that are not UTF-8 are remembered by number.
 MAX_REPORTED = 10
 
@@ -123,7 +123,7 @@ class Share:
         """Count words and lines of this share in one pass; a new `encoder` may keep what it has read."""
         found, encoder = Survey(), Encoder() if encoder is None else encoder
         for _ in self.feed(encoder, found):
-            if encoder.collected > MOST_KEPT_WORDS:
+            if encoder.collected > MAX_KEPT_WORDS:
                 encoder.forget()
         found.counts = Counter(dict(zip(encoder.words(), encoder.counts().tolist(), strict=True)))
         return found

@@ -31,12 +31,12 @@ LONG_UNIT, LONG_REUSE = 640, 4
 #: Few: hosts, or ranks that share no memory.
 FEW_HOSTS = 2
 #: Units of a block, at most: enough that few messages are sent; with more, others take more keys away before their turn.
-MOST_UNITS = 10
+MAX_UNITS = 10
 #: How negatives are drawn where `--sampling-scheme` does not say.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Where a rank can expect to own fewer words than these, most of them are those of the text at hand: to draw
 #: negatives among them would be to draw the words that are to be predicted.
-LEAST_LOCAL_WORDS = 100
+MIN_LOCAL_WORDS = 100
 #: Workers wait at twice `max_pending`: half of the words that `--sync-words` allows, and a little less, since what
 #: a word costs is an estimate.
 PACE = 0.5 * 0.9
@@ -137,7 +137,7 @@ def choose_scheme(args: argparse.Namespace, vocabulary: Vocabulary, ranks: int, 
     if sharing == ranks:  # all are local: a scheme can gain nothing
         return "naive"
     scheme = SCHEMES[args.management]
-    if scheme == "local" and len(vocabulary) < LEAST_LOCAL_WORDS * ranks / sharing:
+    if scheme == "local" and len(vocabulary) < MIN_LOCAL_WORDS * ranks / sharing:
         return "preloc"
     return scheme
 
@@ -215,7 +215,7 @@ def choose_block(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarr
         return args.block
     others = usage.positive[is_replicated == 0]
     most = others.max(initial=0) / max(usage.units, 1)  # per unit
-    return int(min(MOST_UNITS, max(1, USES_PER_BLOCK / max(most, 1e-9))))
+    return int(min(MAX_UNITS, max(1, USES_PER_BLOCK / max(most, 1e-9))))
 
 
 def pace(args: argparse.Namespace, usage: Usage, is_replicated: np.ndarray, ranks: int) -> lapse.Replication:

@@ -1,7 +1,7 @@
 """A corpus as training sees it: surveyed once, then numbers of words, a block at a time.
 
 The survey reads each share once, by one thread per worker, and keeps the numbers of its words; only a share that is
-too large for that (`corpus.MOST_KEPT_WORDS`) is read again in each epoch.
+too large for that (`corpus.MAX_KEPT_WORDS`) is read again in each epoch.
 """
 
 from __future__ import annotations
