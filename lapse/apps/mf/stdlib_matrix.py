@@ -23,7 +23,7 @@ from lapse.apps._stdlib import (
 #: Identifiers that fewer modules use tell nothing about a module.
 MIN_MODULES = 3
 #: With fewer modules than this, the interpreter has no sources worth training on.
-MIN_MODULES = 50
+MIN_SOURCES = 50
 NAME = "identifiers of the standard library"
 #: Part of the cached file's name: raise it whenever the matrix would come out differently.
 FORMAT_VERSION = 1
@@ -34,7 +34,7 @@ def standard_matrix() -> bytes:
     return cached(f"python-identifiers-{interpreter_name()}-v{FORMAT_VERSION}.tsv", gather, f"the {NAME}").read_bytes()
 
 
-def gather(folder: Path | None = None, least: int = MIN_MODULES) -> str:
+def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
     """Count identifiers of all modules under `folder` (default: the standard library).
 
     Returns
