@@ -118,7 +118,7 @@ class Phase:
 
 def phases(options):
     """Return the phases that were asked for, in order."""
-    present = [name for name in PHASES if any((ROOT / "tests" / name).glob("test_*.py"))]
+    present = [name for name in PHASES if any((ROOT / "tests" / name).rglob("test_*.py"))]
     chosen = []
     for name in options.phase or present:
         if name == "mpi":

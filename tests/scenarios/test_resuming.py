@@ -14,8 +14,7 @@ import pytest
 
 import launch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
-from app import result_of, run_app, write_topics  # noqa: E402
+from app import result_of, run_app, write_topics
 
 EPOCHS = 12
 OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
