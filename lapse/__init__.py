@@ -7,9 +7,8 @@ The public names are here. Importing this package does not initialise MPI; the f
 import importlib
 
 from lapse import _mpi_loader
+from lapse._version import __version__
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",

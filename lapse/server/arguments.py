@@ -9,7 +9,7 @@ import sys
 import numpy as np
 from mpi4py import MPI
 
-import lapse
+from lapse._version import __version__
 from lapse.base import environment
 from lapse.base.checks import check_int, check_lengths
 from lapse.errors import CommError
@@ -151,7 +151,7 @@ def _digest(arguments):
         "value_lengths": lengths,
         "replicated_keys": _describe(arguments["replicated_keys"]),
         "replication": repr(arguments["replication"]),
-        "lapse version": lapse.__version__,
+        "lapse version": __version__,
         "byte order": sys.byteorder,
     }
 
