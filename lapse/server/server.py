@@ -4,13 +4,8 @@ All ranks create it together. Whatever ends it (an exception in a worker, a rank
 error of MPI) is told to all ranks, and every later call raises it.
 """
 
-import atexit
 import contextlib
-import os
-import pathlib
-import sys
 import threading
-import time
 import traceback
 import weakref
 
@@ -18,32 +13,23 @@ import numpy as np
 from mpi4py import MPI
 
 from lapse import _mpi_loader
-from lapse.server import checkpoint
-from lapse.worker._arrays import convert_keys, outside
-from lapse._comm import Comm
-from lapse.sampling._draws import Table
-from lapse.protocol._protocol import Protocol
-from lapse.sampling._sampling import Sampler
-from lapse.storage._host_peers import HostPeers
-from lapse._store import Store
-from lapse.worker._worker import clear_counters, new_worker, sum_counters
-from lapse.server.advice import warn_of_binding, warn_of_network_module
-from lapse.server.arguments import agree, raise_first
-from lapse.server.collectives import Collectives, ignore
 from lapse.errors import ClosedError, CommError, LapseError, RemoteError
-from lapse.server.host import Host
 from lapse.options.initializers import as_initializer
-
-LEAVING_SECONDS = 10  # how long an interpreter that ends with an open server waits for the others
+from lapse.server import save_load
+from lapse.server.arguments import agree
+from lapse.server.assembly import assemble, start
+from lapse.server.collectives import Collectives
+from lapse.server.rank_calls import RankCalls
+from lapse.server.shutdown import Shutdown
+from lapse.server.workers import Workers, is_failure
+from lapse.worker._arrays import convert_keys, outside
+from lapse.worker._worker import clear_counters, sum_counters
 
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
 _RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
 _REPLICAS = ("replica_syncs", "replica_keys_sent")
 
 _WAITED = "waited_nanoseconds"  # kept with the counters, but a time
-
-_open_servers = {}  # as an ordered set: in the order of creation
-_silent_ranks = set()  # of MPI.COMM_WORLD; they did not answer a failure, and MPI_Finalize would wait for them for ever
 
 
 class Server:
@@ -120,9 +106,6 @@ class Server:
             _mpi_loader.check_launcher(comm.size)
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}")
-        self._closed = True  # until everything exists
-        self._own_error = None
-        self._process = os.getpid()
         given = dict(
             num_keys=num_keys,
             value_lengths=value_lengths,
@@ -135,96 +118,38 @@ class Server:
             max_in_flight=max_in_flight,
             seed=seed,
         )
-        arguments, workers_by_rank = agree(comm, given)
-        self._arguments = arguments
-        self._workers = arguments["workers"]
-        self._worker_counts = workers_by_rank
+        self._arguments, self._worker_counts = agree(comm, given)
         self._comm_given = comm
+        self._own_error = None
         self._lock = threading.Lock()  # one call of the server's own at a time
-        self._worker_slots_taken = threading.Lock()
-        self._retired = []  # workers whose operations a failure left unfinished
-        self._create(comm, arguments)
-        del arguments["value_lengths"]  # the store has them in 4 bytes per key
-        self._closed = False
-        _open_servers[self] = None
+        self._create(comm)
+        del self._arguments["value_lengths"]  # the store has them in 4 bytes per key
 
-    def _create(self, comm, arguments):
-        host = Host(comm)
-        try:
-            self._agree_on(comm, self._make_store, comm, arguments, host)
-            host_peers = host.make_host_peers() if comm.size > 1 else HostPeers()
-            self._sharing = self._share(arguments, host, host_peers)
-        finally:
-            host.free()
-        communicator = None
-        if comm.size > 1:
-            communicator = comm.Dup()
-            communicator.Set_errhandler(MPI.ERRORS_RETURN)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        crowded = host.size * self._workers > cores
-        warn_of_binding(comm, self._workers, cores)
-        if -1 in host.places and comm.rank == 0:
-            warn_of_network_module()
-        self._communicator = communicator
-        self._comm = self._agree_on(
-            comm, Comm, self._protocol, communicator, self._workers, host_peers, crowded
+    def _create(self, comm):
+        parts = assemble(comm, self._arguments, self._first_id)
+        self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
+        self._sharing = parts.sharing
+        this = weakref.ref(self)  # what this server refers to does not keep it
+
+        def fail(error, worker=None):
+            this()._fail(error, worker)
+
+        self._collectives = Collectives(self._comm, comm.rank, comm.size, self.workers, fail)
+        self._workers = Workers(
+            self,
+            self._comm,
+            self._store,
+            self._collectives,
+            parts.samplers,
+            self._first_id,
+            self.num_workers,
+            fail,
+            lambda: this()._failure_error(),
         )
-        fail = weakref.WeakMethod(self._fail)  # this server has the collective calls, they do not keep it
-        self._collectives = Collectives(
-            self._comm, comm.rank, comm.size, self._workers, lambda error, worker: fail()(error, worker)
-        )
-        self._control = new_worker(
-            self, self._comm, self._store, self._workers, 0, self.num_workers, any_thread=True
-        )
-        try:
-            self._agree_on(comm, self._comm.start)
-        except BaseException:
-            self._comm.abandon()
-            raise
+        self._calls = RankCalls(self._workers.new_control(), self._collectives, self._workers, comm.rank, comm.size)
         self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
-        if communicator is not None:
-            communicator.Barrier()  # every rank receives before any sends
-
-    @staticmethod
-    def _agree_on(comm, make, *args):
-        """What `make(*args)` gives, if it succeeds on all ranks. Without memory or threads on one, all raise."""
-        made, error = None, None
-        try:
-            made = make(*args)
-        except (MemoryError, RuntimeError) as caught:
-            error = caught
-        raise_first(comm, error)
-        return made
-
-    def _make_store(self, comm, arguments, host):
-        self._store = Store(
-            arguments["num_keys"],
-            arguments["value_lengths"],
-            arguments["dtype"],
-            comm.rank,
-            comm.size,
-            arguments["replicated_keys"],
-            shareable=arguments["shared_memory"] and host.size > 1,
-        )
-        self._protocol = Protocol(self._store, arguments["max_in_flight"])
-        self._protocol.manage_replicas(**_management(arguments["replication"]))
-        self._samplers = self._make_samplers(arguments["sampling"])
-
-    def _share(self, arguments, host, host_peers):
-        """The ranks that reach this one's values without messages, and it theirs."""
-        places = [host.place]
-        if arguments["shared_memory"]:
-            places = host.share_values(self._store, host_peers, arguments["sharing_ranks"])
-        return sorted(host.places.index(place) for place in places)
-
-    def _make_samplers(self, sampling):
-        """One for each worker slot; they go on from one run to the next."""
-        if sampling is None:
-            return [None] * self._workers
-        distribution = sampling.distribution
-        table = Table(distribution.low, distribution.high, distribution.weights)
-        ids = range(self._first_id, self._first_id + self._workers)
-        return [Sampler(sampling, table, self.seed, worker) for worker in ids]
+        start(comm, parts)
+        self._shutdown = Shutdown(self._comm, parts.communicator, comm, fail, self._calls)
 
     # What it is ------------------------------------------------------------------------------------------
 
@@ -275,7 +200,7 @@ class Server:
     @property
     def workers(self):
         """Worker threads of this rank."""
-        return self._workers
+        return self._arguments["workers"]
 
     @property
     def num_workers(self):
@@ -309,8 +234,8 @@ class Server:
         return int(lengths) if keys.ndim == 0 else lengths
 
     def __repr__(self):
-        state = "closed" if self._closed else "failed" if self._comm.has_failed else "open"
-        return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self._workers} workers, {state}>"
+        state = "closed" if self._shutdown.is_done else "failed" if self._comm.has_failed else "open"
+        return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self.workers} workers, {state}>"
 
     # Workers ------------------------------------------------------------------------------------
 
@@ -339,36 +264,7 @@ class Server:
             then failed: every later call but `close` raises the same.
         """
         self._check_open()
-        with self._taking_worker_slots("run"):
-            results = [None] * self._workers
-            threads = [
-                threading.Thread(
-                    target=self._work, args=(worker_slot, results, fn, args), name=f"lapse-worker-{worker_slot}"
-                )
-                for worker_slot in range(self._workers)
-            ]
-            for thread in threads:
-                thread.start()
-            try:
-                _join_all(threads)
-            except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
-                self._fail(error, None)
-                _join_all(threads)
-                raise
-            if self._comm.has_failed:
-                raise self._failure_error()
-            return results
-
-    def _work(self, worker_slot, results, fn, args):
-        worker = self._new_worker(worker_slot)
-        try:
-            results[worker_slot] = fn(worker, *args)
-            worker.wait_all()
-            self._collectives.barrier(worker, "the end of run")
-        except BaseException as error:
-            self._fail(error, worker)
-        finally:
-            self._retire(worker)
+        return self._workers.run(fn, args)
 
     @contextlib.contextmanager
     def worker(self):
@@ -383,51 +279,10 @@ class Server:
             Where this rank has more than one worker: use `run`.
         """
         self._check_open()
-        if self._workers != 1:
-            raise ValueError(
-                f"worker() is for workers=1, but this rank has {self._workers}: use run(fn)"
-            )
-        with self._taking_worker_slots("worker"):
-            worker = self._new_worker(0)
-            try:
-                yield worker
-                worker.wait_all()
-            except BaseException as error:
-                if _is_an_end(error):
-                    self._fail(error, worker)
-                else:
-                    worker.wait_all()
-                raise
-            finally:
-                self._retire(worker)
-
-    def _new_worker(self, worker_slot):
-        return new_worker(
-            self,
-            self._comm,
-            self._store,
-            worker_slot,
-            self._first_id,
-            self.num_workers,
-            any_thread=False,
-            sampler=self._samplers[worker_slot],
-        )
-
-    def _retire(self, worker):
-        worker._retire()
-        if self._comm.has_failed:
-            self._retired.append(worker)  # messages may still be written to its buffers
-
-    @contextlib.contextmanager
-    def _taking_worker_slots(self, what):
-        if not self._worker_slots_taken.acquire(blocking=False):
-            raise RuntimeError(
-                f"{what}() while this rank's workers are at work: they are in another run() or worker()"
-            )
-        try:
-            yield
-        finally:
-            self._worker_slots_taken.release()
+        if self.workers != 1:
+            raise ValueError(f"worker() is for workers=1, but this rank has {self.workers}: use run(fn)")
+        with self._workers.lend() as worker:
+            yield worker
 
     def _setup(self, worker):
         return _Setup(self, worker)
@@ -455,9 +310,9 @@ class Server:
         init = as_initializer(init)
         keys = np.unique(self._as_keys(keys))
         with self._lock:
-            self._come_to_rest("initialize")
+            self._calls.come_to_rest("initialize")
             self._fill(keys[self._store.is_here(keys)], init)
-            self._exchange("the end of initialize")
+            self._calls.exchange("the end of initialize")
 
     def _fill(self, keys, init, block=4096):
         lengths = self._store.value_length(keys)
@@ -494,24 +349,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            self._attempt("the arguments of save", _check_save, path, metadata)
-            paths = self._exchange("the path of save", os.fspath(path), list)
-            if len(set(paths)) > 1:
-                raise ValueError(f"save needs the same path on all ranks, not {', '.join(sorted(set(paths)))}")
-            self._come_to_rest("save")
-            step = self._attempt("a new step", self._on_rank_0, checkpoint.begin_step, path)[0]
-            folder = os.path.join(path, step)
-            try:
-                files = self._attempt("the values of save", checkpoint.write_values, folder, self._store, self.rank)
-                shape = checkpoint.shape_of(self._store)
-                self._attempt(
-                    "the end of save", self._on_rank_0, checkpoint.commit_step, path, step, shape, files, metadata or {}
-                )
-            except Exception:
-                if self.rank == 0:
-                    checkpoint.discard_step(path, step)
-                raise
-            self._attempt("tidying", self._on_rank_0, checkpoint.delete_other_steps, path, step)
+            save_load.save(self._calls, self._store, path, metadata)
 
     def load(self, path):
         """Read what `save` wrote, with any number of ranks; values go where their keys are now. Collective.
@@ -539,33 +377,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            manifest = self._attempt("the manifest of load", self._on_rank_0, checkpoint.read_manifest, path)[0]
-            self._attempt("the checks of load", self._check_checkpoint, path, manifest)
-            self._come_to_rest("load")
-            self._attempt("the values of load", checkpoint.read_values, path, manifest, self._store)
-        return manifest["metadata"]
-
-    def _check_checkpoint(self, path, manifest):
-        checkpoint.check_shape(path, manifest, checkpoint.shape_of(self._store))
-        checkpoint.check_files(path, manifest, self.rank, self.size)
-
-    def _come_to_rest(self, what):
-        """Wait until nothing is under way on any rank; then who is where stays as it is until somebody moves it."""
-        self._attempt(f"the start of {what}", self._check_can_rest, what)
-        self._control._wait_for_rank()  # a key that is on its way would be here and there, or nowhere
-        self._control.wait_replica_sync()
-        self._exchange(f"rest before {what}")
-
-    def _check_can_rest(self, what):
-        """A worker that waits in a barrier for the one that calls would never rest."""
-        if self._worker_slots_taken.locked() and self._workers > 1:
-            raise RuntimeError(f"{what} while {self._workers} workers of a rank are at work: call it between two runs")
-
-    def _attempt(self, what, fn, *args):
-        return self._collectives.attempt(self._control, what, fn, *args)
-
-    def _on_rank_0(self, fn, *args):
-        return fn(*args) if self.rank == 0 else None
+            return save_load.load(self._calls, self._store, path)
 
     def owner(self, keys):
         """The rank that owns each key now, as its home knows it. Not collective.
@@ -586,7 +398,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            owners = self._control._owner(keys)
+            owners = self._calls.owner(keys)
         return int(owners) if owners.ndim == 0 else owners
 
     def local_keys(self):
@@ -616,7 +428,7 @@ class Server:
         counters = self._counters()
         if all_ranks:
             with self._lock:
-                counters = self._exchange("stats", counters, _sum_by_name)
+                counters = self._calls.exchange("stats", counters, _sum_by_name)
         return counters
 
     def seconds_waited(self, all_ranks=False):
@@ -637,7 +449,7 @@ class Server:
         seconds = sum_counters(self._comm)[_WAITED] / 1e9
         if all_ranks:
             with self._lock:
-                seconds = self._exchange("seconds_waited", seconds, sum)
+                seconds = self._calls.exchange("seconds_waited", seconds, sum)
         return seconds
 
     def reset_stats(self):
@@ -670,81 +482,27 @@ class Server:
         RemoteError
             Where another rank failed instead of closing. This server is closed all the same.
         """
-        if self._closed or os.getpid() != self._process:  # a forked child must not touch MPI
+        if self._shutdown.is_done or self._shutdown.is_in_child:
             return
         try:
             if not self._comm.has_failed:
                 with self._lock:
-                    self._control._wait_for_rank()
-                    self._control.wait_replica_sync()
-                    self._exchange("close")
+                    self._calls.close()
         except BaseException as error:  # also a KeyboardInterrupt while waiting for the others
             self._fail(error, None)
             raise
         finally:
-            self._stop()
-
-    def _stop(self):
-        self._closed = True
-        _open_servers.pop(self, None)
-        self._comm.say_bye()
-        ended = self._comm.join(LEAVING_SECONDS + 5)
-        if self._comm.has_failed:
-            self._note_silent_ranks()
-        self._retired.clear()
-        if self._control is not None:
-            self._control._retire()
-        self._control = None  # it refers to this server, and the values' memory is to go with the last reference
-        if ended and not self._comm.has_failed and self._communicator is not None:
-            self._communicator.Free()
-
-    def _note_silent_ranks(self):
-        world = MPI.COMM_WORLD.group
-        _silent_ranks.update(self._comm_given.group.Translate_ranks(self._comm.silent_peers, world))
+            self._shutdown.stop()
 
     def __enter__(self):
-        if self._closed:
+        if self._shutdown.is_done:
             raise ClosedError("the server is closed")
         return self  # one that has failed meanwhile is closed at the end of the block
 
     def __exit__(self, kind, error, trace):
-        if (
-            error is not None
-            and _is_an_end(error)
-            and not self._closed
-            and os.getpid() == self._process
-        ):
+        if error is not None and is_failure(error) and not self._shutdown.is_done and not self._shutdown.is_in_child:
             self._fail(error, None)
         self.close()
-
-    def _say_leaving(self):
-        """The interpreter ends and nobody called close."""
-        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-        if error is not None:
-            self._fail(error, None)
-        elif not self._comm.has_failed:
-            self._comm.say_leaving()
-
-    def _leave(self):
-        self._wait_for_leavers()
-        if not self._comm.has_failed and self.rank == 0:
-            print(
-                "lapse: a server was still open at the end of the program: call close(), or use it in a with block",
-                file=sys.stderr,
-            )
-        self._comm.say_bye()
-
-    def _wait_for_leavers(self):
-        deadline = time.monotonic() + LEAVING_SECONDS
-        while not self._comm.all_are_leaving and not self._comm.has_failed:
-            if time.monotonic() > deadline:
-                print(
-                    f"lapse: rank {self.rank} ended with an open server, and other ranks work on: the job is ended",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                self._comm.abort()
-            time.sleep(0.002)
 
     # Failure ------------------------------------------------------------------------------------------------------
 
@@ -778,9 +536,9 @@ class Server:
         return RemoteError(text if text.startswith("rank ") else f"rank {rank}: {text}")
 
     def _check_open(self):
-        if self._closed:
+        if self._shutdown.is_done:
             raise ClosedError("the server is closed")
-        self._control.check_thread()
+        self._calls.check_thread()
         if self._comm.has_failed or self._comm.first_leaver is not None:
             raise self._failure_error()
 
@@ -790,9 +548,6 @@ class Server:
             if not 0 <= key < self.num_keys:
                 raise IndexError(outside(key, self.num_keys))
         return keys
-
-    def _exchange(self, what, value=None, combine=ignore):
-        return self._collectives.exchange(self._control, what, value, combine)
 
 
 class _Setup:
@@ -824,57 +579,5 @@ class _Setup:
         server._collectives.barrier(worker, then)
 
 
-def _management(replication):
-    """The choice of a user in the words of the protocol."""
-    rate = replication.syncs_per_second
-    return dict(
-        interval=1 / rate if rate else 0.0,
-        max_pending=replication.max_pending or 0,
-        threshold=replication.threshold,
-        average=replication.average,
-        clip=replication.clip,
-    )
-
-
-def _check_save(path, metadata):
-    pathlib.Path(path)  # a TypeError for what is no path
-    if not isinstance(metadata, (dict, type(None))):
-        raise TypeError(f"metadata must be a dict that fits into JSON, not {type(metadata).__name__}")
-
-
 def _sum_by_name(dictionaries):
     return {name: sum(counters[name] for counters in dictionaries) for name in dictionaries[0]}
-
-
-def _is_an_end(error):
-    """Whether an exception ends the job; `sys.exit(0)` does not."""
-    return not (isinstance(error, SystemExit) and error.code in (0, None))
-
-
-def _join_all(threads):
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.05)  # in steps, so that Ctrl-C is seen
-
-
-os.register_at_fork(after_in_child=_open_servers.clear)
-
-
-@atexit.register
-def _leave_open_servers():
-    """One step for all servers before the next: other ranks may have opened them in another order."""
-    servers = list(_open_servers)
-    for step in (Server._say_leaving, Server._leave, Server._stop):
-        for server in servers:
-            step(server)
-    if _silent_ranks:
-        _end_job()
-
-
-def _end_job():
-    ranks = ", ".join(map(str, sorted(_silent_ranks)))
-    print(f"lapse: no answer from rank {ranks} for {LEAVING_SECONDS} s after a failure: the job is ended", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    time.sleep(0.3)  # until the launcher has read that
-    MPI.COMM_WORLD.Abort(1)

@@ -448,7 +448,7 @@ def test_handles_end_with_their_worker_or_with_their_last_holder(scheme):
             kv.prepare_sample(3)
         gc.collect()
         kept.append(kv.prepare_sample(3))
-        assert server._samplers[0].num_open == 1
+        assert server._workers.samplers[0].num_open == 1
         kept.append(kv.prepare_sample(3))
 
     def use(kv):
@@ -459,7 +459,7 @@ def test_handles_end_with_their_worker_or_with_their_last_holder(scheme):
 
     with open_server(scheme) as server:
         server.run(prepare)
-        assert server._samplers[0].num_open == 0
+        assert server._workers.samplers[0].num_open == 0
         server.run(use)
 
 

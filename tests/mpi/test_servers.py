@@ -493,7 +493,7 @@ def test_one_rank_without_memory_for_messages_is_an_error_on_all(monkeypatch):
         raise MemoryError("none today")
 
     if comm.rank == 0:
-        monkeypatch.setattr("lapse.server.server.Comm", refuse)
+        monkeypatch.setattr("lapse.server.assembly.Comm", refuse)
     with pytest.raises(MemoryError, match="none today"):
         lapse.Server(20, 2)
     monkeypatch.undo()

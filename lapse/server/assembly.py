@@ -1,0 +1,166 @@
+"""Floor 5. How the parts of a server are made, in order and by all ranks together.
+
+When one rank has no memory or thread for a part, all ranks raise, and nothing is left behind.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mpi4py import MPI
+
+from lapse._comm import Comm
+from lapse._store import Store
+from lapse.options.replication import Replication
+from lapse.options.sampling import Sampling
+from lapse.protocol._protocol import Protocol
+from lapse.sampling._draws import Table
+from lapse.sampling._sampling import Sampler
+from lapse.server.advice import warn_of_binding, warn_of_network_module
+from lapse.server.arguments import raise_first
+from lapse.server.host import Host
+from lapse.storage._host_peers import HostPeers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a server consists of below its workers.
+
+    Attributes
+    ----------
+    store : Store
+    protocol : Protocol
+    samplers : list of Sampler or None
+        One for each worker slot of this rank; they continue from one run to the next.
+    sharing : list of int
+        The ranks that reach this one's values without messages, and it theirs; itself among them.
+    communicator : mpi4py.MPI.Intracomm or None
+        A private duplicate of the user's; None when there is one rank only.
+    comm : lapse._comm.Comm
+        Not started yet: see `start`.
+    """
+
+    store: Store
+    protocol: Protocol
+    samplers: list[Sampler | None]
+    sharing: list[int]
+    communicator: MPI.Intracomm | None
+    comm: Comm
+
+
+def assemble(comm: MPI.Intracomm, arguments: dict[str, Any], first_id: int) -> Parts:
+    """Make the parts of a server, without starting it. Collective.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+    arguments : dict
+        As `arguments.agree` returns them.
+    first_id : int
+        The number of this rank's first worker.
+
+    Raises
+    ------
+    MemoryError, RuntimeError
+        On every rank, when a part cannot be made on one.
+    """
+    host = Host(comm)
+    try:
+        store, protocol, samplers = _agree_on(comm, _make_local_parts, comm, arguments, first_id, host.size > 1)
+        host_peers = host.make_host_peers() if comm.size > 1 else HostPeers()
+        sharing = _share(store, arguments, host, host_peers)
+    finally:
+        host.free()
+    communicator = _duplicate(comm)
+    is_crowded = _advise(comm, arguments["workers"], host)
+    engine = _agree_on(comm, Comm, protocol, communicator, arguments["workers"], host_peers, is_crowded)
+    return Parts(store, protocol, samplers, sharing, communicator, engine)
+
+
+def start(comm: MPI.Intracomm, parts: Parts) -> None:
+    """Start the communication threads of all ranks. Collective; raises as `assemble` does."""
+    try:
+        _agree_on(comm, parts.comm.start)
+    except BaseException:
+        parts.comm.abandon()
+        raise
+    if parts.communicator is not None:
+        parts.communicator.Barrier()  # every rank receives before any sends
+
+
+def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
+    """What `make(*args)` gives, when it succeeds on all ranks; else all raise."""
+    made, error = None, None
+    try:
+        made = make(*args)
+    except (MemoryError, RuntimeError) as caught:
+        error = caught
+    raise_first(comm, error)
+    return made
+
+
+def _make_local_parts(
+    comm: MPI.Intracomm, arguments: dict[str, Any], first_id: int, has_neighbours: bool
+) -> tuple[Store, Protocol, list[Sampler | None]]:
+    store = Store(
+        arguments["num_keys"],
+        arguments["value_lengths"],
+        arguments["dtype"],
+        comm.rank,
+        comm.size,
+        arguments["replicated_keys"],
+        shareable=arguments["shared_memory"] and has_neighbours,
+    )
+    protocol = Protocol(store, arguments["max_in_flight"])
+    protocol.manage_replicas(**_management(arguments["replication"]))
+    ids = range(first_id, first_id + arguments["workers"])
+    return store, protocol, _make_samplers(arguments["sampling"], arguments["seed"], ids)
+
+
+def _management(replication: Replication) -> dict[str, Any]:
+    """What the user chose, in the terms of the protocol."""
+    rate = replication.syncs_per_second
+    return dict(
+        interval=1 / rate if rate else 0.0,
+        max_pending=replication.max_pending or 0,
+        threshold=replication.threshold,
+        average=replication.average,
+        clip=replication.clip,
+    )
+
+
+def _make_samplers(sampling: Sampling | None, seed: int, ids: range) -> list[Sampler | None]:
+    """One for each worker slot of this rank; they continue from one run to the next."""
+    if sampling is None:
+        return [None] * len(ids)
+    distribution = sampling.distribution
+    table = Table(distribution.low, distribution.high, distribution.weights)
+    return [Sampler(sampling, table, seed, worker) for worker in ids]
+
+
+def _share(store: Store, arguments: dict[str, Any], host: Host, host_peers: HostPeers) -> list[int]:
+    """The ranks that reach this one's values without messages, and it theirs."""
+    places = [host.place]
+    if arguments["shared_memory"]:
+        places = host.share_values(store, host_peers, arguments["sharing_ranks"])
+    return sorted(host.places.index(place) for place in places)
+
+
+def _duplicate(comm: MPI.Intracomm) -> MPI.Intracomm | None:
+    if comm.size == 1:
+        return None
+    communicator = comm.Dup()
+    communicator.Set_errhandler(MPI.ERRORS_RETURN)
+    return communicator
+
+
+def _advise(comm: MPI.Intracomm, workers: int, host: Host) -> bool:
+    """Warn of settings of MPI that cost much; returns whether this host has more workers than cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    warn_of_binding(comm, workers, cores)
+    if -1 in host.places and comm.rank == 0:
+        warn_of_network_module()
+    return host.size * workers > cores

@@ -1,0 +1,133 @@
+"""Floor 5. How a server stops on one rank, whoever stops it: `Server.close`, or the exit of the interpreter.
+
+All open servers are registered here. When the interpreter exits with an open server, the other ranks are told; if
+they exit as well, the servers are closed with a warning, else the job is aborted. It is also aborted when a rank did
+not answer a failure, because MPI_Finalize would wait for that rank for ever.
+"""
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from mpi4py import MPI
+
+from lapse._comm import Comm
+from lapse.server.rank_calls import RankCalls
+
+EXIT_SECONDS = 10  # how long an interpreter that exits with an open server waits for the other ranks
+ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
+
+_open: dict["Shutdown", None] = {}  # an ordered set: in the order of creation
+_silent_ranks: set[int] = set()  # of MPI.COMM_WORLD: they did not answer a failure
+
+
+class Shutdown:
+    """The end of one server on this rank.
+
+    Parameters
+    ----------
+    comm : lapse._comm.Comm
+    communicator : mpi4py.MPI.Intracomm or None
+        The server's private duplicate, freed at the end; None when there is one rank only.
+    comm_given : mpi4py.MPI.Intracomm
+        The user's communicator.
+    fail : callable
+        `fail(error)` reports an exception of this rank to all ranks.
+    calls : RankCalls
+        Released once nothing writes to the workers' buffers any more.
+
+    Attributes
+    ----------
+    is_done : bool
+        Whether the server is closed.
+    """
+
+    def __init__(
+        self,
+        comm: Comm,
+        communicator: MPI.Intracomm | None,
+        comm_given: MPI.Intracomm,
+        fail: Callable[[BaseException], None],
+        calls: RankCalls,
+    ) -> None:
+        self._comm = comm
+        self._communicator = communicator
+        self._comm_given = comm_given
+        self._fail = fail
+        self._calls = calls
+        self._process = os.getpid()
+        self.is_done = False
+        _open[self] = None
+
+    @property
+    def is_in_child(self) -> bool:
+        """Whether this process was forked from the one that created the server: it must not touch MPI."""
+        return os.getpid() != self._process
+
+    def stop(self) -> None:
+        """Send the last messages, stop the communication thread and release what the server holds."""
+        self.is_done = True
+        _open.pop(self, None)
+        self._comm.say_bye()
+        has_ended = self._comm.join(EXIT_SECONDS + 5)
+        if self._comm.has_failed:
+            self._note_silent_ranks()
+        self._calls.release()
+        if has_ended and not self._comm.has_failed and self._communicator is not None:
+            self._communicator.Free()
+
+    def _note_silent_ranks(self) -> None:
+        world = MPI.COMM_WORLD.group
+        _silent_ranks.update(self._comm_given.group.Translate_ranks(self._comm.silent_peers, world))
+
+    def announce_exit(self) -> None:
+        """Tell the other ranks that this interpreter exits, by an uncaught exception or without `close`."""
+        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        if error is not None:
+            self._fail(error)
+        elif not self._comm.has_failed:
+            self._comm.say_leaving()
+
+    def exit_together(self) -> None:
+        """Wait until all ranks have announced their exits; abort the job if they do not in time."""
+        self._wait_for_exits()
+        if not self._comm.has_failed and self._comm_given.rank == 0:
+            _print_last("a server was still open when the program exited: call close(), or use it in a with block")
+        self._comm.say_bye()
+
+    def _wait_for_exits(self) -> None:
+        deadline = time.monotonic() + EXIT_SECONDS
+        while not self._comm.all_are_leaving and not self._comm.has_failed:
+            if time.monotonic() > deadline:
+                rank = self._comm_given.rank
+                _print_last(f"rank {rank} exited with an open server while other ranks continue: aborting the job")
+                self._comm.abort()
+            time.sleep(0.002)
+
+
+@atexit.register
+def _stop_open_servers() -> None:
+    """Take each step for all servers before the next one: other ranks may have created them in another order."""
+    servers = list(_open)
+    for step in (Shutdown.announce_exit, Shutdown.exit_together, Shutdown.stop):
+        for server in servers:
+            step(server)
+    if _silent_ranks:
+        _abort_job()
+
+
+def _abort_job() -> None:
+    ranks = ", ".join(map(str, sorted(_silent_ranks)))
+    _print_last(f"no answer from rank {ranks} for {EXIT_SECONDS} s after a failure: aborting the job")
+    sys.stdout.flush()
+    time.sleep(ABORT_DELAY)
+    MPI.COMM_WORLD.Abort(1)
+
+
+def _print_last(text: str) -> None:
+    print(f"lapse: {text}", file=sys.stderr, flush=True)
+
+
+os.register_at_fork(after_in_child=_open.clear)

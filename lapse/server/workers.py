@@ -1,0 +1,163 @@
+"""Floor 5. The workers of this rank: who holds a worker slot, and the threads of a run."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lapse._comm import Comm
+from lapse._store import Store
+from lapse.sampling._sampling import Sampler
+from lapse.server.collectives import Collectives
+from lapse.worker._worker import Worker, new_worker
+
+
+class Workers:
+    """The workers of one rank. At any time they are in one run, lent to one caller, or idle.
+
+    Parameters
+    ----------
+    server : Server
+        The one that the workers belong to.
+    comm : lapse._comm.Comm
+    store : Store
+    collectives : Collectives
+    samplers : list of Sampler or None
+        One for each worker slot.
+    first_id : int
+        The number of this rank's first worker.
+    num_workers : int
+        Of all ranks.
+    fail : callable
+        `fail(error, worker)` reports an exception to all ranks; `worker` is None when none of them raised it.
+    failure_error : callable
+        Returns what is to be raised once the server has failed.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        comm: Comm,
+        store: Store,
+        collectives: Collectives,
+        samplers: list[Sampler | None],
+        first_id: int,
+        num_workers: int,
+        fail: Callable[[BaseException, Worker | None], None],
+        failure_error: Callable[[], BaseException],
+    ) -> None:
+        self._server = server
+        self._comm = comm
+        self._store = store
+        self._collectives = collectives
+        self.samplers = samplers
+        self._first_id = first_id
+        self._num_workers = num_workers
+        self._fail = fail
+        self._failure_error = failure_error
+        self._slots_taken = threading.Lock()
+        self._retired: list[Worker] = []  # those whose operations a failure left unfinished
+
+    def __len__(self) -> int:
+        return len(self.samplers)
+
+    def run(self, fn: Callable[..., Any], args: tuple) -> list[Any]:
+        """Call `fn(worker, *args)` in one thread for each worker and return the results; see `Server.run`."""
+        with self._taking_slots("run"):
+            results: list[Any] = [None] * len(self)
+            threads = [
+                threading.Thread(target=self._work, args=(slot, results, fn, args), name=f"lapse-worker-{slot}")
+                for slot in range(len(self))
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                _join_all(threads)
+            except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
+                self._fail(error, None)
+                _join_all(threads)
+                raise
+            if self._comm.has_failed:
+                raise self._failure_error()
+            return results
+
+    def _work(self, slot: int, results: list[Any], fn: Callable[..., Any], args: tuple) -> None:
+        worker = self._new_worker(slot)
+        try:
+            results[slot] = fn(worker, *args)
+            worker.wait_all()
+            self._collectives.barrier(worker, "the end of run")
+        except BaseException as error:
+            self._fail(error, worker)
+        finally:
+            self._retire(worker)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Worker]:
+        """Give the only worker of this rank to the calling thread; see `Server.worker`."""
+        with self._taking_slots("worker"):
+            worker = self._new_worker(0)
+            try:
+                yield worker
+                worker.wait_all()
+            except BaseException as error:
+                if is_failure(error):
+                    self._fail(error, worker)
+                else:
+                    worker.wait_all()
+                raise
+            finally:
+                self._retire(worker)
+
+    def new_control(self) -> Worker:
+        """The server's own worker, on the last worker slot."""
+        return new_worker(
+            self._server, self._comm, self._store, len(self), 0, self._num_workers, any_thread=True
+        )
+
+    def _new_worker(self, slot: int) -> Worker:
+        return new_worker(
+            self._server,
+            self._comm,
+            self._store,
+            slot,
+            self._first_id,
+            self._num_workers,
+            any_thread=False,
+            sampler=self.samplers[slot],
+        )
+
+    def _retire(self, worker: Worker) -> None:
+        worker._retire()
+        if self._comm.has_failed:
+            self._retired.append(worker)  # messages may still be written to its buffers
+
+    @contextlib.contextmanager
+    def _taking_slots(self, what: str) -> Iterator[None]:
+        if not self._slots_taken.acquire(blocking=False):
+            raise RuntimeError(f"{what}() while this rank's workers are at work in another run() or worker()")
+        try:
+            yield
+        finally:
+            self._slots_taken.release()
+
+    def check_can_rest(self, what: str) -> None:
+        """Raise when a worker might wait in a barrier for the one that calls: it would never come to rest."""
+        if self._slots_taken.locked() and len(self) > 1:
+            raise RuntimeError(f"{what} while {len(self)} workers of a rank are at work: call it between two runs")
+
+    def release(self) -> None:
+        """Let go of the server, and of buffers that messages could have been written to before its end."""
+        self._retired.clear()
+        self._server = None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an exception that leaves a with block ends the server on all ranks; that of `sys.exit(0)` does not."""
+    return not (isinstance(error, SystemExit) and error.code in (0, None))
+
+
+def _join_all(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.05)  # in steps, so that Ctrl-C is seen
