@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import launch
-
 from app import result_of, run_app, write_topics
 
 EPOCHS = 12
