@@ -8,7 +8,7 @@ import importlib
 
 from lapse import _mpi_loader
 from lapse._version import __version__
-from lapse.errors import ClosedError, CommError, LapseError, RemoteError
+from lapse.errors import CheckpointError, ClosedError, CommError, LapseError, RemoteError
 
 __all__ = [
     "CheckpointError",
@@ -39,7 +39,6 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
     "Normal": "lapse.options.initializers",
     "UniformValues": "lapse.options.initializers",
     "Constant": "lapse.options.initializers",
-    "CheckpointError": "lapse.server.checkpoint",
     "Replication": "lapse.options.replication",
     "Sample": "lapse.sampling._sampling",
     "Sampling": "lapse.options.sampling",

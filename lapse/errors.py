@@ -1,17 +1,21 @@
-"""Floor 0. The errors that are Lapse's own. Everything else is a built-in exception."""
+"""Floor 0. The errors that only Lapse has. For everything else it raises Python's built-in exceptions."""
 
 
 class LapseError(RuntimeError):
-    """Base of the errors that only a parameter server can have."""
+    """Base class of the errors that only a parameter server can have."""
 
 
 class RemoteError(LapseError):
-    """Another rank, or another worker of this rank, ended the server by an error of its own."""
+    """The server has failed by an error of another rank, or of another worker of this rank."""
 
 
 class CommError(LapseError):
-    """MPI, memory for messages, or the protocol failed."""
+    """MPI failed, memory for messages could not be allocated, or the protocol was violated."""
 
 
 class ClosedError(LapseError):
-    """A server or worker was used after its end."""
+    """A server was used after it was closed, or a worker after its run."""
+
+
+class CheckpointError(LapseError, ValueError):
+    """A checkpoint is damaged, or does not fit the server that is to load it."""

@@ -1,10 +1,11 @@
-"""Floor 4. The arguments of a server: each rank checks its own, then all compare.
+"""Floor 5. The arguments of a server: each rank checks its own, then all ranks compare.
 
-Before anything is created, so that a bad argument on one rank is an error on all and never a hang.
+This is done before anything is created, so that a bad argument on one rank is an error on all ranks and never a hang.
 """
 
-import hashlib
+import dataclasses
 import sys
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -15,6 +16,7 @@ from lapse.base.checks import check_int, check_lengths
 from lapse.errors import CommError
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
+from lapse.server.digests import sha256_of_array
 
 MAX_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
 MAX_RANKS = 2**16 - 1
@@ -22,20 +24,70 @@ MAX_VALUE_BYTES = 2**31
 MAX_WORKERS = 4096
 
 
-def agree(comm, given):
-    """Check this rank's arguments, then compare all ranks'. Nothing is created before."""
-    error, digest, workers, arguments = None, None, 0, None
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The arguments of `Server` in the form in which they are used, and the environment variable that goes with them.
+
+    Attributes
+    ----------
+    num_keys : int
+    dtype : numpy.dtype
+    value_lengths : int or numpy.ndarray
+        For all keys, or one for each.
+    replicated_keys : numpy.ndarray of int64
+        Sorted.
+    replication : Replication
+    workers : int
+        Of this rank.
+    sampling : Sampling or None
+    shared_memory : bool
+    sharing_ranks : int or None
+        How many neighbouring ranks of a host share memory; None: all.
+    max_in_flight : int
+    seed : int
+    """
+
+    num_keys: int
+    dtype: np.dtype
+    value_lengths: int | np.ndarray
+    replicated_keys: np.ndarray
+    replication: Replication
+    workers: int
+    sampling: Sampling | None
+    shared_memory: bool
+    sharing_ranks: int | None
+    max_in_flight: int
+    seed: int
+
+
+def agree(comm: MPI.Intracomm, given: dict[str, Any]) -> tuple[Arguments, list[int]]:
+    """Check this rank's arguments, then compare those of all ranks. Collective.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+    given : dict
+        By name, as they were given to `Server`.
+
+    Returns
+    -------
+    arguments : Arguments
+    workers : list of int
+        By rank.
+
+    Raises
+    ------
+    Exception
+        When an argument of this rank is bad.
+    ValueError
+        When one of another rank is, or when two ranks' arguments differ: names the rank and the argument.
+    """
+    error, digest, workers, arguments = None, {}, 0, None
     try:
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise CommError(
-                "MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
-                "leave mpi4py.rc.thread_level at its default, 'multiple'"
-            )
-        if comm.size > MAX_RANKS:
-            raise ValueError(f"comm has {comm.size} ranks, but at most {MAX_RANKS} are possible")
+        _check_mpi(comm)
         arguments = _check_arguments(given)
-        digest, workers = _digest(arguments), arguments["workers"]
-    except Exception as caught:  # whatever it is, the other ranks must hear of it
+        digest, workers = _digest(arguments), arguments.workers
+    except Exception as caught:  # whatever it is, the other ranks must learn of it
         error = caught
     reports = comm.allgather((None if error is None else str(error), digest, workers))
     if error is not None:
@@ -43,17 +95,13 @@ def agree(comm, given):
     for rank, (text, theirs, _) in enumerate(reports):
         if text is not None:
             raise ValueError(f"rank {rank} has a bad argument: {text}")
-        for name in digest:
-            first = reports[0][1]
-            if theirs[name] != first[name]:
-                raise ValueError(
-                    f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}"
-                )
+        _check_equal(reports[0][1], theirs, rank)
+    assert arguments is not None
     return arguments, [workers for _, _, workers in reports]
 
 
-def raise_first(comm, error):
-    """Raise on every rank where one has an error: its own, else one that names the rank."""
+def raise_first(comm: MPI.Intracomm, error: Exception | None) -> None:
+    """Raise on every rank when one has an error: its own, else one that names the rank. Collective."""
     texts = comm.allgather(None if error is None else str(error))
     if error is not None:
         raise error
@@ -62,18 +110,35 @@ def raise_first(comm, error):
             raise MemoryError(f"rank {rank}: {text}")
 
 
-def _check_arguments(given):
-    """The arguments in the form in which they are used; raises for what is out of range."""
-    number = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS)
+def _check_mpi(comm: MPI.Intracomm) -> None:
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise CommError(
+            "MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
+            "leave mpi4py.rc.thread_level at its default, 'multiple'"
+        )
+    if comm.size > MAX_RANKS:
+        raise ValueError(f"comm has {comm.size} ranks, but at most {MAX_RANKS} are supported")
+
+
+def _check_equal(first: dict[str, Any], theirs: dict[str, Any], rank: int) -> None:
+    for name in first:
+        if theirs[name] != first[name]:
+            raise ValueError(
+                f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}"
+            )
+
+
+def _check_arguments(given: dict[str, Any]) -> Arguments:
+    num_keys = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS)
     dtype = _check_dtype(given["dtype"])
-    return dict(
-        num_keys=number,
+    return Arguments(
+        num_keys=num_keys,
         dtype=dtype,
-        value_lengths=check_lengths(given["value_lengths"], number, MAX_VALUE_BYTES // dtype.itemsize),
-        replicated_keys=_check_replicated(given["replicated_keys"], number),
+        value_lengths=check_lengths(given["value_lengths"], num_keys, MAX_VALUE_BYTES // dtype.itemsize),
+        replicated_keys=_check_replicated(given["replicated_keys"], num_keys),
         replication=_check_replication(given["replication"]),
         workers=check_int(given["workers"], "workers", 1, MAX_WORKERS),
-        sampling=_check_sampling(given["sampling"], number),
+        sampling=_check_sampling(given["sampling"], num_keys),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         sharing_ranks=environment.sharing_ranks(),
         max_in_flight=check_int(given["max_in_flight"], "max_in_flight", 1, 2**62),
@@ -81,7 +146,7 @@ def _check_arguments(given):
     )
 
 
-def _check_dtype(given):
+def _check_dtype(given: Any) -> np.dtype:
     try:
         dtype = None if given is None else np.dtype(given)
     except TypeError:
@@ -91,7 +156,7 @@ def _check_dtype(given):
     return dtype
 
 
-def _check_replicated(given, num_keys):
+def _check_replicated(given: Any, num_keys: int) -> np.ndarray:
     keys = np.array(() if given is None else given)
     if keys.size == 0:
         return np.empty(0, dtype=np.int64)
@@ -109,7 +174,7 @@ def _check_replicated(given, num_keys):
     return keys.astype(np.int64)
 
 
-def _check_replication(given):
+def _check_replication(given: Any) -> Replication:
     if given is None:
         return Replication()
     if not isinstance(given, Replication):
@@ -117,7 +182,7 @@ def _check_replication(given):
     return given
 
 
-def _check_sampling(given, num_keys):
+def _check_sampling(given: Any, num_keys: int) -> Sampling | None:
     if given is not None and not isinstance(given, Sampling):
         raise TypeError(f"sampling must be a lapse.Sampling or None, not {given!r}")
     if given is not None and given.distribution.high > num_keys:
@@ -128,41 +193,28 @@ def _check_sampling(given, num_keys):
     return given
 
 
-def _check_shared_memory(given):
+def _check_shared_memory(given: Any) -> bool:
     allowed = environment.shares_memory()
     if given is not None and not isinstance(given, (bool, np.bool_)):
         raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
-    return allowed and given is not False
+    return allowed and (given is None or bool(given))
 
 
-def _digest(arguments):
+def _digest(arguments: Arguments) -> dict[str, Any]:
     """What all ranks must have in common, small enough to send around."""
-    lengths = arguments["value_lengths"]
-    if not isinstance(lengths, int):
-        lengths = "array " + _hash(lengths)
-    common = {
-        name: arguments[name]
-        for name in ("num_keys", "dtype", "shared_memory", "sharing_ranks", "max_in_flight", "seed")
-    }
-    common["dtype"] = str(common["dtype"])
-    common["sampling"] = repr(arguments["sampling"])  # with a digest of the weights
+    lengths = arguments.value_lengths
+    keys = arguments.replicated_keys
     return {
-        **common,
-        "value_lengths": lengths,
-        "replicated_keys": _describe(arguments["replicated_keys"]),
-        "replication": repr(arguments["replication"]),
+        "num_keys": arguments.num_keys,
+        "dtype": str(arguments.dtype),
+        "shared_memory": arguments.shared_memory,
+        "sharing_ranks": arguments.sharing_ranks,
+        "max_in_flight": arguments.max_in_flight,
+        "seed": arguments.seed,
+        "sampling": repr(arguments.sampling),  # with a digest of the weights
+        "value_lengths": lengths if isinstance(lengths, int) else f"array {sha256_of_array(lengths)}",
+        "replicated_keys": f"{len(keys)} keys {sha256_of_array(keys)[:12]}",
+        "replication": repr(arguments.replication),
         "lapse version": __version__,
         "byte order": sys.byteorder,
     }
-
-
-def _describe(keys):
-    return f"{len(keys)} keys {_hash(keys)[:12]}"
-
-
-def _hash(lengths, block=1 << 16):
-    """A digest of integers, whatever their dtype."""
-    digest = hashlib.sha256()
-    for first in range(0, len(lengths), block):
-        digest.update(lengths[first : first + block].astype(np.int64))
-    return digest.hexdigest()

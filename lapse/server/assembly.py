@@ -18,7 +18,7 @@ from lapse.protocol._protocol import Protocol
 from lapse.sampling._draws import Table
 from lapse.sampling._sampling import Sampler
 from lapse.server.advice import warn_of_binding, warn_of_network_module
-from lapse.server.arguments import raise_first
+from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host
 from lapse.storage._host_peers import HostPeers
 
@@ -51,14 +51,13 @@ class Parts:
     comm: Comm
 
 
-def assemble(comm: MPI.Intracomm, arguments: dict[str, Any], first_id: int) -> Parts:
+def assemble(comm: MPI.Intracomm, arguments: Arguments, first_id: int) -> Parts:
     """Make the parts of a server, without starting it. Collective.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-    arguments : dict
-        As `arguments.agree` returns them.
+    arguments : Arguments
     first_id : int
         The number of this rank's first worker.
 
@@ -75,8 +74,8 @@ def assemble(comm: MPI.Intracomm, arguments: dict[str, Any], first_id: int) -> P
     finally:
         host.free()
     communicator = _duplicate(comm)
-    is_crowded = _advise(comm, arguments["workers"], host)
-    engine = _agree_on(comm, Comm, protocol, communicator, arguments["workers"], host_peers, is_crowded)
+    is_crowded = _advise(comm, arguments.workers, host)
+    engine = _agree_on(comm, Comm, protocol, communicator, arguments.workers, host_peers, is_crowded)
     return Parts(store, protocol, samplers, sharing, communicator, engine)
 
 
@@ -103,21 +102,21 @@ def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
 
 
 def _make_local_parts(
-    comm: MPI.Intracomm, arguments: dict[str, Any], first_id: int, has_neighbours: bool
+    comm: MPI.Intracomm, arguments: Arguments, first_id: int, has_neighbours: bool
 ) -> tuple[Store, Protocol, list[Sampler | None]]:
     store = Store(
-        arguments["num_keys"],
-        arguments["value_lengths"],
-        arguments["dtype"],
+        arguments.num_keys,
+        arguments.value_lengths,
+        arguments.dtype,
         comm.rank,
         comm.size,
-        arguments["replicated_keys"],
-        shareable=arguments["shared_memory"] and has_neighbours,
+        arguments.replicated_keys,
+        shareable=arguments.shared_memory and has_neighbours,
     )
-    protocol = Protocol(store, arguments["max_in_flight"])
-    protocol.manage_replicas(**_management(arguments["replication"]))
-    ids = range(first_id, first_id + arguments["workers"])
-    return store, protocol, _make_samplers(arguments["sampling"], arguments["seed"], ids)
+    protocol = Protocol(store, arguments.max_in_flight)
+    protocol.manage_replicas(**_management(arguments.replication))
+    ids = range(first_id, first_id + arguments.workers)
+    return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
 
 
 def _management(replication: Replication) -> dict[str, Any]:
@@ -141,11 +140,11 @@ def _make_samplers(sampling: Sampling | None, seed: int, ids: range) -> list[Sam
     return [Sampler(sampling, table, seed, worker) for worker in ids]
 
 
-def _share(store: Store, arguments: dict[str, Any], host: Host, host_peers: HostPeers) -> list[int]:
+def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers) -> list[int]:
     """The ranks that reach this one's values without messages, and it theirs."""
     places = [host.place]
-    if arguments["shared_memory"]:
-        places = host.share_values(store, host_peers, arguments["sharing_ranks"])
+    if arguments.shared_memory:
+        places = host.share_values(store, host_peers, arguments.sharing_ranks)
     return sorted(host.places.index(place) for place in places)
 
 

@@ -5,42 +5,45 @@
     path/step-000012/rank-00003-00000.safetensors
 
 A file holds some keys of one rank: `keys`, int64 of shape (n,), ascending, and their `values`, of shape (n, L)
-where all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
-Any reader of the safetensors format reads them (https://huggingface.co/docs/safetensors). Values that were never
+if all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
+Any reader of the safetensors format can read them (https://huggingface.co/docs/safetensors). Values that were never
 written are left out: they are zero.
 
-Two phases, as in PyTorch-BigGraph's `train_cpu.py`: a step is written into a folder of its own and brought to disk;
-when all ranks have confirmed that, CURRENT is replaced by `rename`, which is atomic. Whatever is killed at whatever
-moment, CURRENT names a complete step. This module has the steps of one rank; `Server.save` and `Server.load`
-put them in order and let the ranks meet in between.
+A save has two phases, as in PyTorch-BigGraph's `train_cpu.py`: a step is written into a folder of its own and brought
+to disk; when all ranks have confirmed that, CURRENT is replaced by `rename`, which is atomic. Whatever is killed at
+whatever moment, CURRENT names a complete step. This module has the format and what one rank does with it;
+`save_load` has the order of the steps and what the ranks tell each other in between.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lapse.errors import LapseError
+from lapse._store import Store
+from lapse.errors import CheckpointError
+from lapse.server.digests import sha256_of_integers
 
 VERSION = 1
 CURRENT, MANIFEST = "CURRENT", "manifest.json"
 FILE_BYTES = 64 << 20  # of keys and values in one file, and in memory while it is written
 BLOCK_BYTES = 4 << 20  # of values that are read at a time
 BLOCK_KEYS = 65536
+
+StrPath = str | os.PathLike[str]
+Manifest = dict[str, Any]
+
 _STEP = re.compile(r"step-(\d{6,})")
 _OURS = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|manifest\.json")
-
-
-class CheckpointError(LapseError, ValueError):
-    """A checkpoint is damaged, or does not fit the server that is to load it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Shape:
     num_keys : int
     dtype : str
     value_lengths : int or str
-        Elements of every value, or a digest of the lengths by key where they vary.
+        Elements of every value, or a digest of the lengths by key if they vary.
     """
 
     num_keys: int
@@ -60,27 +63,29 @@ class Shape:
     value_lengths: int | str
 
 
-def shape_of(store):
+def shape_of(store: Store) -> Shape:
     """The `Shape` of the values of a `Store`."""
     if store.length >= 0:
         return Shape(store.num_keys, store.dtype.name, store.length)
-    digest = hashlib.sha256()
-    for first in range(0, store.num_keys, BLOCK_KEYS):
-        keys = np.arange(first, min(first + BLOCK_KEYS, store.num_keys))
-        digest.update(store.value_length(keys).astype("<i8").tobytes())
-    return Shape(store.num_keys, store.dtype.name, "sha256:" + digest.hexdigest())
+    digest = sha256_of_integers(store.value_length(keys) for keys in _blocks_of_keys(store.num_keys))
+    return Shape(store.num_keys, store.dtype.name, f"sha256:{digest}")
+
+
+def _blocks_of_keys(num_keys: int) -> Iterator[np.ndarray]:
+    for first in range(0, num_keys, BLOCK_KEYS):
+        yield np.arange(first, min(first + BLOCK_KEYS, num_keys))
 
 
 # Writing ----------------------------------------------------------------------------------------------
 
 
-def begin_step(path):
-    """Make the folder of the next step, and `path` itself where it is missing; returns the step's name.
+def begin_step(path: StrPath) -> str:
+    """Make the folder of the next step, and `path` itself if it is missing; returns the step's name.
 
     Raises
     ------
     FileNotFoundError
-        Where the parent of `path` is missing.
+        When the parent of `path` is missing.
     """
     path = Path(path)
     with contextlib.suppress(FileExistsError):
@@ -91,9 +96,10 @@ def begin_step(path):
     return step
 
 
-def write_values(folder, store, rank):
+def write_values(folder: StrPath, store: Store, rank: int) -> list[dict[str, Any]]:
     """Write the values that are this rank's to save; returns a description of each file for the manifest."""
-    described, key = [], 0
+    described: list[dict[str, Any]] = []
+    key = 0
     while key < store.num_keys:
         keys, key = store.written_keys(key, FILE_BYTES)
         if len(keys):
@@ -103,7 +109,7 @@ def write_values(folder, store, rank):
     return described
 
 
-def _write_file(path, store, keys):
+def _write_file(path: Path, store: Store, keys: np.ndarray) -> dict[str, Any]:
     values = store.read(keys)
     if store.length >= 0:
         tensors = {"keys": keys, "values": values.reshape(len(keys), -1)}
@@ -114,15 +120,17 @@ def _write_file(path, store, keys):
     return {"name": path.name, "bytes": len(data), "crc32": zlib.crc32(data), "keys": len(keys)}
 
 
-def commit_step(path, step, shape, files, metadata):
-    """Let `step`, whose files are all on disk, be the newest complete one.
+def commit_step(
+    path: StrPath, step: str, shape: Shape, files: list[list[dict[str, Any]]], metadata: dict[str, Any]
+) -> None:
+    """Make `step`, whose files are all on disk, the newest complete one.
 
     Parameters
     ----------
     files : list of list of dict
         By rank, what `write_values` returned.
     metadata : dict
-        Whatever the caller wants to find again; must fit into JSON.
+        Anything that the caller wants to find again and that can be written as JSON.
     """
     folder = Path(path) / step
     manifest = {
@@ -138,8 +146,8 @@ def commit_step(path, step, shape, files, metadata):
     write_atomically(Path(path) / CURRENT, f"{step}\n".encode())
 
 
-def write_atomically(path, data):
-    """Put bytes on disk under a name that has either the old content or the new one, at any moment."""
+def write_atomically(path: StrPath, data: bytes) -> None:
+    """Write a file that has either its old content or the new one, at any moment, and bring it to disk."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.new")
     _write(temporary, data)
@@ -147,7 +155,7 @@ def write_atomically(path, data):
     _sync_folder(path.parent)
 
 
-def discard_step(path, step):
+def discard_step(path: StrPath, step: str) -> None:
     """Delete a step whose save has failed, unless it is the newest complete one all the same."""
     with contextlib.suppress(OSError, CheckpointError):
         if current_step(path) == step:
@@ -155,7 +163,7 @@ def discard_step(path, step):
     _delete_step(path, step)
 
 
-def _delete_step(path, step):
+def _delete_step(path: StrPath, step: str) -> None:
     """Delete what Lapse wrote of a step; a folder with other files in it stays, with these."""
     folder = Path(path) / step
     with contextlib.suppress(OSError):
@@ -166,27 +174,27 @@ def _delete_step(path, step):
         folder.rmdir()
 
 
-def delete_other_steps(path, step):
+def delete_other_steps(path: StrPath, step: str) -> None:
     """Delete all steps but one, complete or not."""
     for number in _steps(path):
         if (other := f"step-{number:06d}") != step:
             _delete_step(path, other)
 
 
-def _steps(path):
+def _steps(path: StrPath) -> list[int]:
     """The numbers of the folders that look like steps."""
     matches = (_STEP.fullmatch(entry.name) for entry in os.scandir(path) if entry.is_dir())
     return [int(match[1]) for match in matches if match]
 
 
-def _write(path, data):
+def _write(path: StrPath, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(path):
+def _sync_folder(path: StrPath) -> None:
     """Bring the names in a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -198,15 +206,15 @@ def _sync_folder(path):
 # Reading ----------------------------------------------------------------------------------------------
 
 
-def current_step(path):
+def current_step(path: StrPath) -> str:
     """The name of the newest complete step.
 
     Raises
     ------
     FileNotFoundError
-        Where there is none.
+        When there is none.
     CheckpointError
-        Where CURRENT does not name a step.
+        When CURRENT does not name a step.
     """
     path = Path(path)
     try:
@@ -220,7 +228,7 @@ def current_step(path):
     return text
 
 
-def read_manifest(path, step=None):
+def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
     """What a checkpoint contains.
 
     Parameters
@@ -238,7 +246,7 @@ def read_manifest(path, step=None):
     Raises
     ------
     FileNotFoundError, CheckpointError
-        Where there is no checkpoint; where it is damaged or of another version.
+        When there is no checkpoint; when it is damaged or of another version.
     """
     step = step or current_step(path)
     file = Path(path) / step / MANIFEST
@@ -258,19 +266,32 @@ def read_manifest(path, step=None):
     return {**manifest, "step": step}
 
 
-def _check_fields(file, manifest):
-    kinds = {"num_keys": int, "dtype": str, "value_lengths": (int, str), "files": list, "metadata": dict}
+def _check_fields(file: Path, manifest: Manifest) -> None:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "num_keys": int,
+        "dtype": str,
+        "value_lengths": (int, str),
+        "files": list,
+        "metadata": dict,
+    }
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             raise CheckpointError(f"{file}: {name} is {manifest.get(name)!r}")
     for entry in manifest["files"]:
-        if not (isinstance(entry, dict) and _OURS.fullmatch(str(entry.get("name")))
-                and all(isinstance(entry.get(name), int) for name in ("bytes", "crc32", "keys"))):
+        if not _describes_a_file(entry):
             raise CheckpointError(f"{file}: not the description of a file: {entry!r}")
 
 
-def check_shape(path, manifest, shape):
-    """Raise where a checkpoint was saved by a server with other keys, lengths or dtype."""
+def _describes_a_file(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and _OURS.fullmatch(str(entry.get("name"))) is not None
+        and all(isinstance(entry.get(name), int) for name in ("bytes", "crc32", "keys"))
+    )
+
+
+def check_shape(path: StrPath, manifest: Manifest, shape: Shape) -> None:
+    """Raise when a checkpoint was saved by a server with other keys, lengths or dtype."""
     for name, ours in dataclasses.asdict(shape).items():
         if manifest[name] != ours:
             raise CheckpointError(
@@ -279,14 +300,14 @@ def check_shape(path, manifest, shape):
             )
 
 
-def check_files(path, manifest, share, shares):
+def check_files(path: StrPath, manifest: Manifest, share: int, shares: int) -> None:
     """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest."""
     folder = Path(path) / manifest["step"]
     for entry in manifest["files"][share::shares]:
         _check_file(folder / entry["name"], entry, manifest)
 
 
-def _check_file(path, entry, manifest):
+def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest) -> None:
     crc, size = 0, 0
     try:
         with open(path, "rb") as file:
@@ -302,8 +323,8 @@ def _check_file(path, entry, manifest):
         _check_tensors(path, file, entry, manifest)
 
 
-def _check_tensors(path, file, entry, manifest):
-    """Whether names, dtypes, shapes and keys are what the manifest says (checksums tell of damage only)."""
+def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manifest) -> None:
+    """Compare names, dtypes, shapes and keys with the manifest: checksums find damage only."""
     uniform = isinstance(manifest["value_lengths"], int)
     names = {"keys", "values"} if uniform else {"keys", "values", "lengths"}
     if set(file.keys()) != names:
@@ -323,7 +344,7 @@ def _check_tensors(path, file, entry, manifest):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
@@ -331,10 +352,10 @@ def _opened(path):
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
-def read_values(path, manifest, store):
-    """Put the values of a checkpoint into those keys that lie on this rank; all others here are zero afterwards.
+def read_values(path: StrPath, manifest: Manifest, store: Store) -> None:
+    """Give the keys that lie on this rank their values in the checkpoint, or zeros if it has none.
 
-    What was checked by `check_files` is not checked again. Reads a few MB at a time.
+    What `check_files` has checked is not checked again. Reads a few MB at a time.
     """
     store.clear()
     for entry in manifest["files"]:
@@ -342,7 +363,7 @@ def read_values(path, manifest, store):
             _read_file(file, store)
 
 
-def _read_file(file, store):
+def _read_file(file: Any, store: Store) -> None:
     keys = file.get_tensor("keys")
     lengths = store.value_length(keys)
     ends = np.cumsum(lengths)

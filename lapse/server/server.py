@@ -118,15 +118,15 @@ class Server:
             max_in_flight=max_in_flight,
             seed=seed,
         )
-        self._arguments, self._worker_counts = agree(comm, given)
+        arguments, self._worker_counts = agree(comm, given)
+        self._seed, self._sampling = arguments.seed, arguments.sampling
         self._comm_given = comm
         self._own_error = None
         self._lock = threading.Lock()  # one call of the server's own at a time
-        self._create(comm)
-        del self._arguments["value_lengths"]  # the store has them in 4 bytes per key
+        self._create(comm, arguments)
 
-    def _create(self, comm):
-        parts = assemble(comm, self._arguments, self._first_id)
+    def _create(self, comm, arguments):
+        parts = assemble(comm, arguments, self._first_id)
         self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
         self._sharing = parts.sharing
         this = weakref.ref(self)  # what this server refers to does not keep it
@@ -156,22 +156,22 @@ class Server:
     @property
     def num_keys(self):
         """Keys are 0 .. num_keys - 1."""
-        return self._arguments["num_keys"]
+        return self._store.num_keys
 
     @property
     def dtype(self):
         """The `numpy.dtype` of all values."""
-        return self._arguments["dtype"]
+        return self._store.dtype
 
     @property
     def seed(self):
         """The seed of initial values and generators."""
-        return self._arguments["seed"]
+        return self._seed
 
     @property
     def sampling(self):
         """The `Sampling` that was passed, or None."""
-        return self._arguments["sampling"]
+        return self._sampling
 
     @property
     def rank(self):
@@ -200,7 +200,7 @@ class Server:
     @property
     def workers(self):
         """Worker threads of this rank."""
-        return self._arguments["workers"]
+        return self._worker_counts[self.rank]
 
     @property
     def num_workers(self):
