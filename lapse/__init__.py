@@ -5,6 +5,7 @@ The public names are here. Importing this package does not initialise MPI; the f
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from lapse import _mpi_loader
 from lapse._version import __version__
@@ -32,7 +33,17 @@ __all__ = [
     "sharing_ranks",
 ]
 
-_LAZY = {  # name: the module that is loaded when somebody asks for the name
+if TYPE_CHECKING:
+    from lapse.options.hot_spots import choose_hot_spots
+    from lapse.options.initializers import Constant, Normal, UniformValues
+    from lapse.options.replication import Replication
+    from lapse.options.sampling import Sampling, Uniform, Weighted
+    from lapse.sampling._sampling import Sample
+    from lapse.server.host import sharing_ranks
+    from lapse.server.server import Server
+    from lapse.worker._worker import Operation, Worker
+
+_LAZY = {  # name: the module that is loaded when the name is used for the first time
     "Server": "lapse.server.server",
     "Worker": "lapse.worker._worker",
     "Operation": "lapse.worker._worker",
@@ -51,7 +62,7 @@ _LAZY = {  # name: the module that is loaded when somebody asks for the name
 _mpi_loader.prepare(__path__)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'lapse' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
@@ -59,5 +70,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
-    return sorted({*globals(), *_LAZY})
+def __dir__() -> list[str]:
+    return sorted(__all__)

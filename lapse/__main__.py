@@ -1,4 +1,4 @@
-"""Floor 6. `python -m lapse`: what is installed; under `mpirun`, whether the ranks work together. And `bench`.
+"""Floor 8. `python -m lapse`: versions, a self-test of all ranks under `mpirun`, and the benchmarks.
 
 Every rank pushes to and localizes the same keys at once; the sums must be exact.
 """
@@ -7,6 +7,7 @@ import argparse
 import platform
 import sys
 import time
+from collections.abc import Sequence
 
 import lapse
 from lapse.bench import _program
@@ -15,7 +16,7 @@ KEYS = 1000
 ROUNDS = 20
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print versions and run the self-test, or the benchmarks; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m lapse",
@@ -32,7 +33,7 @@ def main(argv=None):
     return check()
 
 
-def check():
+def check() -> int:
     """Print versions and run the self-test; returns the exit status."""
     from mpi4py import MPI  # not before --help and --version
 
@@ -44,8 +45,8 @@ def check():
     return 0
 
 
-def versions():
-    """Lapse, Python, NumPy, mpi4py and MPI, a line each."""
+def versions() -> str:
+    """The versions of Lapse, Python, NumPy, mpi4py and MPI, one per line."""
     import mpi4py
     import numpy
 
@@ -63,8 +64,8 @@ def versions():
     )
 
 
-def self_test():
-    """Run on all ranks; returns what rank 0 may print, raises where a sum is wrong."""
+def self_test() -> str:
+    """Check on all ranks that no update is lost; returns a report, or exits the program with an error message."""
     with lapse.Server(KEYS, 4, "float64") as server, server.worker() as kv:
         start = time.perf_counter()
         for _ in range(ROUNDS):

@@ -1,15 +1,19 @@
 """Floor 0. Checks of arguments that several modules make."""
 
+from typing import Any
+
 import numpy as np
 
 
-def check_int(value, name, low, high):
+def check_int(value: Any, name: str, low: int, high: int) -> int:
     """The int that was given for the argument `name`.
 
     Raises
     ------
-    TypeError, ValueError
-        For what is not an integer (a bool is none); for one outside low .. high.
+    TypeError
+        When it is not an integer; a bool is not one.
+    ValueError
+        When it is outside low .. high.
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int, not {value!r}")
@@ -18,24 +22,24 @@ def check_int(value, name, low, high):
     return int(value)
 
 
-def check_float(value, name, low, high):
+def check_float(value: Any, name: str, low: float, high: float) -> float:
     """The float that was given for the argument `name`; errors as in `check_int`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     return float(value)
 
 
-def check_lengths(given, num_keys, most):
+def check_lengths(given: Any, num_keys: int, most: int) -> int | np.ndarray:
     """The value lengths: an int for all keys, or an array of shape (num_keys,).
 
     Raises
     ------
-    TypeError, ValueError
-        For what are no integers, of another shape, or outside 1 .. most.
+    TypeError
+        When they are not integers.
+    ValueError
+        When the array has another shape, or a length is outside 1 .. most.
     """
     if np.ndim(given) == 0:
         return check_int(given, "value_lengths", 1, most)

@@ -1,24 +1,34 @@
-"""Floor 1. Which keys to replicate: those for which that costs less than to move them about.
+"""Floor 1. Which keys to replicate: those for which replication costs less than relocation.
 
-A trial run, or the counts of the data itself (words, entities), says how often keys are accessed.
+How often keys are accessed is known from a trial run, or from counts of the data itself (words, entities).
 """
+
+from typing import Any
 
 import numpy as np
 
 from lapse.base.checks import check_float, check_int, check_lengths
 
-ELEMENT_BYTES = 4  # of a float32; with float64 values weigh even more against what surrounds them
+ELEMENT_BYTES = 4  # of a float32; float64 values outweigh the records that surround them even more
 RECORD_BYTES = 8  # of a message, for each key: the key itself, or its position
 RECORDS_OF_RELOCATION = 3  # LOCALIZE, HAND_OVER and TRANSFER
-#: A remote access makes a worker wait: in that time so many bytes could have been sent.
+#: A remote access makes a worker wait: in that time this many bytes could have been sent.
 REMOTE_BYTES = 4000
 
 RULES = ("cost", "mean")
 
 
 def choose_hot_spots(
-    counts, *, rule="cost", multiple=100, ranks=None, rounds=None, value_lengths=1, memory=0.1, sharing=1
-):
+    counts: Any,
+    *,
+    rule: str = "cost",
+    multiple: float = 100,
+    ranks: int | None = None,
+    rounds: float | None = None,
+    value_lengths: Any = 1,
+    memory: float = 0.1,
+    sharing: int = 1,
+) -> np.ndarray:
     """Choose keys for `Server(replicated_keys=...)` by how often they are accessed.
 
     Parameters
@@ -27,20 +37,20 @@ def choose_hot_spots(
         Accesses of each key by all ranks together over some period, counted or expected.
     rule : {"cost", "mean"}
         "mean" takes the keys that are accessed more than `multiple` times as often as the mean key,
-        and looks at nothing else. "cost" takes those whose replication saves bytes (see Notes),
-        those first that save most for the memory they take.
+        and considers nothing else. "cost" takes those whose replication saves bytes (see Notes),
+        first those that save most for the memory that they need.
     multiple : float
     ranks : int
-        "cost": how many ranks there will be. One rank replicates nothing.
+        "cost": the number of ranks. One rank replicates nothing.
     rounds : float
-        "cost": how many synchronisations of replicas there are in the same period.
+        "cost": the number of synchronisations of replicas in the period of the counts.
     value_lengths : int or array_like of int
         "cost": elements per value, as for `Server`.
     memory : float
         "cost": the replicas take at most this share of the size of all values, on each rank.
     sharing : int
         "cost": how many ranks of one host share memory (`lapse.sharing_ranks`). A key that one of them owns is
-        local to all; where all ranks share, nothing is replicated.
+        local to all; when all ranks share, nothing is replicated.
 
     Returns
     -------
@@ -49,9 +59,11 @@ def choose_hot_spots(
 
     Raises
     ------
-    TypeError, ValueError
-        For counts that are not numbers, or are negative; an unknown rule; "cost" without ranks or
-        rounds; numbers out of range.
+    TypeError
+        When an argument has the wrong type.
+    ValueError
+        When counts are negative or not finite, the rule is unknown, a number is out of range, or "cost" is
+        used without ranks or rounds.
 
     Notes
     -----
@@ -85,15 +97,13 @@ def choose_hot_spots(
         return np.flatnonzero(counts > multiple * counts.mean())
     if ranks is None or rounds is None:
         raise ValueError(
-            "rule 'cost' weighs relocations against synchronisations: give ranks=, how many there will "
-            "be, and rounds=, the synchronisations in the period of the counts; or take rule='mean'"
+            "rule 'cost' weighs relocations against synchronisations: pass ranks=, the number of ranks, and "
+            "rounds=, the number of synchronisations in the period of the counts; or use rule='mean'"
         )
     ranks = check_int(ranks, "ranks", 1, 2**16 - 1)
     rounds = check_float(rounds, "rounds", 0, np.finfo(float).max)
     if rounds == 0:
-        raise ValueError(
-            "rounds is 0, but must be positive: without synchronisation nothing is replicated"
-        )
+        raise ValueError("rounds is 0, but must be positive: without synchronisation nothing is replicated")
     sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * check_lengths(value_lengths, len(counts), 2**31)
     memory = check_float(memory, "memory", 0, 1)
     sharing = check_int(sharing, "sharing", 1, ranks)
@@ -101,10 +111,10 @@ def choose_hot_spots(
     return _take_best(savings, sizes, memory * sizes.sum())
 
 
-def saved_bytes(accesses, ranks, sizes, sharing=1):
+def saved_bytes(accesses: np.ndarray, ranks: int, sizes: np.ndarray, sharing: int = 1) -> np.ndarray:
     """The bytes per round that replicating a key saves, for arrays of accesses per round and value sizes.
 
-    Negative where relocating is cheaper; `choose_hot_spots` explains the estimate.
+    Negative when relocating is cheaper; `choose_hot_spots` explains the estimate.
     """
     elsewhere = (ranks - sharing) / ranks
     relocating = accesses * elsewhere * (sizes + RECORDS_OF_RELOCATION * RECORD_BYTES)
@@ -114,14 +124,14 @@ def saved_bytes(accesses, ranks, sizes, sharing=1):
     return relocating - (to_home + from_home) * (sizes + RECORD_BYTES)
 
 
-def _take_best(savings, sizes, room):
-    """The sorted keys with the largest savings per byte, as many as there is room for."""
+def _take_best(savings: np.ndarray, sizes: np.ndarray, room: float) -> np.ndarray:
+    """The sorted keys with the largest savings per byte, as many as fit into `room` bytes."""
     keys = np.flatnonzero((savings > 0) & (sizes <= room))
     best = keys[np.argsort(-savings[keys] / sizes[keys], kind="stable")]
     return np.sort(best[np.cumsum(sizes[best]) <= room])
 
 
-def _check_counts(given):
+def _check_counts(given: Any) -> np.ndarray:
     counts = np.asarray(given)
     if counts.dtype.kind not in "iuf" and counts.size:
         raise TypeError(f"counts must be numbers, not {counts.dtype}")
@@ -133,7 +143,5 @@ def _check_counts(given):
     good = np.isfinite(counts) & (counts >= 0)
     if not good.all():
         key = int(np.argmin(good))
-        raise ValueError(
-            f"counts has {counts[key]} at key {key}, but must be finite and not negative"
-        )
+        raise ValueError(f"counts has {counts[key]} at key {key}, but must be finite and not negative")
     return counts

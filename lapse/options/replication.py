@@ -1,4 +1,4 @@
-"""Floor 1. How replicated keys are synchronised: what a user may choose."""
+"""Floor 1. How replicated keys are synchronised: the choices of the user."""
 
 import sys
 from dataclasses import dataclass
@@ -13,36 +13,38 @@ class Replication:
     """How the replicas of the replicated keys are synchronised, in the background.
 
     A rank sends what was pushed to its replicas to the keys' homes, in *rounds* of its own; the homes send the
-    sums to all ranks. A round begins when the time has come **or** when enough was pushed, whichever is first.
+    sums to all ranks. A round begins when its time has come **or** when enough was pushed, whichever is first.
 
     Parameters
     ----------
     syncs_per_second : float
-        Rounds that the time begins. 0: none.
+        Rounds that begin by time. 0: none.
     max_pending : int, optional
-        Key positions that this rank pushes to replicas between two rounds. A worker whose rank is ahead by more than
-        twice as many waits (bounded staleness): updates that are computed from stale values, and summed, diverge
-        where only time paces the rounds, and the faster the program the worse. Without it, and with
-        `syncs_per_second=0`, replicas are synchronised on demand only (`Worker.wait_replica_sync`).
+        A round also begins when this rank has pushed so many key positions to replicas since the last one. A worker
+        whose rank is ahead by more than twice as many waits (bounded staleness): sums of updates that were computed
+        from stale values diverge when only time paces the rounds, and the faster the program, the worse. Without it,
+        and with `syncs_per_second=0`, replicas are synchronised on demand only (`Worker.wait_replica_sync`).
     threshold : float
-        Of a key whose change has a smaller L2 norm nothing is sent until it has grown.
+        The change of a key is not sent while its L2 norm is smaller.
     average : bool
         Scale each rank's change by 1 / ranks.
     clip : float
-        Scale a change down to at most `clip` times the running mean of this rank's changes' norms, after 1000 of
-        them. 0: not at all.
+        Scale a change down to at most `clip` times the running mean of the norms of this rank's changes, after 1000
+        of them. 0: never.
 
     Raises
     ------
-    TypeError, ValueError
-        For what is no number, negative or not finite, and a `max_pending` below 1.
+    TypeError
+        When an argument has the wrong type.
+    ValueError
+        When a number is negative or not finite, or `max_pending` is below 1.
 
     Notes
     -----
-    Each rank scales its own change before it is sent. In the phase of `Worker.setup` changes go unscaled and whatever
-    their norm. Replication of hot spots is that of Renz-Wieland et al., *NuPS: A Parameter Server for Machine Learning
-    with Non-Uniform Parameter Access*, SIGMOD 2022; bounded staleness that of Ho et al., *More Effective Distributed
-    ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013.
+    Each rank scales its own change before it is sent. In the phase of `Worker.setup` all changes are sent, whatever
+    their norm, and none is scaled. Replication of hot spots is that of Renz-Wieland et al., *NuPS: A Parameter Server
+    for Machine Learning with Non-Uniform Parameter Access*, SIGMOD 2022; bounded staleness that of Ho et al., *More
+    Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013.
     """
 
     syncs_per_second: float = 5
@@ -51,7 +53,7 @@ class Replication:
     average: bool = False
     clip: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("syncs_per_second", "threshold", "clip"):
             object.__setattr__(self, name, check_float(getattr(self, name), name, 0, sys.float_info.max))
         if not isinstance(self.average, (bool, np.bool_)):

@@ -1,7 +1,8 @@
-"""Floor 1. How a server samples, in its users' terms: a distribution over keys, and a scheme."""
+"""Floor 1. How a server samples: the user's choice of a distribution over keys and of a scheme."""
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +25,16 @@ class Uniform:
 
     Raises
     ------
-    TypeError, ValueError
-        For bounds that are not integers; for an empty range, or one that begins below 0.
+    TypeError
+        When a bound is not an integer.
+    ValueError
+        When the range is empty or begins below 0.
     """
 
     low: int
     high: int
 
-    #: Uniform keys need no table.
-    weights = None
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "low", check_int(self.low, "low", 0, MAX_KEYS))
         object.__setattr__(self, "high", check_int(self.high, "high", 0, MAX_KEYS))
         if self.low >= self.high:
@@ -42,6 +42,11 @@ class Uniform:
                 f"Uniform({self.low}, {self.high}) has no keys: they are low .. high - 1, so high "
                 f"must be at least {self.low + 1}"
             )
+
+    @property
+    def weights(self) -> None:
+        """Uniform keys need no table of weights."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -57,48 +62,50 @@ class Weighted:
 
     Raises
     ------
-    TypeError, ValueError
-        For weights that are not real numbers, not of one dimension, or out of range.
+    TypeError
+        When weights are not real numbers.
+    ValueError
+        When they do not have one dimension or are out of range.
     """
 
     weights: np.ndarray
     offset: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "weights", _check_weights(self.weights))
         most = MAX_KEYS - len(self.weights)
         object.__setattr__(self, "offset", check_int(self.offset, "offset", 0, most))
 
     @property
-    def low(self):
+    def low(self) -> int:
         """The first key that has a weight."""
         return self.offset
 
     @property
-    def high(self):
+    def high(self) -> int:
         """The key after the last that has one."""
         return self.offset + len(self.weights)
 
     @property
-    def digest(self):
-        """Tells weights apart without sending them: a hexadecimal number."""
-        return hashlib.sha256(self.weights).hexdigest()
+    def digest(self) -> str:
+        """The SHA-256 of the weights in hexadecimal, by which ranks compare them."""
+        return hashlib.sha256(self.weights.data).hexdigest()
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Weighted):
             return NotImplemented
         return self.offset == other.offset and np.array_equal(self.weights, other.weights)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.offset, self.digest))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Weighted(<{len(self.weights)} weights, sha256 {self.digest[:16]}>, offset={self.offset})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the workers of a server draw keys: which ones, and what is done to have them near.
+    """How the workers of a server draw keys: from which distribution, and what is done to have the keys nearby.
 
     Parameters
     ----------
@@ -126,15 +133,17 @@ class Sampling:
         Pool only: how often each draw is used, at least 1.
     group_size : int
         Pool: draws per group. Local: after 10 times as many draws without a key that is here, the
-        last one is pulled from where it is.
+        last one is pulled from the rank that owns it.
     postpone : bool
-        Pool only: see above. What is postponed and never pulled is lost with its sample, so that a
-        `finish_sample` before the end makes keys rarer that are often away.
+        Pool only: see above. Keys that were postponed and never pulled are lost with their sample, so
+        calling `finish_sample` before the end makes keys rarer that are often elsewhere.
 
     Raises
     ------
-    TypeError, ValueError
-        For an unknown scheme, a distribution of no known kind, numbers out of range.
+    TypeError
+        When an argument has the wrong type.
+    ValueError
+        When the scheme is unknown or a number is out of range.
 
     Notes
     -----
@@ -143,9 +152,9 @@ class Sampling:
     keys that are replicated come out too often; here the choice between replicated and other keys
     follows the whole distribution, and only the others are conditioned on being here.
 
-    Each worker has generators and a pool of its own, which go on from one `run` to the next and
-    depend on the server's seed and the worker's number only. Which keys "local" finds, and what is
-    postponed, depends also on where keys are at that moment.
+    Each worker has generators and a pool of its own, which continue from one `run` to the next and
+    depend on the server's seed and the worker's number only. Which keys "local" finds, and which are
+    postponed, also depends on where keys are at that moment.
 
     Examples
     --------
@@ -156,16 +165,14 @@ class Sampling:
     """
 
     scheme: str
-    distribution: object
+    distribution: Uniform | Weighted
     reuse: int = 1
     group_size: int = 250
     postpone: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.scheme, str):
-            raise TypeError(
-                f"scheme must be a string, one of {', '.join(SCHEMES)}, not {self.scheme!r}"
-            )
+            raise TypeError(f"scheme must be a string, one of {', '.join(SCHEMES)}, not {self.scheme!r}")
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme is {self.scheme!r}, but must be one of {', '.join(SCHEMES)}")
         if not isinstance(self.distribution, (Uniform, Weighted)):
@@ -181,8 +188,8 @@ class Sampling:
         object.__setattr__(self, "postpone", bool(self.postpone))
 
 
-def _check_weights(given):
-    """The weights as a read-only float64 array of this object's own."""
+def _check_weights(given: Any) -> np.ndarray:
+    """Copy the weights into a read-only float64 array."""
     array = np.asarray(given.detach() if hasattr(given, "detach") else given)
     if array.dtype.kind not in "iuf" and array.size:
         raise TypeError(f"weights must be real numbers, not {array.dtype}")
@@ -194,11 +201,9 @@ def _check_weights(given):
     good = np.isfinite(weights) & (weights >= 0)
     if not good.all():
         worst = int(np.argmin(good))
-        raise ValueError(
-            f"weights has {weights[worst]} at {worst}, but weights must be finite and not negative"
-        )
+        raise ValueError(f"weights has {weights[worst]} at {worst}, but weights must be finite and not negative")
     if not weights.any():
         raise ValueError(f"all {len(weights)} weights are 0, but at least one must be positive")
-    weights += 0.0  # -0.0 is 0.0 to everybody, the digest included
+    weights += 0.0  # makes -0.0 the same as 0.0, in the digest as well
     weights.flags.writeable = False
     return weights

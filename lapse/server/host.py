@@ -1,6 +1,6 @@
-"""Floor 4. What the ranks of one host share: a page for waking each other and, where wanted, their values.
+"""Floor 5. What the ranks of one host share: a page for waking each other and, if wanted, their values.
 
-Nothing of it has a name in any file system: a rank offers the descriptor of its memory, and the
+Shared memory has no name in any file system: a rank offers the descriptor of its memory, and the
 others open it through /proc while that rank waits.
 """
 
@@ -8,18 +8,18 @@ import sys
 
 from mpi4py import MPI
 
+from lapse._store import Store
 from lapse.base import environment
-from lapse.storage._segment import Segment
 from lapse.storage._host_peers import HostPeers
+from lapse.storage._segment import Segment
 
 MAX_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
 
 
-def sharing_ranks(comm=None):
-    """How many ranks at least share memory with each, in servers to come. Collective.
+def sharing_ranks(comm: MPI.Intracomm | None = None) -> int:
+    """The smallest number of ranks that will share memory with each other in a server of `comm`. Collective.
 
-    For choices before a server exists, such as `choose_hot_spots`; a server itself tells
-    `Server.sharing_ranks`.
+    For choices before a server exists, such as `choose_hot_spots`; a server has `Server.sharing_ranks`.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def sharing_ranks(comm=None):
     Returns
     -------
     int
-        1 where values go by messages only; `comm.size` where every rank reaches every value.
+        1 when values are sent in messages only; `comm.size` when every rank reaches every value.
     """
     comm = MPI.COMM_WORLD if comm is None else comm
     host = Host(comm)
@@ -40,7 +40,7 @@ def sharing_ranks(comm=None):
 
 
 class Host:
-    """The ranks of one host. Created by all ranks together; `free` it when nothing is to be shared any more.
+    """The ranks of one host. Created by all ranks together; `free` it when everything is shared.
 
     Parameters
     ----------
@@ -51,50 +51,51 @@ class Host:
     place, size : int
         This rank's number among those of its host, and how many there are.
     places : list of int
-        For each rank of `comm` its number among those of this host, -1 where it is on another one.
+        For each rank of `comm` its number among those of this host; -1 if it is on another one.
     """
 
-    def __init__(self, comm):
+    def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         self._rank = comm.rank
         self.place, self.size = self._comm.rank, self._comm.size
         places = MPI.Group.Translate_ranks(comm.group, range(comm.size), self._comm.group)
         self.places = [-1 if place == MPI.UNDEFINED else place for place in places]
 
-    def free(self):
+    def free(self) -> None:
+        """Free the communicator. Collective over the host."""
         self._comm.Free()
 
-    def make_host_peers(self):
-        """The page by which ranks of this host wake each other. Collective over the host.
+    def make_host_peers(self) -> HostPeers:
+        """Create the page by which ranks of this host wake each other. Collective over the host.
 
         Returns
         -------
         HostPeers
-            One without others where they cannot share memory; said once on stderr.
+            Without peers when they cannot share memory, which is reported once on stderr.
         """
         page, problem = _share_new(self._comm, HostPeers.page_bytes(self.size))
         if problem is not None:
             if self.place == 0 and self.size > 1:
-                self._say(f"{problem}; waking each other takes longer")
+                self._warn(f"{problem}; waking each other takes longer")
             return HostPeers(self._rank, None, self.places)
         return HostPeers(self._rank, page, self.places)
 
-    def share_values(self, store, host_peers, group_size=None):
+    def share_values(self, store: Store, host_peers: HostPeers, group_size: int | None = None) -> list[int]:
         """Let ranks of this host reach the values that the others own. Collective over the host.
 
         Parameters
         ----------
         store : Store
-            One that lies in shareable memory.
+            In shareable memory.
         host_peers : HostPeers
         group_size : int, optional
-            Share among so many neighbouring ranks only, not among all of the host.
+            Share among this many neighbouring ranks only, not among all of the host.
 
         Returns
         -------
         list of int
-            The places of those who share with this rank, its own among them. Where they cannot they send
-            messages, which is said once on stderr.
+            The places of the ranks that share with this rank, its own among them. Only its own when they cannot
+            share memory, which is reported once on stderr.
         """
         group = self._comm.Split(self.place // (group_size or self.size), key=self.place)
         try:
@@ -106,14 +107,14 @@ class Host:
         if problem is None:
             return places
         if self.place == places[0]:
-            self._say(f"{problem}; they send messages instead of reaching each other's values")
+            self._warn(f"{problem}; they send messages instead of reaching each other's values")
         return [self.place]
 
-    def _join(self, group, places, store, host_peers):
-        """Map what the others have, and let them map this rank's store; why that is impossible, or None."""
+    def _join(self, group: MPI.Intracomm, places: list[int], store: Store, host_peers: HostPeers) -> str | None:
+        """Map the others' stores, and let them map this rank's; returns why that is impossible, or None."""
         problem = store.reason
         if self.size > MAX_SHARING:
-            problem = f"{self.size} ranks on one host, and at most {MAX_SHARING} can share values"
+            problem = f"there are {self.size}, but at most {MAX_SHARING} can share values"
         segments, problem = _map_all(group, store.ticket, problem)
         hints = None
         if problem is None:
@@ -122,12 +123,12 @@ class Host:
             store.join(self.place, dict(zip(places, segments)), hints, host_peers)
         return problem
 
-    def _say(self, problem):
+    def _warn(self, problem: str) -> None:
         print(f"lapse: the ranks of this host cannot share memory: {problem}", file=sys.stderr)
 
 
-def _share_new(comm, size):
-    """One segment for all, made by the first rank: it, or None and why not."""
+def _share_new(comm: MPI.Intracomm, size: int) -> tuple[Segment | None, str | None]:
+    """Create one segment for all on the first rank; returns it, or None and the reason."""
     made, offer = _make(size) if comm.rank == 0 else (None, None)
     ticket, problem = comm.bcast(offer)
     segment = made
@@ -139,8 +140,8 @@ def _share_new(comm, size):
     return segment if problem is None else None, problem
 
 
-def _make(size):
-    """A segment, and what to tell the others: its ticket, or None and why it cannot be shared."""
+def _make(size: int) -> tuple[Segment | None, tuple]:
+    """A segment, and what the others get: its ticket, or None and why it cannot be shared."""
     try:
         made = Segment(size, shareable=True)
     except MemoryError as error:  # of this rank alone: the others wait for its answer
@@ -148,8 +149,8 @@ def _make(size):
     return made, (made.ticket, made.reason)
 
 
-def _map_all(comm, ticket, problem):
-    """The segments of all ranks (None for one's own), or why they cannot be mapped."""
+def _map_all(comm: MPI.Intracomm, ticket: tuple | None, problem: str | None) -> tuple[list[Segment | None], str | None]:
+    """The segments of all ranks (None for this one), and why they cannot be mapped, or None."""
     segments = []
     for rank, other in enumerate(comm.allgather(ticket)):
         segment = None
@@ -159,12 +160,12 @@ def _map_all(comm, ticket, problem):
     return segments, _first_problem(comm, problem)
 
 
-def _first_problem(comm, problem):
-    """What the first rank that has a problem says; nobody goes on before all have answered."""
+def _first_problem(comm: MPI.Intracomm, problem: str | None) -> str | None:
+    """The problem of the first rank that has one. Collective: no rank continues before all have answered."""
     return next((text for text in comm.allgather(problem) if text is not None), None)
 
 
-def _open(ticket):
+def _open(ticket: tuple) -> tuple[Segment | None, str | None]:
     try:
         return Segment.open(ticket), None
     except OSError as error:
