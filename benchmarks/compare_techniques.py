@@ -23,7 +23,7 @@ from pathlib import Path
 import sgns_objective
 
 from lapse import _mpi_loader
-from lapse.apps._base import local_share
+from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec.corpus import Share
 from lapse.apps.word2vec.stdlib_corpus import standard_corpus
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lapse.apps.kge import _kernel, data, models
+from lapse.apps.kge import _kernel, data, options
 from lapse.apps.kge.evaluate import Quality, sum_up
 from lapse.bench._torch_step import Step
 
@@ -58,7 +58,7 @@ def evaluate(step: Step, dataset: data.Dataset) -> Quality:
 
 def main(argv: list[str] | None = None) -> None:
     """Train and measure."""
-    defaults = {**models.COMMON, **models.DEFAULTS["complex"]}
+    defaults = {**options.COMMON, **options.DEFAULTS["complex"]}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
     for name, default in (("epochs", defaults["epochs"]), ("batch-size", defaults["batch_size"]),

@@ -42,13 +42,10 @@ def run(context: Context) -> Iterator[Row]:
 
 def options(context: Context) -> argparse.Namespace:
     """Those of the application: the defaults, and what the job says."""
-    from lapse.apps.kge import __main__ as program
-    from lapse.apps.kge import models
+    from lapse.apps.kge import options as kge_options
 
     management = context.job.name or "lapse2"
-    args = program.make_parser().parse_args(["--workers", str(2 // context.ranks), "--management", management])
-    models.complete(args)
-    return args
+    return kge_options.parse(["--workers", str(2 // context.ranks), "--management", management])
 
 
 def read_graph(context: Context):
@@ -133,7 +130,7 @@ def make_arrays(plan):
 
     from lapse.apps.kge import train
 
-    model, start = plan.model, train.Start(plan.args.init_std)
+    model, start = plan.model, train.start_values(plan.args)
     keys = np.arange(model.num_keys)
     parts = ((keys[: model.num_entities], model.dim), (keys[model.num_entities :], model.relation_length))
     return [start.values(part, 2 * length, plan.args.seed).astype(np.float32) for part, length in parts]

@@ -41,7 +41,7 @@ def measure(context: Context, size: tuple[int, int, int, int]) -> list[Row]:
     args = options()
     share, name = ratings(size)
     plan = train.make_plan(comm, args, matrix.assemble(comm, args.workers, share, None, args.test_fraction, args.seed))
-    values = train.Start(args.rank, args.init_std).values(np.arange(plan.num_keys), plan.model.length, args.seed)
+    values = train.start_values(args).values(np.arange(plan.num_keys), plan.model.length, args.seed)
     with train.open_server(comm, plan, args.seed) as server:
         turns = {"ours": epochs_on_server(server, plan), "arrays": epochs_on_array(plan, values.astype(np.float32))}
         found = interleaved({key: lambda turn=turn: turn(size[-1]) * 1e3 for key, turn in turns.items()}, context.rounds())
@@ -51,10 +51,9 @@ def measure(context: Context, size: tuple[int, int, int, int]) -> list[Row]:
 
 def options() -> argparse.Namespace:
     """The application's defaults for ratings in a file, with two workers."""
-    from lapse.apps.mf import __main__ as program
+    from lapse.apps.mf import options as mf_options
 
-    args = program.make_parser().parse_args(["--workers", "2", "--ratings", "-", "--no-progress"])
-    return program.complete(args)
+    return mf_options.parse(["--workers", "2", "--ratings", "-", "--no-progress"])
 
 
 def ratings(size: tuple[int, int, int, int]):
@@ -133,6 +132,7 @@ def in_threads(workers: int, function: Callable, *args) -> None:
 
 def train_share(worker: int, barrier: threading.Barrier, plan, values, epoch: int) -> None:
     """One worker's part of an epoch of DSGD."""
+    from lapse.apps._shared import streams
     from lapse.apps.mf import schedule
     from lapse.apps.mf._kernel import ArrayTrainer
 
@@ -141,7 +141,7 @@ def train_share(worker: int, barrier: threading.Barrier, plan, values, epoch: in
     first = int(matrix.bounds[worker])
     trainer = ArrayTrainer(plan.model, values, part.rows + first, part.columns + matrix.num_rows, part.values)
     square = schedule.LatinSquare(matrix.column_counts, plan.args.workers, plan.args.seed, epoch)
-    rng = schedule.stream(plan.args.seed, epoch, worker, schedule.ORDER)
+    rng = streams.generator(plan.args.seed, epoch, worker, schedule.ORDER)
     for order in square.orders(worker, part.rows, part.columns, plan.args.batch, rng):
         barrier.wait()
         trainer.train(order, 0.001)

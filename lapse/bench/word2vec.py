@@ -50,10 +50,9 @@ def text_for(context: Context, folder: Path) -> Path:
 
 def options(corpus: Path, workers: int) -> argparse.Namespace:
     """The application's, otherwise its defaults."""
-    from lapse.apps import _base
-    from lapse.apps.word2vec.__main__ import make_parser
+    from lapse.apps.word2vec import options as word2vec_options
 
-    return _base.parse(make_parser(), ["--corpus", str(corpus), "--workers", str(workers), "--no-progress"])
+    return word2vec_options.parse(["--corpus", str(corpus), "--workers", str(workers), "--no-progress"])
 
 
 # --- one rank -------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
         assert line["time"]["compute"] > 0 and line["time"]["waiting"] > 0
         assert (line["time"]["evaluation"] > 0) == ("mrr" in line)
         assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
-    assert "local without leaving the rank" in job.stderr
+    assert "accesses local to the rank" in job.stderr
 
 
 def test_classic_does_not_localize_and_one_rank_does_not_replicate(languages, tmp_path):
@@ -169,17 +169,17 @@ def test_an_odd_dimension_of_complex_vectors(languages):
 
 
 @pytest.mark.deadline(150)
-def test_the_default_graph_is_gathered_once_and_cached(tmp_path):
+def test_the_default_graph_is_extracted_once_and_cached(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path)}
     options = ("--dim", 32, "--eval-every", 0, "--no-progress")
     first = run_app("kge", 2, *options, "--epochs", 6, env=env)
     rule = float(first.stderr.partition("has MRR ")[2].partition(" ")[0])
     assert result_of(first)["mrr"] > 0.1 and 0.05 < rule < 0.5
-    assert first.stderr.count("gathered the graph") == 1
+    assert first.stderr.count("extracted the graph") == 1
     assert "json imports ?" in first.stdout
     second = run_app("kge", 1, *options, "--epochs", 1, env=env)
     result_of(second)
-    assert "gathered earlier" in second.stderr
+    assert "extracted earlier" in second.stderr
 
 
 @pytest.mark.skipif(not REAL, reason="LAPSE_DATA names no folder with fb15k-237 in it")

@@ -19,7 +19,7 @@ def test_options_and_output():
     job = run_app("simple", 2, "-k", 14, "-v", 5, "-i", 10, "-t", 3)
     assert result_of(job)["expected"] == 2 * 3 * 10
     assert "worker 5, iteration 9: " in job.stdout
-    assert "local without leaving the rank: " in job.stdout
+    assert "accesses local to the rank: " in job.stdout
 
 
 def test_no_progress_prints_the_result_only():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
-from lapse.apps import _base
+from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
@@ -89,7 +89,7 @@ def stats_of_one_epoch(tmp_path, ranks, *options, env=None):
     metrics = tmp_path / "metrics.jsonl"
     job = run_app("word2vec", ranks, "--metrics", metrics, "--no-progress", "--epochs", 1, *options, env=env)
     result_of(job)
-    assert job.stderr.count("local without leaving the rank: ") == 1
+    assert job.stderr.count("accesses local to the rank: ") == 1
     return json.loads(metrics.read_text().splitlines()[0])
 
 
@@ -106,8 +106,8 @@ def test_the_default_text_is_almost_always_local(tmp_path):
         for management in ("classic", "lapse2"))
     assert classic["pairs"] == ours["pairs"]
     classic, ours = classic["stats"], ours["stats"]
-    assert _base.local_share(ours) > 0.99
-    assert _base.local_share(classic) < 0.4
+    assert local_share(ours) > 0.99
+    assert local_share(classic) < 0.4
     assert 5 * ours["messages_sent"] < classic["messages_sent"]
     assert 2 * ours["bytes_sent"] < classic["bytes_sent"]
 
@@ -200,14 +200,14 @@ def test_an_output_folder_that_cannot_be_made(topics, tmp_path):
 
 
 @pytest.mark.deadline(150)
-def test_the_default_text_is_gathered_once_and_cached(tmp_path):
+def test_the_default_text_is_extracted_once_and_cached(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path)}
     first = run_app("word2vec", 2, "--epochs", 1, "--no-progress", env=env)
     assert result_of(first)["vocab"] > 2000
-    assert first.stderr.count("gathered the Python documentation") == 1
+    assert first.stderr.count("extracted the Python documentation") == 1
     second = run_app("word2vec", 2, "--epochs", 1, "--no-progress", env=env)
     assert result_of(second)["vocab"] == result_of(first)["vocab"]
-    assert "gathered earlier" in second.stderr
+    assert "extracted earlier" in second.stderr
 
 
 @pytest.mark.deadline(150)

@@ -180,7 +180,7 @@ def test_a_signal_ends_training_with_a_checkpoint(topics, tmp_path, number, to):
             os.kill(pid, number)
         out, err = process.communicate(timeout=40)
     assert process.returncode == 128 + number, err
-    assert f"ended by {number.name} after epoch" in err
+    assert f"stopped by {number.name} after epoch" in err
     assert "Traceback" not in err
     assert epochs_done(tmp_path) >= 10
     assert f"after epoch {epochs_done(tmp_path)};" in err
@@ -197,7 +197,7 @@ def test_a_signal_without_an_output_folder_ends_cleanly_too(topics):
             os.kill(pid, signal.SIGTERM)
         _, err = process.communicate(timeout=40)
     assert process.returncode == 143
-    assert "nothing was saved, for lack of --output" in err
+    assert "nothing was saved because --output was not given" in err
 
 
 def test_training_goes_on_from_within_an_epoch(tmp_path):
@@ -220,14 +220,14 @@ def test_training_goes_on_from_within_an_epoch(tmp_path):
 def test_resuming_where_there_is_nothing_and_where_options_contradict(topics, tmp_path):
     options = ("--corpus", topics, *OPTIONS[:2], "--no-progress", "--output", tmp_path)
     first = run_app("word2vec", 2, *options, "--epochs", 1, "--resume")
-    assert "starting anew" in first.stderr
+    assert "starting from scratch" in first.stderr
     assert result_of(first)["resumed_from"] is None
     wrong = run_app("word2vec", 2, *options, "--epochs", 3, "--resume")
     assert wrong.returncode != 0
     assert wrong.stderr.count("--epochs is 3 now, but 1 in the checkpoint") == 1
     assert "Traceback" not in wrong.stderr
     none = run_app("word2vec", 2, "--resume")
-    assert none.returncode != 0 and none.stderr.count("--resume needs --output") == 1
+    assert none.returncode != 0 and none.stderr.count("--resume requires --output") == 1
 
 
 def test_a_damaged_checkpoint_is_said_once_and_ends_the_job(topics, tmp_path):

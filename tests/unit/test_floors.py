@@ -14,7 +14,6 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 #: What is known to be wrong and under way; to be empty.
 UNFINISHED = (
     "lapse.communication,",
-    "lapse.apps.mf",
     "lapse._comm",
     "lapse.protocol",
     "lapse.server",

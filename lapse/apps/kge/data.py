@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lapse.apps._base import AppError
+from lapse.apps._shared.job import AppError
 
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".txt", ".del", ".txt.gz", ".del.gz")

@@ -39,8 +39,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lapse.apps._base import AppError
-from lapse.apps._stdlib import (
+from lapse.apps._shared.job import AppError
+from lapse.apps._shared.stdlib import (
     cache_folder,
     interpreter_name,
     library_folder,
@@ -77,7 +77,7 @@ def standard_graph() -> Path:
     """
     folder = cache_folder() / f"python-knowledge-graph-{interpreter_name()}-v{FORMAT_VERSION}"
     if all((folder / f"{split}.txt").is_file() for split in SPLITS):
-        log.info("reading the graph of the standard library gathered earlier: %s", folder)
+        log.info("using the graph of the standard library extracted earlier: %s", folder)
         return folder
     splits = split(prune(gather()))
     try:
@@ -90,7 +90,7 @@ def standard_graph() -> Path:
     _write(temporary, splits)
     if temporary != folder:
         _move(temporary, folder)
-    log.info("gathered the graph of the standard library: %s", folder)
+    log.info("extracted the graph of the standard library: %s", folder)
     return folder
 
 

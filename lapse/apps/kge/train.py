@@ -12,18 +12,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import lapse
-from lapse.server import checkpoint
-from lapse.apps import _base
-from lapse.apps._training import Training
-from lapse.apps.kge import data, evaluate, output, placement, stdlib_graph
+from lapse.apps._shared import job, streams
+from lapse.apps._shared.placement import NormalThenZero, Placement, Ranks, log_replicated, make_server
+from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.training import Training
+from lapse.apps.kge import data, evaluate, model_io, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
 from lapse.apps.kge.models import Model
-from lapse.apps.kge.placement import Placement
+from lapse.server import checkpoint
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +54,8 @@ class Plan:
     shares: list[np.ndarray]
 
 
-def run(args: argparse.Namespace, comm) -> None:
-    """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
+def run(args: argparse.Namespace, comm: Comm) -> None:
+    """Train as the options say and print the ``RESULT`` line."""
     training = Training("kge", comm, args, quality=("mrr",))
     if training.repeat_result():
         return
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace, comm) -> None:
     dataset = load(comm, args.dataset)
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
-        _base.on_rank_0(comm, _tell_rule, plan)
+        job.on_rank_0(comm, _tell_rule, plan)
     best = Best(training, comm.rank)
     figures = {}
     with open_server(comm, plan, training.seed) as server:
@@ -80,7 +85,7 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
     if plan.args.dataset is None:
         _tell_completions(server, plan)
     if plan.args.output is not None:
-        server.run(output.write, plan.model, plan.dataset, plan.args.output, filtered.named())
+        server.run(model_io.write, plan.model, plan.dataset, plan.args.output, filtered.named())
         log.info("wrote the model to %s", plan.args.output)
     return {**filtered.named(), **raw.named("_raw")}
 
@@ -88,9 +93,9 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def load(comm, folder: Path | None) -> Dataset:
+def load(comm: Comm, folder: Path | None) -> Dataset:
     """Rank 0 reads, all have: other hosts need no copy of the files."""
-    dataset = _base.on_rank_0(comm, _read, folder)
+    dataset = job.on_rank_0(comm, _read, folder)
     log.info("%s entities, %s relations; triples: %s for training, %s to validate, %s to test",
              *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid,
                                        dataset.test)))
@@ -122,7 +127,7 @@ def batches(plan: Plan, worker: int, epoch: int) -> Iterator[np.ndarray]:
 
     A block's order does not matter for its gradients; neighbours with one relation find it in the cache.
     """
-    rng = np.random.default_rng((plan.args.seed, epoch, worker, SHUFFLING))
+    rng = streams.generator(plan.args.seed, epoch, worker, SHUFFLING)
     order = rng.permutation(plan.shares[worker])
     for first in range(0, len(order), plan.args.batch_size):
         block = plan.dataset.train[order[first : first + plan.args.batch_size]]
@@ -132,40 +137,28 @@ def batches(plan: Plan, worker: int, epoch: int) -> Iterator[np.ndarray]:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def make_plan(comm, args: argparse.Namespace, dataset: Dataset) -> Plan:
+def make_plan(comm: Comm, args: argparse.Namespace, dataset: Dataset) -> Plan:
     """Decide what is decided once for all epochs. Collective."""
     model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities),
                   len(dataset.relations))
-    chosen = placement.decide(args, model, dataset.train, comm.size, lapse.sharing_ranks(comm))
-    if len(chosen.replicated_keys):
-        log.info("%s of %s values are replicated, a round at least every %s triples of all ranks",
-                 f"{len(chosen.replicated_keys):,}", f"{model.num_keys:,}", f"{args.sync_triples:,}")
+    chosen = placement.decide(args, model, dataset.train, Ranks.of(comm))
+    log_replicated(chosen, model.num_keys, "values", args.sync_triples, "triples")
     return Plan(args, dataset, Known(dataset.everything(), len(dataset.relations)), model, chosen,
                 share_out(args, dataset.train, comm.size * args.workers))
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where values begin: normally distributed vectors, sums of squares 0."""
-
-    std: float
-
-    def values(self, keys, length, seed):
-        """For `lapse.Server.initialize`; shape (len(keys), length)."""
-        rows = np.zeros((len(keys), length))
-        rows[:, : length // 2] = lapse.Normal(0.0, self.std).values(keys, length // 2, seed)
-        return rows
+def start_values(args: argparse.Namespace) -> NormalThenZero:
+    """Initial values: normally distributed vectors, and as many sums of squares, which are 0."""
+    return NormalThenZero(lambda length: length // 2, args.init_std)
 
 
-def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
-    """A server with the parameters where they begin."""
-    args, chosen, model = plan.args, plan.placement, plan.model
+def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
+    """A server with the initial values."""
+    model = plan.model
     uniform = model.relation_length == model.dim
-    server = lapse.Server(model.num_keys, 2 * model.dim if uniform else placement.value_lengths(model),
-                          workers=args.workers, comm=comm, seed=seed,
-                          replicated_keys=chosen.replicated_keys, replication=chosen.replication,
-                          sampling=chosen.sampling)
-    server.initialize(np.arange(model.num_keys), Start(args.init_std))
+    server = make_server(comm, plan.args, plan.placement, model.num_keys,
+                         2 * model.dim if uniform else placement.value_lengths(model), seed)
+    server.initialize(np.arange(model.num_keys), start_values(plan.args))
     return server
 
 
@@ -197,14 +190,13 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
     """Train one worker's share once; the mean loss over triples and sides of all workers, without penalties."""
     trainer = make_trainer(kv, plan, epoch)
     share = len(plan.shares[kv.id])
-    progress = _base.Progress(f"epoch {epoch + 1}/{plan.args.epochs}", share * kv.num_workers, "triples",
-                              kv.id == 0 and not plan.args.no_progress)
+    progress = Progress.of_epoch(kv, plan.args, epoch, share * kv.num_workers, "triples")
     for block in batches(plan, kv.id, epoch):
         if training.should_stop():
             break
         trainer.train(block)
         if trainer.triples:
-            progress.show(trainer.triples * kv.num_workers, loss=f"{trainer.loss / trainer.triples / 2:.4f}")
+            progress.show(trainer.triples * kv.num_workers, lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"})
     trainer.finish()
     kv.wait_replica_sync()  # what comes next reads homes and replicas alike
     progress.close()
@@ -221,9 +213,9 @@ def learning_rate(args: argparse.Namespace, epoch: int) -> float:
 def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     """The kernel for one worker and one epoch."""
     args, chosen = plan.args, plan.placement
-    seed = np.random.SeedSequence((args.seed, epoch, kv.id, DROPOUT)).generate_state(1, np.uint64)[0]
+    seed = streams.start(args.seed, epoch, kv.id, DROPOUT)
     return Trainer(kv, rate=learning_rate(args, epoch), localize=chosen.localize, lookahead=chosen.lookahead,
-                   **kernel_options(plan, int(seed)))
+                   **kernel_options(plan, seed))
 
 
 def kernel_options(plan: Plan, seed: int) -> dict:

@@ -16,9 +16,11 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+
+from lapse.apps._shared.files import is_gzip
+from lapse.apps._shared.job import AppError
 
 #: Of a compressed file the ranks take turns by pieces of so many bytes.
 PIECE = 1 << 20
@@ -30,7 +32,7 @@ MAX_VALUE = float(np.finfo(np.float32).max)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class RatingsError(Exception):
+class RatingsError(AppError):
     """A file that cannot be read as ratings; the text names file and line."""
 
 
@@ -52,10 +54,7 @@ class Source:
     @property
     def is_compressed(self) -> bool:
         """Whether the file begins as gzip's do, whatever it is called."""
-        if self.content is not None:
-            return False
-        with open(self.name, "rb") as file:
-            return file.read(2) == b"\x1f\x8b"
+        return self.content is None and is_gzip(self.name)
 
     @property
     def size(self) -> int:
@@ -376,8 +375,3 @@ def _show(text: bytes) -> str:
     """Bytes of a file for a message, shortened."""
     shown = text.strip().decode("utf-8", "backslashreplace")
     return repr(shown if len(shown) <= 60 else shown[:57] + "...")
-
-
-def read_ids(path: str | os.PathLike) -> list[str]:
-    """The names in a file with one a line, as the model's folder has them."""
-    return Path(path).read_text("utf-8").split("\n")[:-1]

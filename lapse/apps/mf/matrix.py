@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lapse.apps import _base
+from lapse.apps._shared.job import AppError, on_rank_0
 from lapse.apps.mf.data import MAX_INDEX, Share
 from lapse.apps.mf.schedule import cut_evenly
 
@@ -125,7 +125,7 @@ def assemble(comm, workers: int, share: Share, test: Share | None, fraction: flo
         _sum(comm, np.bincount(records[axis][records["held_out"] == 0], minlength=size))
         for axis, size in zip(("row", "column"), shape))
     if row_counts.sum() == 0:
-        raise _base.AppError("there are no ratings to train on")
+        raise AppError("there are no ratings to train on")
     worker_of_row = cut_evenly(row_counts, comm.size * workers)
     bounds = np.searchsorted(worker_of_row, np.arange(comm.size * workers + 1))
     mean, low, high = _survey(comm, records)
@@ -141,7 +141,7 @@ def _merge_names(comm, shares: list[Share]):
     if len({one.shape is None for one in shares}) > 1 or (
             shares[0].shape is not None and len({one.shape for one in shares}) > 1):
         shown = " and ".join("ratings with names" if s.shape is None else f"{s.shape[0]} x {s.shape[1]}" for s in shares)
-        raise _base.AppError(f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
+        raise AppError(f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
                              f"as MatrixMarket of the same shape")
     if shares[0].shape is not None:
         return None, None, shares[0].shape
@@ -159,13 +159,13 @@ def _merge_names(comm, shares: list[Share]):
 def _union(comm, lists: list[list[str]]) -> list[str]:
     """The names that any rank has, integers by value, others by alphabet. Collective."""
     gathered = comm.gather(sorted(set().union(*lists)))
-    merged = _base.on_rank_0(comm, lambda: _sort_names(set().union(*gathered)))
+    merged = on_rank_0(comm, lambda: _sort_names(set().union(*gathered)))
     return merged
 
 
 def _sort_names(names: set[str]) -> list[str]:
     if len(names) > MAX_INDEX:
-        raise _base.AppError(f"{len(names):,} different names, but rows and columns go up to {MAX_INDEX:,}")
+        raise AppError(f"{len(names):,} different names, but rows and columns go up to {MAX_INDEX:,}")
     numeric = all(name.isascii() and name.isdigit() and len(name) < 19 for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
 

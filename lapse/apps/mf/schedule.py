@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from lapse.apps._shared import streams
 from lapse.apps.mf._kernel import shuffle
 
 #: Purposes of random streams.
 BLOCKS, ORDER = range(2)
 #: In place of a worker's number: what all workers must choose alike.
 EVERYBODY = 2**32 - 1
-
-
-def stream(seed: int, epoch: int, worker: int, purpose: int) -> np.random.Generator:
-    """The random stream for a purpose."""
-    return np.random.default_rng((seed, epoch, worker, purpose))
 
 
 class LatinSquare:
@@ -38,7 +34,7 @@ class LatinSquare:
     """
 
     def __init__(self, counts: np.ndarray, workers: int, seed: int, epoch: int) -> None:
-        rng = stream(seed, epoch, EVERYBODY, BLOCKS)
+        rng = streams.generator(seed, epoch, EVERYBODY, BLOCKS)
         self.workers = workers
         self._start = int(rng.integers(workers))
         self.block_of = cut_evenly(counts, workers, rng.permutation(len(counts)))

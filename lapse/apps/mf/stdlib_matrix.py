@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from lapse.apps._stdlib import (
+from lapse.apps._shared.stdlib import (
     StrippedPythonError,
     cached,
     interpreter_name,

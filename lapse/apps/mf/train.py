@@ -9,19 +9,27 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import lapse
-from lapse.apps import _base
-from lapse.apps._training import Training
-from lapse.apps.mf import data, matrix, output, placement, schedule, stdlib_matrix, synthetic
-from lapse.apps.mf.__main__ import STDLIB
+from lapse.apps._shared import job, streams
+from lapse.apps._shared.metrics import local_share
+from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
+from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.training import Training
+from lapse.apps.mf import data, matrix, model_io, placement, schedule, stdlib_matrix, synthetic
 from lapse.apps.mf._kernel import Model, Trainer
 from lapse.apps.mf.matrix import Matrix, Part
+from lapse.apps.mf.options import STDLIB
 from lapse.apps.mf.placement import Placement
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +58,8 @@ class Plan:
         return self.matrix.num_rows + self.matrix.num_columns
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Mean figures over all ratings of a kind; None where there are none."""
-
-    loss: float | None
-    rmse: float | None
-
-
-def run(args: argparse.Namespace, comm) -> None:
-    """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
+def run(args: argparse.Namespace, comm: Comm) -> None:
+    """Train as the options say and print the ``RESULT`` line."""
     training = Training("mf", comm, args, quality=("rmse", "train_rmse"))
     if training.repeat_result():
         return
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace, comm) -> None:
         training.restore(server)
         went_well = train(server, plan, training)
         if plan.args.output is not None and went_well and not training.is_interrupted:
-            output.save(server, plan, plan.args.output)
+            model_io.save(server, plan, plan.args.output)
     if not went_well:
-        raise _base.AppError(f"the training diverged: its loss is no number any more. Give a --learning-rate smaller "
+        raise job.AppError(f"the training diverged: its loss is no number any more. Give a --learning-rate smaller "
                              f"than {plan.args.learning_rate:g}, or a --regularization other than "
                              f"{plan.args.regularization:g}")
     training.finish(**_figures(training.history))
@@ -85,12 +85,12 @@ def _figures(history: list[dict]) -> dict:
 # --- ratings ---------------------------------------------------------------------------------------
 
 
-def load(comm, args: argparse.Namespace) -> Matrix:
+def load(comm: Comm, args: argparse.Namespace) -> Matrix:
     """Read or make the ratings, each rank its share, and share them out by rows. Collective."""
     if args.ratings is None:
         if args.test is not None:
-            raise _base.AppError("--test goes with --ratings FILE: of a synthetic matrix, --test-fraction is held out")
-        share, test = _base.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
+            raise job.AppError("--test goes with --ratings FILE: of a synthetic matrix, --test-fraction is held out")
+        share, test = job.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
     else:
         share = read(comm, locate(comm, args.ratings))
         test = None if args.test is None else read(comm, data.Source(str(args.test)))
@@ -106,86 +106,58 @@ def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.S
         recipe = synthetic.Recipe(args.rows, args.columns, args.entries, args.planted_rank, args.noise, args.exponent,
                                   args.seed)
     except ValueError as error:
-        raise _base.AppError(f"--entries: {error}") from None
+        raise job.AppError(f"--entries: {error}") from None
     return synthetic.make_share(recipe, index, count)
 
 
-def locate(comm, ratings: str) -> data.Source:
+def locate(comm: Comm, ratings: str) -> data.Source:
     """The file of that name, or the matrix of the standard library as rank 0 has it."""
     if ratings != STDLIB:
         return data.Source(ratings)
     if Path(STDLIB).exists():
         log.warning("--ratings %s takes the standard library, not the file here of that name: write ./%s for that one",
                     STDLIB, STDLIB)
-    return data.Source(stdlib_matrix.NAME, _base.on_rank_0(comm, stdlib_matrix.standard_matrix))
+    return data.Source(stdlib_matrix.NAME, job.on_rank_0(comm, stdlib_matrix.standard_matrix))
 
 
-def read(comm, source: data.Source) -> data.Share:
+def read(comm: Comm, source: data.Source) -> data.Share:
     """Read this rank's share. Collective."""
-    share = _base.collectively(comm, _read, source, comm.rank, comm.size)
-    declared = _base.collectively(comm, lambda: data.read_format(source).shape)
+    share = job.collectively(comm, data.read_share, source, comm.rank, comm.size)
+    declared = job.collectively(comm, lambda: data.read_format(source).shape)
     if declared is not None:
         found = comm.allreduce(len(share))
-        _base.collectively(comm, _in_words, data.check_entries, source, declared[2], found)
+        job.collectively(comm, data.check_entries, source, declared[2], found)
     return share
-
-
-def _read(source: data.Source, index: int, count: int) -> data.Share:
-    return _in_words(data.read_share, source, index, count)
-
-
-def _in_words(fn, *args):
-    """Call `fn`; what is wrong with a file speaks for itself, whichever rank has found it."""
-    try:
-        return fn(*args)
-    except data.RatingsError as error:
-        raise _base.AppError(str(error)) from None
 
 
 # --- the server ------------------------------------------------------------------------------------
 
 
-def make_plan(comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
+def make_plan(comm: Comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
     """Decide what is decided once for all epochs. Collective."""
     model = Model(rank=args.rank, biases=not args.no_biases, adagrad=args.step == "adagrad", mean=ratings.mean,
                   low=ratings.low, high=ratings.high, regularization=args.regularization,
                   bias_regularization=args.bias_regularization)
-    sharing = lapse.sharing_ranks(comm)
-    chosen = _base.collectively(comm, placement.decide, comm, args, ratings, model.length, sharing)
-    if replicated := int(chosen.is_replicated.sum()):
-        log.info("%s of %s columns are replicated, a round at least every %s ratings of all ranks", f"{replicated:,}",
-                 f"{ratings.num_columns:,}", f"{placement.ratings_per_round(args, ratings, comm.size):,}")
+    ranks = Ranks.of(comm)
+    chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
+    log_replicated(chosen, ratings.num_columns, "columns", placement.ratings_per_round(args, ratings, ranks.count), "ratings")
     return Plan(args, ratings, model, chosen)
 
 
-@dataclass(frozen=True)
-class Start:
-    """Initial values: random factors, all else 0.
-
-    Factors of both sides at 0 would stay there.
-    """
-
-    rank: int
-    std: float
-
-    def values(self, keys: np.ndarray, length: int, seed: int) -> np.ndarray:
-        """Values of shape (len(keys), length), as `lapse.Server.initialize` wants them."""
-        values = np.zeros((len(keys), length))
-        values[:, :self.rank] = lapse.Normal(0, self.std).values(keys, self.rank, seed)
-        return values
+def start_values(args: argparse.Namespace) -> NormalThenZero:
+    """Initial values: random factors, all else 0. (If the factors of both sides were 0, they would stay 0.)"""
+    return NormalThenZero(lambda length: args.rank, args.init_std)
 
 
-def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
+def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the factors initialised.
 
     Those of rows and columns without training ratings stay at 0, such that a held-out rating there is predicted by
     what is known of it: the mean, and the bias of the other side.
     """
-    server = lapse.Server(plan.num_keys, plan.model.length, workers=plan.args.workers, comm=comm, seed=seed,
-                          replicated_keys=plan.placement.replicated_keys(plan.matrix.num_rows),
-                          replication=plan.placement.replication)
+    server = make_server(comm, plan.args, plan.placement, plan.num_keys, plan.model.length, seed)
     counts = np.concatenate([plan.matrix.row_counts, plan.matrix.column_counts])
-    server.initialize(np.flatnonzero(counts), Start(plan.args.rank, plan.args.init_std))
+    server.initialize(np.flatnonzero(counts), start_values(plan.args))
     return server
 
 
@@ -266,15 +238,15 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
     """Train one worker's ratings once; what all workers did."""
     part = part_of(kv, plan, plan.matrix.training)
     trainer = make_trainer(kv, plan, part, batch=plan.args.batch, lookahead=plan.placement.lookahead,
-                           localize=plan.placement.localize)
-    progress = Reporter(server, plan, epoch, len(part)) if kv.id == 0 else None
+                           localize=plan.placement.localized_columns)
+    ratings = plan.matrix.num_training
+    progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")
     pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
     for _ in pass_over(kv, plan, training, epoch, rate, part, trainer):
-        if progress is not None:
-            progress.show(trainer.trained)
+        progress.show(trainer.trained / max(len(part), 1) * ratings,
+                      lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"})
     trainer.finish()
-    if progress is not None:
-        progress.close()
+    progress.close()
     trained, compute = kv.allreduce(np.array([trainer.trained, trainer.compute_seconds]))
     return {"ratings": int(trained), "kernel_seconds": float(compute / kv.num_workers)}
 
@@ -282,7 +254,7 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
 def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
     """DSGD: in each sub-epoch the worker's ratings in a block of columns that nobody else uses."""
     square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
-    rng = schedule.stream(plan.args.seed, epoch, kv.id, schedule.ORDER)
+    rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
     for order in square.orders(kv.id, part.rows, part.columns, plan.args.batch, rng):
         # the barrier between sub-epochs, at which all agree whether there is another
         if kv.allreduce(int(training.should_stop()), op="max"):
@@ -297,7 +269,7 @@ def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, pa
 
 def train_in_order(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
     """Column-wise or plain: all of the worker's ratings in a random order, while others use the same columns."""
-    rng = schedule.stream(plan.args.seed, epoch, kv.id, schedule.ORDER)
+    rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
     if plan.args.algorithm == "columnwise":
         order = schedule.columnwise_order(part.columns, plan.matrix.num_columns, rng)
     else:
@@ -308,24 +280,6 @@ def train_in_order(kv, plan: Plan, training: Training, epoch: int, rate: float, 
             break
         trainer.train(order[begin: begin + at_once], rate)
         yield
-
-
-class Reporter:
-    """Shows an epoch's progress, as seen from the first worker, who has about as many ratings as the others."""
-
-    def __init__(self, server: lapse.Server, plan: Plan, epoch: int, share: int) -> None:
-        self._server, self._total, self._share = server, plan.matrix.num_training, max(share, 1)
-        title = f"epoch {epoch + 1}/{plan.args.epochs}"
-        self._progress = _base.Progress(title, self._total, "ratings", not plan.args.no_progress)
-
-    def show(self, trained: int) -> None:
-        """Say how far the worker is."""
-        local = f"{100 * _base.local_share(self._server.stats()):.0f}%"
-        self._progress.show(trained / self._share * self._total, local=local)
-
-    def close(self) -> None:
-        """Take the display away."""
-        self._progress.close()
 
 
 # --- evaluation ------------------------------------------------------------------------------------
@@ -363,7 +317,7 @@ def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
     numpy.ndarray of shape (3, 4)
         Squared errors, those of clipped predictions, penalty, and how many.
     """
-    if plan.placement.is_replicated.any():
+    if len(plan.placement.replicated_keys):
         kv.wait_replica_sync()
     kv.barrier()
     held_out = part_of(kv, plan, plan.matrix.held_out)

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from lapse.apps._shared.files import is_gzip
 from lapse.apps.word2vec._encoder import Encoder
 
 #: Longer sentences are cut into pieces of this many words (none is dropped).
@@ -32,7 +33,6 @@ MAX_KEPT_WORDS = 1 << 26
 #: Of each share, this many lines with bytes that are not UTF-8 are remembered by number.
 MAX_REPORTED = 10
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -88,7 +88,7 @@ class Share:
         self.path = os.fspath(path)
         self.index = index
         self.count = count
-        self.compressed = is_compressed(self.path)
+        self.compressed = is_gzip(self.path)
 
     def sentences(self, survey: Survey | None = None) -> Iterator[list[str]]:
         """Yield the sentences of this share, as lists of words; empty lines are left out.
@@ -163,12 +163,6 @@ class Share:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             message = f"{self.path}: damaged gzip file after line {line}: {error}"
             raise CorpusError(message) from error
-
-
-def is_compressed(path: str | os.PathLike) -> bool:
-    """Whether the file begins like a gzip file, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def _byte_range(file: io.BufferedReader, index: int, count: int) -> tuple[int, int]:

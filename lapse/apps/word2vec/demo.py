@@ -17,8 +17,11 @@ import sys
 import numpy as np
 
 import lapse
-from lapse.apps import _base
-from lapse.apps._training import Training
+from lapse.apps._shared import job
+from lapse.apps._shared.files import pull_rows
+from lapse.apps._shared.options import positive_int
+from lapse.apps._shared.training import Training
+from lapse.apps.word2vec import options as word2vec_options
 
 RANKS = 4
 EPOCHS = 8
@@ -35,10 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if not any(name in os.environ for name in LAUNCHED):
         start_ranks(args.ranks, sys.argv[1:] if argv is None else argv)
-    from mpi4py import MPI
-
-    with _base.job(MPI.COMM_WORLD):
-        run(args, MPI.COMM_WORLD)
+    with job.start() as comm:
+        run(args, comm)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -47,9 +48,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m lapse.apps.word2vec.demo", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--epochs", type=_base.positive_int, default=EPOCHS, metavar="N",
+    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N",
                         help="passes over the text (default: %(default)s)")
-    parser.add_argument("--ranks", type=_base.positive_int, default=RANKS, metavar="N",
+    parser.add_argument("--ranks", type=positive_int, default=RANKS, metavar="N",
                         help="how many ranks to start (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -94,9 +95,7 @@ def run(args: argparse.Namespace, comm) -> None:
 
 def training_options(*options) -> argparse.Namespace:
     """The application's defaults, with a few of our own."""
-    from lapse.apps.word2vec.__main__ import make_parser
-
-    return _base.parse(make_parser(), [str(option) for option in options])
+    return word2vec_options.parse([str(option) for option in options])
 
 
 def say(comm, text: str) -> None:
@@ -107,9 +106,9 @@ def say(comm, text: str) -> None:
 
 def fetch_vectors(kv, words: int) -> np.ndarray | None:
     """All word vectors, on the first worker."""
-    from lapse.apps.word2vec.train import pull_blocks
+    from lapse.apps.word2vec.train import SAVED_ROWS, word_keys
 
-    return np.concatenate(list(pull_blocks(kv, words, 0))) if kv.id == 0 else None
+    return np.concatenate(list(pull_rows(kv, word_keys(words), SAVED_ROWS))) if kv.id == 0 else None
 
 
 def neighbour_table(vocabulary, vectors: np.ndarray) -> str:

@@ -8,12 +8,12 @@ reads them with ``KeyedVectors.load_word2vec_format(path, binary=...)``.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from lapse.apps._shared.files import replacing
 
 #: Names of the files in a model's folder.
 WORD_VECTORS, CONTEXT_VECTORS, COUNTS = "vectors", "context", "vocab.txt"
@@ -45,7 +45,7 @@ def write_vectors(
         Which of the two formats.
     """
     encode = _binary_line if binary else _text_line
-    with _AtomicFile(path) as file:
+    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
         file.write(f"{len(words)} {dim}\n".encode())
         at = 0
         for block in blocks:
@@ -109,7 +109,7 @@ def _read_binary(data: bytes, count: int, dim: int, path: str) -> tuple[list[str
 
 def write_counts(path: str | os.PathLike, words: list[str], counts: np.ndarray) -> None:
     """Write ``word count`` lines, which gensim takes as ``fvocab=``."""
-    with _AtomicFile(path) as file:
+    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
         file.writelines(f"{w} {n}\n".encode() for w, n in zip(words, counts.tolist(), strict=True))
 
 
@@ -118,31 +118,3 @@ def read_counts(path: str | os.PathLike) -> dict[str, int]:
     with open(path, encoding="utf-8", newline="\n") as file:
         pairs = (line.rstrip("\n").split(" ") for line in file)
         return {word: int(count) for word, count in pairs}
-
-
-class _AtomicFile:
-    """A binary file that takes its place when the block ends, and only if it ends well."""
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._path = Path(path)
-
-    def __enter__(self):
-        folder, name = self._path.parent, self._path.name
-        descriptor, self._temporary = tempfile.mkstemp(dir=folder, prefix=name, suffix=".tmp")
-        os.chmod(self._temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
-        self._file = os.fdopen(descriptor, "wb")
-        return self._file
-
-    def __exit__(self, kind, *_) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-            return
-        with suppress(OSError):
-            os.unlink(self._temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,8 +18,7 @@ import numpy as np
 
 import lapse
 from lapse.sampling._draws import Generator, Table
-from lapse.apps import _base
-from lapse.apps.word2vec import placement, stdlib_corpus, train
+from lapse.apps.word2vec import options, placement, stdlib_corpus, train
 from lapse.apps.word2vec._kernel import PlainTrainer
 from lapse.apps.word2vec.text import Text, survey
 
@@ -77,9 +76,7 @@ class Run:
 
 def main(argv: list[str] | None = None) -> None:
     """Train and print."""
-    from lapse.apps.word2vec.__main__ import make_parser
-
-    args = _base.parse(make_parser(), argv)
+    args = options.parse(argv)
     from mpi4py import MPI
 
     path = os.fspath(args.corpus or stdlib_corpus.standard_corpus())

@@ -13,16 +13,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lapse.apps._stdlib import (  # noqa: F401  (some for those who look for them here)
+from lapse.apps._shared.stdlib import (
     StrippedPythonError,
-    cache_folder,
     cached,
     interpreter_name,
     library_folder,
     parse_source,
     source_files,
-    write_atomically,
-    write_temporary,
 )
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lapse.apps import _base
+from lapse.apps._shared.files import is_gzip
+from lapse.apps._shared.job import AppError, collectively
 from lapse.apps.word2vec import corpus
 from lapse.apps.word2vec._encoder import Encoder
 from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
@@ -113,17 +114,17 @@ class Text:
 def survey(comm, path: str, workers: int, min_count: int) -> Text:
     """Count the words of the corpus, each rank those of its own workers. Collective."""
     shares = range(comm.rank * workers, (comm.rank + 1) * workers)
-    surveys, encoders = _base.collectively(comm, _survey_shares, path, shares, comm.size * workers)
+    surveys, encoders = collectively(comm, _survey_shares, path, shares, comm.size * workers)
     counts = sum((found.counts for found in surveys[1:]), surveys[0].counts)
     for found in surveys:
         found.counts = None  # the words travel once, in the reduction
     everything = [found for group in comm.allgather(surveys) for found in group]
     if comm.rank == 0:
-        for message in corpus.describe_bad_lines(path, everything, corpus.is_compressed(path)):
+        for message in corpus.describe_bad_lines(path, everything, is_gzip(path)):
             log.warning(message)
     vocabulary = _merge_vocabulary(comm, counts, min_count)
     if len(vocabulary) == 0:
-        raise _base.AppError(f"{path}: no word occurs at least {min_count} times (--min-count)")
+        raise AppError(f"{path}: no word occurs at least {min_count} times (--min-count)")
     kept = {share: _number(encoder, vocabulary) for share, encoder, found in zip(shares, encoders, surveys, strict=True)
             if encoder.collected == found.words}
     text = Text(path, vocabulary, [found.words for found in everything], kept)

@@ -10,20 +10,28 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import lapse
-from lapse.apps import _base
-from lapse.apps._training import Training
+from lapse.apps._shared import job, streams
+from lapse.apps._shared.files import pull_rows
+from lapse.apps._shared.metrics import local_share
+from lapse.apps._shared.placement import log_replicated, make_server
+from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.stdlib import write_temporary
+from lapse.apps._shared.training import Training
 from lapse.apps.word2vec import model_io, placement, stdlib_corpus
 from lapse.apps.word2vec._kernel import Trainer
 from lapse.apps.word2vec.placement import Placement
 from lapse.apps.word2vec.text import Text, survey
 from lapse.apps.word2vec.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +63,8 @@ class EpochResult:
     done: list[float]
 
 
-def run(args: argparse.Namespace, comm) -> None:
-    """Train as `args` (of ``__main__``) say and print the ``RESULT`` line."""
+def run(args: argparse.Namespace, comm: Comm) -> None:
+    """Train as the options say and print the ``RESULT`` line."""
     training = Training("word2vec", comm, args, quality=("words_per_second",))
     if training.repeat_result():
         return
@@ -80,41 +88,36 @@ def words_per_second(history: list[dict]) -> float:
 # --- corpus ----------------------------------------------------------------------------------
 
 
-def locate_corpus(comm, chosen: Path | None) -> str:
+def locate_corpus(comm: Comm, chosen: Path | None) -> str:
     """The file to train on; without a choice, the Python documentation as rank 0 has it."""
     if chosen is not None:
         return os.fspath(chosen)
-    path = _base.on_rank_0(comm, stdlib_corpus.standard_corpus)
-    size = _base.on_rank_0(comm, os.path.getsize, path)
+    path = job.on_rank_0(comm, stdlib_corpus.standard_corpus)
+    size = job.on_rank_0(comm, os.path.getsize, path)
     here = os.path.isfile(path) and os.path.getsize(path) == size
     if all(comm.allgather(here)):
         return os.fspath(path)
     # another host, another file system: all must train on the same text
-    content = _base.on_rank_0(comm, path.read_text, "utf-8")
-    return os.fspath(_base.collectively(
-        comm, lambda: path if here else stdlib_corpus.write_temporary(content)))
+    content = job.on_rank_0(comm, path.read_text, "utf-8")
+    return os.fspath(job.collectively(
+        comm, lambda: path if here else write_temporary(content)))
 
 
 # --- training --------------------------------------------------------------------------------
 
 
-def make_plan(comm, args: argparse.Namespace, text: Text) -> Plan:
+def make_plan(comm: Comm, args: argparse.Namespace, text: Text) -> Plan:
     """Decide what is decided once for all epochs. Collective."""
-    chosen = _base.collectively(comm, placement.decide, comm, args, text)
-    replicated = len(chosen.replicated_keys)
-    if replicated:
-        log.info("%s of %s vectors are replicated, a round at least every %s words of all ranks",
-                 f"{replicated:,}", f"{2 * len(text.vocabulary):,}", f"{args.sync_words:,}")
+    chosen = job.collectively(comm, placement.decide, comm, args, text)
+    log_replicated(chosen, 2 * len(text.vocabulary), "vectors", args.sync_words, "words")
     return Plan(args, text, chosen)
 
 
-def open_server(comm, plan: Plan, seed: int) -> lapse.Server:
+def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
-    args, chosen = plan.args, plan.placement
+    args = plan.args
     keys = 2 * len(plan.text.vocabulary)
-    server = lapse.Server(keys, args.dim, workers=args.workers, comm=comm, seed=seed,
-                          replicated_keys=chosen.replicated_keys, replication=chosen.replication,
-                          sampling=chosen.sampling)
+    server = make_server(comm, args, plan.placement, keys, args.dim, seed)
     bound = 0.5 / args.dim
     server.initialize(np.arange(0, keys, 2), lapse.UniformValues(-bound, bound))
     return server
@@ -132,16 +135,17 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> None:
         begun = None
 
 
-def _show(loss: float | None) -> str:
-    return "none (no pairs)" if loss is None else f"{loss:.4f}"
-
-
 def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
                 begun: list[float] | None) -> EpochResult:
     """Train one worker's share once; without what lies behind it, where the epoch had begun in another process."""
     trainer = make_trainer(kv, plan, epoch)
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
-    reporter = Reporter(server, plan, epoch) if kv.id == 0 else None
+    progress = Progress.of_epoch(kv, plan.args, epoch, plan.text.words, "words")
+
+    def figures() -> dict[str, str]:
+        loss = f"{trainer.loss / trainer.pairs:.4f}" if trainer.pairs else "none (no pairs)"
+        return {"loss": loss, "local": f"{100 * local_share(server.stats()):.0f}%"}
+
     behind = _share_behind(kv, begun)
     skipped = 0
     for block in plan.text.blocks(kv.id):
@@ -152,11 +156,9 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
         if training.should_stop():
             break
         trainer.train(block.words, block.ends, *schedule.advance(block.read))
-        if reporter is not None:
-            reporter.show(trainer, schedule.fraction)
+        progress.show(schedule.fraction * plan.text.words, figures)
     trainer.finish()
-    if reporter is not None:
-        reporter.close()
+    progress.close()
     return _sum_up(kv, trainer, schedule, skipped)
 
 
@@ -170,22 +172,18 @@ def _share_behind(kv: lapse.Worker, begun: list[float] | None) -> float:
 def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     """The kernel for one worker and one epoch."""
     args, chosen = plan.args, plan.placement
+    is_replicated = np.zeros(2 * len(plan.text.vocabulary), dtype=np.uint8)
+    is_replicated[chosen.replicated_keys] = 1
     return Trainer(
         kv, dim=args.dim, localize=chosen.localize, slow_down=args.slow_down,
-        is_replicated=chosen.is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
+        is_replicated=is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
         seeds=stream_seeds(args, epoch, kv.id),
         **placement.pair_options(args, plan.text.vocabulary, chosen.long_units))
 
 
 def stream_seeds(args: argparse.Namespace, epoch: int, worker: int) -> list[int]:
     """Of the kernel's random streams."""
-    return [_stream(args.seed, epoch, worker, purpose) for purpose in (SUBSAMPLING, WINDOWS)]
-
-
-def _stream(seed: int, epoch: int, worker: int, purpose: int) -> int:
-    """The start of a random stream; nothing about it needs to be saved to repeat it."""
-    sequence = np.random.SeedSequence((seed, epoch, worker, purpose))
-    return int(sequence.generate_state(1, np.uint64)[0])
+    return [streams.start(args.seed, epoch, worker, purpose) for purpose in (SUBSAMPLING, WINDOWS)]
 
 
 def _sum_up(kv: lapse.Worker, trainer: Trainer, schedule: Schedule, skipped: int) -> EpochResult:
@@ -233,32 +231,6 @@ class Schedule:
         return before, self.alpha
 
 
-class Reporter:
-    """Shows an epoch's progress, as seen from the first worker.
-
-    Shares are equally large, so that its progress stands for everybody's.
-    """
-
-    def __init__(self, server: lapse.Server, plan: Plan, epoch: int) -> None:
-        self._server = server
-        self._words = plan.text.words
-        self._is_shown = not plan.args.no_progress
-        title = f"epoch {epoch + 1}/{plan.args.epochs}"
-        self._progress = _base.Progress(title, self._words, "words", self._is_shown)
-
-    def show(self, trainer: Trainer, fraction: float) -> None:
-        """Say how far the worker is."""
-        if not self._is_shown:
-            return
-        loss = trainer.loss / trainer.pairs if trainer.pairs else None
-        local = f"{100 * _base.local_share(self._server.stats()):.0f}%"
-        self._progress.show(fraction * self._words, loss=_show(loss), local=local)
-
-    def close(self) -> None:
-        """Take the display away."""
-        self._progress.close()
-
-
 # --- the model -------------------------------------------------------------------------------
 
 
@@ -273,14 +245,12 @@ def _save(kv: lapse.Worker, vocabulary: Vocabulary, folder: Path, dim: int, bina
     if kv.id != 0:
         return
     words = vocabulary.words
-    for stem, offset in ((model_io.WORD_VECTORS, 0), (model_io.CONTEXT_VECTORS, 1)):
+    for stem, keys in ((model_io.WORD_VECTORS, word_keys(len(words))), (model_io.CONTEXT_VECTORS, word_keys(len(words)) + 1)):
         path = folder / model_io.file_name(stem, binary)
-        model_io.write_vectors(path, words, pull_blocks(kv, len(words), offset), dim, binary)
+        model_io.write_vectors(path, words, pull_rows(kv, keys, SAVED_ROWS), dim, binary)
     model_io.write_counts(folder / model_io.COUNTS, words, vocabulary.counts)
 
 
-def pull_blocks(kv: lapse.Worker, words: int, offset: int) -> Iterator[np.ndarray]:
-    """All input (`offset` 0) or output (1) vectors in order, a block at a time."""
-    for start in range(0, words, SAVED_ROWS):
-        index = np.arange(start, min(start + SAVED_ROWS, words))
-        yield kv.pull(2 * index + offset).wait()
+def word_keys(words: int) -> np.ndarray:
+    """The keys of all word vectors; the context vectors have the next keys."""
+    return np.arange(0, 2 * words, 2)

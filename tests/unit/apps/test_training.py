@@ -12,25 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapse.apps import _base, _plot, _resume
-from lapse.apps._base import AppError
-from lapse.apps._signals import Signals
+from lapse.apps._shared import checkpoints, options, plot
+from lapse.apps._shared.job import AppError
+from lapse.apps._shared.metrics import Metrics
+from lapse.apps._shared.signals import Signals
 
 
 def make_parser():
     parser = argparse.ArgumentParser()
-    _base.add_shared_options(parser, epochs=5, dim=100)
+    options.add_shared_options(parser, epochs=5, dim=100)
     parser.add_argument("--corpus", type=Path)
     return parser
 
 
 def parsed(*words):
-    return _base.parse(make_parser(), [str(word) for word in words])
+    return options.parse(make_parser(), [str(word) for word in words])
 
 
 def taken_over(then, now):
-    stored = json.loads(json.dumps(_resume.encode_options(parsed(*then))))
-    return _resume.take_over(parsed("--output", "out", "--resume", *now), stored)
+    stored = json.loads(json.dumps(checkpoints.encode_options(parsed(*then))))
+    return checkpoints.take_over(parsed("--output", "out", "--resume", *now), stored)
 
 
 def test_given_are_the_options_of_the_command_line_also_where_they_are_the_default():
@@ -64,17 +65,17 @@ def test_what_does_not_change_the_model_may_be_given_anew():
 
 def test_a_folder_without_a_checkpoint_and_one_of_another_application(tmp_path):
     args = parsed("--output", tmp_path)
-    assert _resume.find("mf", args) == (None, None)
+    assert checkpoints.find("mf", args) == (None, None)
     import lapse
 
     with lapse.Server(3, 1) as server:
         server.save(tmp_path / "checkpoint", {"some": "thing"})
         with pytest.raises(lapse.CheckpointError, match="not written by an application"):
-            _resume.find("mf", args)
-        server.save(tmp_path / "checkpoint", _resume.Saved("kge", {}, epoch=3).as_metadata())
+            checkpoints.find("mf", args)
+        server.save(tmp_path / "checkpoint", checkpoints.Saved("kge", {}, epoch=3).as_metadata())
     with pytest.raises(AppError, match="a checkpoint of kge, not of mf"):
-        _resume.find("mf", args)
-    assert _resume.find("kge", args)[0].epoch == 3
+        checkpoints.find("mf", args)
+    assert checkpoints.find("kge", args)[0].epoch == 3
 
 
 def test_a_result_belongs_to_its_step(tmp_path):
@@ -82,30 +83,30 @@ def test_a_result_belongs_to_its_step(tmp_path):
 
     args = parsed("--output", tmp_path)
     with lapse.Server(3, 1) as server:
-        server.save(tmp_path / "checkpoint", _resume.Saved("mf", {}).as_metadata())
-        _resume.write_result(tmp_path / "checkpoint", {"loss": 1})
-        assert _resume.find("mf", args)[1] == {"loss": 1}
-        server.save(tmp_path / "checkpoint", _resume.Saved("mf", {}).as_metadata())
-    assert _resume.find("mf", args)[1] is None
+        server.save(tmp_path / "checkpoint", checkpoints.Saved("mf", {}).as_metadata())
+        checkpoints.write_result(tmp_path / "checkpoint", {"loss": 1})
+        assert checkpoints.find("mf", args)[1] == {"loss": 1}
+        server.save(tmp_path / "checkpoint", checkpoints.Saved("mf", {}).as_metadata())
+    assert checkpoints.find("mf", args)[1] is None
 
 
 @given(written=st.integers(0, 9), epoch=st.integers(0, 9), cut=st.integers(0, 10))
 def test_later_epochs_and_torn_lines_are_cut_off(tmp_path_factory, written, epoch, cut):
     path = tmp_path_factory.mktemp("metrics") / "m.jsonl"
-    metrics = _base.Metrics(path)
+    metrics = Metrics(path)
     for number in range(1, written + 1):
         metrics.write(epoch=number)
     text = path.read_text()
     path.write_text(text[: max(len(text) - cut, 0)])
     complete = [json.loads(line)["epoch"] for line in path.read_text().splitlines() if line.endswith("}")]
-    _base.Metrics(path, epoch).write(epoch=epoch + 1)
+    Metrics(path, epoch).write(epoch=epoch + 1)
     lines = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
     assert lines == [number for number in complete if number <= epoch] + [epoch + 1]
 
 
 def test_metrics_start_anew_without_an_epoch(tmp_path):
-    _base.Metrics(tmp_path / "m").write(epoch=1)
-    _base.Metrics(tmp_path / "m").write(epoch=1)
+    Metrics(tmp_path / "m").write(epoch=1)
+    Metrics(tmp_path / "m").write(epoch=1)
     assert len((tmp_path / "m").read_text().splitlines()) == 1
 
 
@@ -131,13 +132,13 @@ def test_the_first_signal_is_noted_and_an_impatient_one_ends(monkeypatch, number
 def test_a_plot_without_matplotlib_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(AppError, match=r"pip install 'lapse\[plot\]'"):
-        _plot.require()
+        plot.require()
 
 
 def test_a_plot_of_what_there_is(tmp_path):
     pytest.importorskip("matplotlib")
     history = [{"epoch": n, "loss": 1 / n, "local": 0.5, "mrr": n if n % 2 else None} for n in (1, 2, 3)]
     for quality in ((), ("mrr",), ("mrr", "never_there"), ("never_there",)):
-        _plot.draw(tmp_path / "plot.png", "kge", history, quality)
+        plot.draw(tmp_path / "plot.png", "kge", history, quality)
         assert (tmp_path / "plot.png").read_bytes()[1:4] == b"PNG"
-    _plot.draw(tmp_path / "nothing.svg", "kge", [], ())
+    plot.draw(tmp_path / "nothing.svg", "kge", [], ())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapse.apps._base import AppError
+from lapse.apps._shared.job import AppError
 from lapse.apps.kge import data
 
 SPLITS = {"train": [("a", "likes", "b"), ("b", "likes", "c c"), ("a", "knows", "b")],

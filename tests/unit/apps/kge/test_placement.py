@@ -5,17 +5,17 @@ import argparse
 import numpy as np
 import pytest
 
-from lapse.apps._base import AppError
-from lapse.apps.kge import models, placement, train
-from lapse.apps.kge.__main__ import make_parser
+from lapse.apps._shared import placement as shared
+from lapse.apps._shared.job import AppError
+from lapse.apps._shared.placement import Ranks
+from lapse.apps.kge import options as kge_options
+from lapse.apps.kge import placement, train
 from lapse.apps.kge.data import Dataset
 from lapse.apps.kge.models import Model
 
 
 def options(*given):
-    args = make_parser().parse_args([str(option) for option in given])
-    models.complete(args)
-    return args
+    return kge_options.parse([str(option) for option in given])
 
 
 def graph(num_entities=100, num_relations=5, triples=2000, seed=0):
@@ -31,8 +31,8 @@ def model_of(args, num_entities=100, num_relations=5):
 
 
 def test_defaults_come_from_common_then_model_then_preset_and_options_win():
-    assert options().dim == models.DEFAULTS["complex"]["dim"]
-    assert options().loss == models.COMMON["loss"]
+    assert options().dim == kge_options.DEFAULTS["complex"]["dim"]
+    assert options().loss == kge_options.COMMON["loss"]
     assert options("--model", "rescal").reciprocal_relations is False
     assert options("--model", "rescal", "--dim", 8).dim == 8
     papers = options("--preset", "lapse")
@@ -41,7 +41,7 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
     assert options("--preset", "lapse", "--loss", "softmax").loss == "softmax"
     assert options("--no-reciprocal-relations").reciprocal_relations is False
     assert options("--entity-n3", 0).entity_n3 == 0
-    assert None not in {name: value for name, value in vars(options()).items() if name in models.COMMON}.values()
+    assert None not in {name: value for name, value in vars(options()).items() if name in kge_options.COMMON}.values()
 
 
 def test_the_length_of_a_relation():
@@ -119,30 +119,29 @@ def test_usage_counts_the_blocks_that_use_a_key():
         keys = np.concatenate([block[:, 0], block[:, 2], 100 + block[:, 1], 105 + block[:, 1]])
         counted[np.unique(keys)] += 1
     np.testing.assert_allclose(usage.positive, counted, atol=6)
-    assert usage.blocks == 20
+    assert usage.units == 20
     assert usage.sampled[:100] == pytest.approx(20 * (1 - 0.99**10))
     assert not usage.sampled[100:].any()
-    assert (usage.together <= usage.blocks + 1e-9).all()
+    assert (usage.together <= usage.units + 1e-9).all()
 
 
 def test_what_is_used_most_is_replicated():
     args = options("--replicate", 2)
     model = model_of(args)
-    chosen = placement.decide(args, model, graph(), 4)
+    chosen = placement.decide(args, model, graph(), Ranks(4))
     usage = placement.expect_usage(args, model, graph())
     assert usage.positive[chosen.replicated_keys].min() >= np.sort(usage.positive)[-2]
     assert chosen.replication.max_pending >= 1 and chosen.localize
-    for alone in (placement.decide(args, model, graph(), 1), placement.decide(options("--management", "lapse"), model,
-                                                                             graph(), 4)):
+    for alone in (placement.decide(args, model, graph(), Ranks(1)), placement.decide(options("--management", "lapse"), model, graph(), Ranks(4))):
         assert len(alone.replicated_keys) == 0
 
 
 def test_where_all_ranks_share_memory_everything_is_local():
     args = options()
-    chosen = placement.decide(args, model_of(args), graph(), 4, sharing=4)
+    chosen = placement.decide(args, model_of(args), graph(), Ranks(4, 4))
     assert len(chosen.replicated_keys) == 0 and not chosen.localize and chosen.sampling.scheme == "naive"
     args = options("--replicate", 2)  # who asks for it gets it
-    assert len(placement.decide(args, model_of(args), graph(), 4, sharing=4).replicated_keys) == 2
+    assert len(placement.decide(args, model_of(args), graph(), Ranks(4, 4)).replicated_keys) == 2
 
 
 @pytest.mark.parametrize("management, num_entities, scheme", [
@@ -150,12 +149,12 @@ def test_where_all_ranks_share_memory_everything_is_local():
 def test_each_management_has_a_sampling_scheme(management, num_entities, scheme):
     """Where a rank owns few entities, negatives are not drawn among them."""
     args = options("--management", management)
-    assert placement.decide(args, model_of(args, num_entities), graph(), 3).sampling.scheme == scheme
+    assert placement.decide(args, model_of(args, num_entities), graph(), Ranks(3)).sampling.scheme == scheme
 
 
 def test_a_chosen_scheme_stays():
     args = options("--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone")
-    sampling = placement.decide(args, model_of(args), graph(), 3).sampling
+    sampling = placement.decide(args, model_of(args), graph(), Ranks(3)).sampling
     assert (sampling.scheme, sampling.reuse, sampling.postpone) == ("pool", 4, True)
 
 
@@ -166,5 +165,5 @@ def test_workers_wait_before_all_ranks_together_have_trained_the_triples_of_a_ro
     replicated = np.array([0, 1, 100])
     pushes_per_triple = usage.together[replicated].sum() / len(triples)
     for ranks in (2, 4):
-        most = placement.pace(args, usage, replicated, ranks).max_pending
+        most = shared.pace(usage, replicated, args.sync_triples, Ranks(ranks)).max_pending
         assert 0.6 * 3000 < 2 * most / pushes_per_triple * ranks <= 3000

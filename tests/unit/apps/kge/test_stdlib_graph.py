@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from lapse.apps._base import AppError
+from lapse.apps._shared.job import AppError
 from lapse.apps.kge import stdlib_graph
 
 SOURCES = {

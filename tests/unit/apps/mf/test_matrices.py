@@ -5,9 +5,10 @@ import pytest
 from mpi4py import MPI
 
 import lapse
-from lapse.apps import _base
+from lapse.apps._shared.job import AppError
+from lapse.apps._shared.placement import Ranks
+from lapse.apps.mf import options as mf_options
 from lapse.apps.mf import matrix, placement, stdlib_matrix, synthetic
-from lapse.apps.mf.__main__ import complete, make_parser
 from lapse.apps.mf.data import Share, Source, read_share
 from lapse.apps.mf.synthetic import Recipe
 from lapse.apps.mf.train import Rates
@@ -16,7 +17,7 @@ SMALL = Recipe(rows=60, columns=40, entries=500)
 
 
 def options(*given):
-    return complete(make_parser().parse_args([str(option) for option in given]))
+    return mf_options.parse([str(option) for option in given])
 
 
 # --- synthetic -------------------------------------------------------------------------------------
@@ -148,9 +149,9 @@ def test_a_file_of_held_out_ratings_may_have_new_names():
 
 def test_matrices_that_do_not_belong_together():
     named = read_share(Source("m", b"a x 1\n"))
-    with pytest.raises(_base.AppError, match="one matrix"):
+    with pytest.raises(AppError, match="one matrix"):
         assemble(synthetic.make_share(SMALL), named)
-    with pytest.raises(_base.AppError, match="no ratings"):
+    with pytest.raises(AppError, match="no ratings"):
         assemble(read_share(Source("m", b"")))
 
 
@@ -173,7 +174,7 @@ def test_duplicates_are_ratings_too():
 # --- placement and rates ---------------------------------------------------------------------------
 
 
-class Ranks:
+class TwoRanks:
     """As much of a communicator as a decision needs: this rank stands for two alike."""
 
     size, rank = 2, 0
@@ -185,7 +186,7 @@ class Ranks:
 def decide(*given, sharing=1):
     args = options(*given)
     share = synthetic.make_share(Recipe(200, 100, 5000))
-    return placement.decide(Ranks(), args, assemble(share), 6, sharing), args
+    return placement.decide(TwoRanks(), args, assemble(share), 6, Ranks(2, sharing)), args
 
 
 @pytest.mark.parametrize("algorithm", ["dsgd", "columnwise", "plain"])
@@ -195,26 +196,27 @@ def test_what_moves_and_what_is_replicated(management, algorithm):
     shares = algorithm != "dsgd"
     replicated = 9 if management == "lapse2" and shares else 0
     assert chosen.moves == (management != "classic")
-    assert chosen.is_replicated.sum() == replicated
-    assert chosen.localize.sum() == (100 - replicated if chosen.moves and shares else 0)
-    assert chosen.replicated_keys(200).tolist() == (200 + np.flatnonzero(chosen.is_replicated)).tolist()
+    assert len(chosen.replicated_keys) == replicated
+    assert chosen.localized_columns.sum() == (100 - replicated if chosen.moves and shares else 0)
+    assert set(chosen.replicated_keys) <= set(range(200, 300)) and (np.diff(chosen.replicated_keys) > 0).all()
+    assert not chosen.localized_columns[chosen.replicated_keys - 200].any()
     assert (chosen.lookahead > 0) == (chosen.moves and shares)
     assert (chosen.replication.max_pending is not None) == (replicated > 0)
 
 
 def test_where_all_ranks_share_memory_nothing_moves():
-    chosen, _ = decide("--algorithm", "plain", sharing=Ranks.size)
-    assert not chosen.moves and not chosen.localize.any() and not chosen.is_replicated.any()
+    chosen, _ = decide("--algorithm", "plain", sharing=2)
+    assert not chosen.moves and not chosen.localized_columns.any() and not len(chosen.replicated_keys)
 
 
 def test_the_hottest_columns_are_replicated():
     chosen, _ = decide("--algorithm", "plain", "--batch", 100, "--replicate", 3)
-    assert set(np.flatnonzero(chosen.is_replicated)) < set(range(8))
+    assert len(chosen.replicated_keys) == 3 and set(chosen.replicated_keys) < set(range(200, 208))
 
 
 def test_by_default_replicas_take_a_tenth_of_the_size_of_all_values():
     chosen, _ = decide("--algorithm", "plain", "--batch", 100)
-    assert chosen.is_replicated.sum() == 30
+    assert len(chosen.replicated_keys) == 30
 
 
 @pytest.mark.parametrize("given, expected", [
@@ -233,8 +235,8 @@ def test_a_round_has_few_ratings_of_the_hottest_column():
 
 def test_one_rank_moves_nothing():
     args = options("--algorithm", "plain")
-    chosen = placement.decide(MPI.COMM_SELF, args, assemble(synthetic.make_share(SMALL)), 6)
-    assert not chosen.moves and not chosen.localize.any() and not chosen.is_replicated.any()
+    chosen = placement.decide(MPI.COMM_SELF, args, assemble(synthetic.make_share(SMALL)), 6, Ranks(1))
+    assert not chosen.moves and not chosen.localized_columns.any() and not len(chosen.replicated_keys)
     assert chosen.replication == lapse.Replication()
 
 

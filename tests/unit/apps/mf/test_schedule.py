@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lapse.apps._shared import streams
 from lapse.apps.mf import _kernel, schedule
 from lapse.apps.mf.schedule import LatinSquare
 
@@ -87,14 +88,14 @@ def test_items_without_ratings_are_shared_out_too():
 
 def test_columnwise_takes_each_column_at_once():
     columns = np.random.default_rng(0).integers(0, 12, 300).astype(np.int32)
-    order = schedule.columnwise_order(columns, 12, schedule.stream(1, 0, 0, schedule.ORDER))
+    order = schedule.columnwise_order(columns, 12, streams.generator(1, 0, 0, schedule.ORDER))
     assert sorted(order) == list(range(300))
     assert (np.diff(columns[order]) != 0).sum() == len(set(columns)) - 1
     assert (np.diff(order) < 0).any()
 
 
 def test_plain_takes_all_in_an_order_of_its_own_for_each_worker_and_epoch():
-    orders = [schedule.plain_order(50, schedule.stream(1, epoch, worker, schedule.ORDER)).tolist()
+    orders = [schedule.plain_order(50, streams.generator(1, epoch, worker, schedule.ORDER)).tolist()
               for epoch, worker in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert orders[0] == orders[3]
     assert orders[0] != orders[1] != orders[2]

@@ -4,11 +4,15 @@ import argparse
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 import lapse
+from lapse.apps._shared import placement as shared
+from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.word2vec import placement
 from lapse.apps.word2vec._kernel import Counter
-from lapse.apps.word2vec.__main__ import make_parser
+from lapse.apps.word2vec.options import make_parser
+from lapse.apps.word2vec.text import Text
 from lapse.apps.word2vec.vocabulary import Vocabulary
 
 COUNTS = {f"w{i}": 1000 // (i + 1) for i in range(50)}
@@ -21,7 +25,15 @@ def options(*given):
 
 def usage(positive, sampled=0.0, units=1000.0, words=50_000):
     positive = np.asarray(positive, dtype=float)
-    return placement.Usage(positive, np.broadcast_to(sampled, positive.shape), units, words)
+    return Usage(positive, words, np.broadcast_to(sampled, positive.shape), units)
+
+
+def choose_scheme(args, vocabulary, ranks, sharing=1):
+    return shared.choose_scheme(args, Ranks(ranks, sharing), len(vocabulary), placement.MIN_LOCAL_WORDS)
+
+
+def choose_replicated(args, usage, scheme, ranks):
+    return shared.choose_replicated(args, usage, Ranks(ranks), args.sync_words, args.dim, scheme=scheme)
 
 
 def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():
@@ -34,34 +46,36 @@ def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():
 def test_each_management_has_a_sampling_scheme(management, scheme):
     many = Vocabulary.from_counts({f"w{i}": 5 for i in range(1000)})
     args = options("--management", management)
-    assert placement.choose_scheme(args, many, 8) == scheme
-    assert placement.make_sampling(args, many, scheme).scheme == scheme
+    assert choose_scheme(args, many, 8) == scheme
+    assert shared.make_sampling(args, scheme, lapse.Weighted(placement.noise(many))).scheme == scheme
     args = options("--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4,
                    "--sampling-postpone")
-    assert placement.choose_scheme(args, many, 8) == "pool"
-    chosen = placement.make_sampling(args, many, "pool")
+    assert choose_scheme(args, many, 8) == "pool"
+    chosen = shared.make_sampling(args, "pool", lapse.Weighted(placement.noise(many)))
     assert (chosen.scheme, chosen.reuse, chosen.postpone) == ("pool", 4, True)
 
 
 def test_few_words_are_not_drawn_among_those_of_the_text_at_hand():
-    assert placement.choose_scheme(options(), VOCABULARY, 8) == "preloc"
-    assert placement.choose_scheme(options(), VOCABULARY, 8, sharing=8) == "naive"
-    assert placement.choose_scheme(options("--sampling-scheme", "pool"), VOCABULARY, 8, sharing=8) == "pool"
-    assert placement.choose_scheme(options("--sampling-scheme", "local"), VOCABULARY, 8) == "local"
+    assert choose_scheme(options(), VOCABULARY, 8) == "preloc"
+    assert choose_scheme(options(), VOCABULARY, 8, sharing=8) == "naive"
+    assert choose_scheme(options("--sampling-scheme", "pool"), VOCABULARY, 8, sharing=8) == "pool"
+    assert choose_scheme(options("--sampling-scheme", "local"), VOCABULARY, 8) == "local"
 
 
 def test_without_negatives_nothing_is_sampled():
-    assert placement.make_sampling(options("--negative", 0), VOCABULARY, "local") is None
+    text = Text("", VOCABULARY, [1000], {})
+    assert placement.decide(MPI.COMM_SELF, options("--negative", 0), text).sampling is None
+    assert placement.decide(MPI.COMM_SELF, options(), text).sampling.scheme == "naive"
 
 
 def test_replicate_takes_the_keys_that_are_used_most():
-    chosen = placement.choose_replicated(options("--replicate", 2), usage([1, 9, 3, 7]), "local", 4)
+    chosen = choose_replicated(options("--replicate", 2), usage([1, 9, 3, 7]), "local", 4)
     assert sorted(chosen) == [1, 3]
-    assert len(placement.choose_replicated(options("--replicate", 0), usage([1, 9]), "local", 4)) == 0
+    assert len(choose_replicated(options("--replicate", 0), usage([1, 9]), "local", 4)) == 0
 
 
 def test_by_default_at_most_a_tenth_is_replicated():
-    chosen = placement.choose_replicated(options(), usage(np.arange(1000.0) + 1000), "local", 4)
+    chosen = choose_replicated(options(), usage(np.arange(1000.0) + 1000), "local", 4)
     assert len(chosen) == 100
     assert chosen.min() == 900
 
@@ -70,28 +84,28 @@ def test_negatives_count_where_their_scheme_moves_them():
     """Key 0 is a frequent negative, key 1 a frequent word."""
     both = usage([0.0, 900.0] + [0.0] * 18, [950.0, 0.0] + [0.0] * 18)
     for scheme, expected in (("local", [1]), ("preloc", [0]), ("pool", [1])):
-        chosen = placement.choose_replicated(options("--replicate", 1), both, scheme, 4)
+        chosen = choose_replicated(options("--replicate", 1), both, scheme, 4)
         assert chosen.tolist() == expected, scheme
 
 
 def test_workers_wait_before_all_ranks_together_have_read_the_words_of_a_round():
     """Every unit pushes both replicated keys; 50 words a unit."""
-    replicated = np.array([1, 1, 0, 0], dtype=np.uint8)
+    replicated = np.array([0, 1])
     for ranks in (2, 4, 8):
-        pace = placement.pace(options("--sync-words", 2000), usage([1000.0] * 4), replicated, ranks)
+        pace = shared.pace(usage([1000.0] * 4), replicated, 2000, Ranks(ranks))
         words_of_all_ranks = 2 * pace.max_pending / 2 * 50 * ranks
         assert 0.7 * 2000 < words_of_all_ranks <= 2000
 
 
 def test_vectors_that_are_used_often_are_not_held_for_long():
-    replicated = np.array([1, 0, 0], dtype=np.uint8)
+    replicated = np.array([0])
     for positive, expected in (([1000.0, 1.0, 0.0], 10), ([1000.0, 100.0, 0.0], 5), ([1000.0, 900.0, 1.0], 1)):
         assert placement.choose_block(options(), usage(positive), replicated) == expected
     assert placement.choose_block(options("--block", 7), usage([0.0] * 3), replicated) == 7
 
 
 def test_the_pace_never_stops():
-    pace = placement.pace(options("--sync-words", 1), usage([0.0] * 4), np.ones(4, np.uint8), 8)
+    pace = shared.pace(usage([0.0] * 4), np.arange(4), 1, Ranks(8))
     assert pace == lapse.Replication(max_pending=1)
 
 

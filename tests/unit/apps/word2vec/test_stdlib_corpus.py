@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from lapse.apps._shared.files import write_text
 from lapse.apps.word2vec import stdlib_corpus
 from lapse.apps.word2vec.stdlib_corpus import StrippedPythonError
 
@@ -77,7 +78,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        stdlib_corpus.write_atomically(tmp_path / "file", "text")
+        write_text(tmp_path / "file", "text", unique=True)
     assert list(tmp_path.iterdir()) == []
 
 

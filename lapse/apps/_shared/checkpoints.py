@@ -1,7 +1,7 @@
-"""What a run finds of the one that it continues: options, epochs, metrics, the result if there was one.
+"""What a resumed run takes over from the one that it continues: options, epochs, metrics, the result if there was one.
 
-    DIR/checkpoint/             what `lapse.Server.save` writes; its metadata are those of `Progress`
-    DIR/checkpoint/result.json  the RESULT of a finished run, with the name of the step that it belongs to
+    DIR/checkpoint/             what `lapse.Server.save` writes; its metadata is a `Saved`
+    DIR/checkpoint/result.json  the RESULT of a finished run, and the name of the step that it belongs to
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import argparse
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from lapse.apps._base import AppError
+from lapse.apps._shared.job import AppError
 
 FOLDER, RESULT = "checkpoint", "result.json"
-#: Options of one process: neither stored nor compared.
-_OWN = {"output", "resume", "max_runtime", "no_progress", "given"}
-#: Options that a resumed run takes over, but may change.
+#: Options of this process alone: neither stored nor compared.
+_OF_PROCESS = {"output", "resume", "max_runtime", "no_progress", "given"}
+#: Options that a resumed run takes over unless they are given again.
 _FREE = {"metrics", "plot", "checkpoint_every"}
 
 
@@ -29,15 +30,15 @@ class Saved:
     app
         Which application.
     options
-        What it was started with, in JSON.
+        What the run was started with, in JSON.
     epoch
-        Epochs that are complete.
+        Number of complete epochs.
     is_over
-        No more will follow.
+        Whether the training is finished.
     history
         The figures of each of these epochs.
     state
-        What the application gave along.
+        The application's own; see `Training.end_epoch`.
     """
 
     app: str
@@ -53,19 +54,19 @@ class Saved:
 
 
 def folder_of(args: argparse.Namespace) -> Path:
-    """Where checkpoints are."""
+    """The folder of checkpoints."""
     return args.output / FOLDER
 
 
 def find(app: str, args: argparse.Namespace) -> tuple[Saved | None, dict | None]:
-    """The newest complete checkpoint under ``--output`` and the RESULT of that run; None for what there is not.
+    """The newest complete checkpoint under ``--output`` and the RESULT of that run; None for what does not exist.
 
     Raises
     ------
     AppError
-        Where it is another application's.
+        If it belongs to another application.
     lapse.CheckpointError
-        Where it cannot be read.
+        If it cannot be read.
     """
     from lapse import CheckpointError
     from lapse.server import checkpoint
@@ -78,7 +79,7 @@ def find(app: str, args: argparse.Namespace) -> tuple[Saved | None, dict | None]
     try:
         saved = Saved(**manifest["metadata"])
     except TypeError:
-        raise CheckpointError(f"{folder} has values, but was not written by an application") from None
+        raise CheckpointError(f"{folder} is a checkpoint, but was not written by an application of Lapse") from None
     if saved.app != app:
         raise AppError(f"{folder} is a checkpoint of {saved.app}, not of {app}: choose another --output")
     return saved, _read_result(folder, manifest["step"])
@@ -93,28 +94,28 @@ def _read_result(folder: Path, step: str) -> dict | None:
 
 
 def write_result(folder: Path, result: dict) -> None:
-    """Note what a finished run printed."""
+    """Store what a finished run printed."""
     from lapse.server import checkpoint
 
     content = {"step": checkpoint.current_step(folder), "result": result}
     checkpoint.write_atomically(folder / RESULT, json.dumps(content).encode())
 
 
-# Options --------------------------------------------------------------------------------------
+# --- options -----------------------------------------------------------------------------------------------------
 
 
 def encode_options(args: argparse.Namespace) -> dict:
     """The options that belong to a run, in JSON."""
-    return {name: _encode(value) for name, value in vars(args).items() if name not in _OWN}
+    return {name: _encode(value) for name, value in vars(args).items() if name not in _OF_PROCESS}
 
 
 def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
-    """The options of a checkpoint, with those given now where these are free.
+    """The options of a checkpoint, and those given now that may change.
 
     Raises
     ------
     AppError
-        Where a given option contradicts a stored one.
+        If an option given now contradicts a stored one.
     """
     merged = argparse.Namespace(**vars(args))
     for name, value in stored.items():
@@ -124,18 +125,18 @@ def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
         if given != value:
             raise AppError(
                 f"--{name.replace('_', '-')} is {_show(given)} now, but {_show(value)} in the checkpoint in "
-                f"{folder_of(args)}: leave it out to continue, or start anew with another --output")
+                f"{folder_of(args)}: omit it to continue, or start from scratch with another --output")
         setattr(merged, name, _decode(value))
     return merged
 
 
-def _encode(value):
+def _encode(value: Any) -> Any:
     return {"path": str(value)} if isinstance(value, Path) else value
 
 
-def _decode(value):
+def _decode(value: Any) -> Any:
     return Path(value["path"]) if isinstance(value, dict) else value
 
 
-def _show(value) -> str:
+def _show(value: Any) -> str:
     return str(_decode(value))

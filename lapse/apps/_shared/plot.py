@@ -1,4 +1,4 @@
-"""``--plot FILE``: loss, quality and locality over epochs, drawn by matplotlib, which is optional."""
+"""``--plot FILE``: loss, quality and locality over epochs, with matplotlib, which is optional."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from lapse.apps._base import AppError
+from lapse.apps._shared.job import AppError
 
 
 def require() -> None:
-    """Raise now, not after hours of training, where matplotlib is missing."""
+    """Raise now rather than after hours of training if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise AppError("--plot needs matplotlib: pip install 'lapse[plot]'") from None
+        raise AppError("--plot requires matplotlib: pip install 'lapse[plot]'") from None
 
 
 def draw(path: Path, title: str, history: list[dict], quality: tuple[str, ...]) -> None:
-    """Draw what `history` has into a file; its suffix chooses the format.
+    """Plot the history into a file; its suffix determines the format.
 
     Parameters
     ----------
     history
         The figures of each epoch, with ``epoch``, ``loss`` and ``local``.
     quality
-        Names of further figures to draw.
+        Names of further figures to plot.
     """
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 

@@ -1,8 +1,8 @@
 """The course of a training run: epochs, checkpoints, the end by a signal or by time, metrics, the ``RESULT`` line.
 
-An application trains and evaluates; when what is saved, reported and ended is decided here, the same on all ranks:
+An application trains and evaluates; when to save, to report and to stop is decided here, alike on all ranks::
 
-    training = Training("mf", comm, args)           # args of `_base.parse`
+    training = Training("mf", comm, args)           # args of `options.parse`
     if training.repeat_result():                    # --resume of a finished run
         return
     with lapse.Server(..., seed=training.seed) as server:
@@ -29,77 +29,85 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lapse.apps import _base, _plot, _resume
-from lapse.apps._base import AppError
-from lapse.apps._signals import Signals
+from lapse.apps._shared import checkpoints, job, plot
+from lapse.apps._shared.checkpoints import Saved
+from lapse.apps._shared.job import AppError
+from lapse.apps._shared.metrics import Metrics, local_share, locality_report, sum_stats
+from lapse.apps._shared.signals import Signals
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm
+
+    import lapse
 
 log = logging.getLogger(__name__)
 
 
 class Training:
-    """A run, from its options to its result. Made by all ranks together, before the data are read.
+    """A run, from its options to its result. Created by all ranks together, before the data are read.
 
     Parameters
     ----------
     app
-        Its name.
+        The name of the application.
     comm
         The ranks.
     args
-        What `_base.parse` returned, with the shared options.
+        What `options.parse` returned, with the shared options.
     quality
-        Names of the figures that ``--plot`` draws beside the loss.
+        Names of the figures that ``--plot`` draws in addition to the loss.
     is_logged
-        Tell of each epoch, and of locality at the end.
+        Whether to log each epoch, and locality at the end.
 
     Attributes
     ----------
     args
-        The options that count: where a run is resumed, those that it was started with.
+        The options in effect: if a run is resumed, those that it was started with.
     epoch
-        How many epochs are complete.
+        Number of complete epochs.
     resumed_from
-        How many were when this process began; None where it began anew.
+        Number of epochs that were complete when this process started; None if it started from scratch.
     state
-        What the application gave to `end_epoch` before the checkpoint that was found; None where it began anew.
+        What the application passed to `end_epoch` before the checkpoint that was found; None if there is none.
     seconds
-        Of training of the epoch at hand; known after `meet`.
+        Training time of the current epoch; known after `meet`.
     is_partial
         Whether a worker of any rank has left the epoch early; known after `meet`.
     is_interrupted
-        Whether a signal ends the run; known after `meet`.
+        Whether a signal stops the run; known after `meet`.
 
     Raises
     ------
     AppError
-        On all ranks: for options that contradict a checkpoint or lack another, a folder that cannot be
+        On all ranks: for options that contradict a checkpoint or require another option, a folder that cannot be
         written, ``--plot`` without matplotlib.
     """
 
-    def __init__(self, app: str, comm, args: argparse.Namespace, quality: tuple[str, ...] = (),
+    def __init__(self, app: str, comm: Comm, args: argparse.Namespace, quality: tuple[str, ...] = (),
                  is_logged: bool = True) -> None:
         self._comm = comm
         self._quality = quality
         self._is_logged = is_logged
         self._signals = Signals()
-        self.args, self._saved, self._result, was_found, self._keeps_checkpoints = _base.on_rank_0(comm, _prepare, app, args)
+        self.args, self._saved, self._result, was_found, self._keeps_checkpoints = job.on_rank_0(comm, _prepare, app, args)
         self.epoch = self._saved.epoch
         self.state = self._saved.state
         self.resumed_from = self.epoch if was_found else None
         rank_0_path = self.args.metrics if comm.rank == 0 and self._result is None else None
-        self._metrics = _base.collectively(comm, _base.Metrics, rank_0_path, self.resumed_from)
+        self._metrics = job.collectively(comm, Metrics, rank_0_path, self.resumed_from)
         self.is_partial = self.is_interrupted = False
         self.seconds = 0.0
         self._is_out_of_time = self._was_cut = False
-        self._signal = None
-        self._stats = []
+        self._signal: int | None = None
+        self._stats: list[dict] = []
 
     @property
     def seed(self) -> int:
-        """For the server: its generators, which go on from epoch to epoch, shall not repeat themselves."""
+        """For the server: its generators continue from epoch to epoch, and must not repeat themselves in a resumed run."""
         if not self.resumed_from:
             return self.args.seed
         sequence = np.random.SeedSequence((self.args.seed, self.resumed_from))
@@ -107,40 +115,40 @@ class Training:
 
     @property
     def history(self) -> list[dict]:
-        """The figures of all epochs so far, also of those before this process."""
+        """The figures of all epochs so far, including those before this process."""
         return self._saved.history
 
     @property
     def stats(self) -> dict:
         """The counters of all ranks over the epochs of this process."""
-        return _base.sum_stats(self._stats)
+        return sum_stats(self._stats)
 
     def repeat_result(self) -> bool:
-        """Whether the run to be resumed is finished; its ``RESULT`` is printed again then."""
+        """Whether the run to be resumed is finished; if so, print its ``RESULT`` again."""
         if self._result is None:
             return False
         self._signals.restore()
         if self._comm.rank == 0:
-            log.info("this run is finished; to train anew, leave --resume out")
+            log.info("this run is finished; omit --resume to train from scratch")
             print(f"RESULT {json.dumps(self._result)}", flush=True)
         return True
 
-    def restore(self, server) -> None:
+    def restore(self, server: lapse.Server) -> None:
         """Load the values of the checkpoint, if there is one. Collective."""
         from lapse import CheckpointError
 
         if self.resumed_from is None:
             return
         try:
-            server.load(_resume.folder_of(self.args))
+            server.load(checkpoints.folder_of(self.args))
         except (CheckpointError, OSError) as error:  # on all ranks
-            raise AppError(_base.describe(error)) from error
+            raise AppError(job.describe(error)) from error
         log.info("resumed after epoch %d", self.epoch)
 
     # Epochs -----------------------------------------------------------------------------------
 
-    def epochs(self, server) -> Iterator[int]:
-        """The numbers, from 0, of the epochs that are left; each must end with `end_epoch`. Collective."""
+    def epochs(self, server: lapse.Server) -> Iterator[int]:
+        """The numbers (from 0) of the remaining epochs; each must end with `end_epoch`. Collective."""
         self._server = server
         try:
             while not (self._is_over() or self.is_interrupted or self._is_out_of_time):
@@ -149,9 +157,9 @@ class Training:
                 if not self._has_ended:
                     raise RuntimeError("an epoch must end with Training.end_epoch")
         finally:
-            self._signals.restore()  # all is saved
+            self._signals.restore()  # everything is saved
         if self._stats and self._is_logged:
-            log.info(_base.locality_report(self.stats, len(self._stats)))
+            log.info(locality_report(self.stats, len(self._stats)))
 
     def _begin_epoch(self) -> None:
         self._server.reset_stats()
@@ -160,8 +168,8 @@ class Training:
         self._start = time.perf_counter()
 
     def should_stop(self) -> bool:
-        """For a worker with another block ahead: whether to leave the epoch now, by a signal or ``--max-runtime``."""
-        stops = self._signals.received is not None or _base.out_of_time(self.args.max_runtime)
+        """Asked by a worker before each block: whether to leave the epoch now, because of a signal or ``--max-runtime``."""
+        stops = self._signals.received is not None or job.out_of_time(self.args.max_runtime)
         if stops:
             self._was_cut = True
         return stops
@@ -169,8 +177,8 @@ class Training:
     def meet(self) -> None:
         """End the training of an epoch: take its time and counters, agree on `is_partial` and `is_interrupted`.
 
-        Collective; done by `evaluating` and `end_epoch` where it was not before. For those who want to know
-        in between, say, to evaluate nothing when a signal came.
+        Collective. `evaluating` and `end_epoch` call it if it has not been called: only needed by an application that
+        decides something in between, for example not to evaluate after a signal.
         """
         if self._has_met:
             return
@@ -178,7 +186,7 @@ class Training:
         self.seconds = time.perf_counter() - self._start
         self._stats.append(self._server.stats(all_ranks=True))
         self._waited = self._server.seconds_waited(all_ranks=True)
-        mine = (self._was_cut, self._signals.received, _base.out_of_time(self.args.max_runtime))
+        mine = (self._was_cut, self._signals.received, job.out_of_time(self.args.max_runtime))
         cuts, signals, times = zip(*self._comm.allgather(mine))
         self._signal = next((number for number in signals if number is not None), None)
         self.is_partial = any(cuts)
@@ -187,23 +195,24 @@ class Training:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Around what counts as evaluation, not as training. Collective."""
+        """The body counts as evaluation, not as training. Collective."""
         self.meet()
         start = time.perf_counter()
         yield
         self._evaluation += time.perf_counter() - start
 
-    def end_epoch(self, *, loss: float | None, state: dict | None = None, is_last: bool = False, **figures) -> None:
-        """Report an epoch, and save where it is time to. Collective.
+    def end_epoch(self, *, loss: float | None, state: dict | None = None, is_last: bool = False,
+                  **figures: float | None) -> None:
+        """Report an epoch, and save a checkpoint if one is due. Collective.
 
         Parameters
         ----------
         loss, **figures
             For metrics and plot, the same on all ranks; numbers or None.
         state
-            What fits into JSON and is to be had back as `state` by who resumes here.
+            Anything that fits into JSON; a run that is resumed here gets it back as `state`.
         is_last
-            End the training here, as after the last epoch (early stopping).
+            Stop the training here, as after the last epoch (early stopping).
         """
         self.meet()
         self._has_ended = True
@@ -217,111 +226,108 @@ class Training:
     def _is_over(self) -> bool:
         return self._saved.is_over or self.epoch >= self.args.epochs
 
-    def _report(self, loss, figures: dict) -> None:
+    def _report(self, loss: float | None, figures: dict) -> None:
         stats = self._stats[-1]
         number = self.epoch + self.is_partial
         waiting = self._waited / self._server.num_workers
         split = {"compute": max(self.seconds - waiting, 0.0), "waiting": waiting, "evaluation": self._evaluation}
         line = {"epoch": number, "seconds": self.seconds, "loss": loss, **figures}
-        self.history.append({**line, "local": _base.local_share(stats), "is_partial": self.is_partial})
+        self.history.append({**line, "local": local_share(stats), "is_partial": self.is_partial})
         self._metrics.write(**line, is_partial=self.is_partial, time=split, stats=stats)
         if self._is_logged:
             self._log(line, stats)
 
     def _log(self, line: dict, stats: dict) -> None:
         figures = {name: value for name, value in line.items() if name not in ("epoch", "seconds")}
-        log.info("epoch %d%s: %.1f s, %s, %.1f%% of accesses local", line["epoch"], " (a part)" * self.is_partial,
-                 self.seconds, _show(figures), 100 * _base.local_share(stats))
+        log.info("epoch %d%s: %.1f s, %s, %.1f%% of accesses local", line["epoch"], " (partial)" * self.is_partial,
+                 self.seconds, _show(figures), 100 * local_share(stats))
 
     # Checkpoints ------------------------------------------------------------------------------
 
     def _is_time_to_save(self) -> bool:
         if self.args.output is None:
             return False
-        if self._is_over():  # of use to whoever asks for the result again, and lest an older one is taken for it
+        if self._is_over():  # so that --resume repeats the result, and does not continue from an older checkpoint
             return self._keeps_checkpoints
         every = self.args.checkpoint_every
         return self.is_interrupted or self._is_out_of_time or (every is not None and self.epoch % every == 0)
 
-    def _save(self, state) -> None:
+    def _save(self, state: dict | None) -> None:
         self._saved.epoch, self._saved.state = self.epoch, state
         metadata = self._saved.as_metadata()
         metadata["history"] = [figures for figures in self.history if figures["epoch"] <= self.epoch]
-        folder = _resume.folder_of(self.args)
+        folder = checkpoints.folder_of(self.args)
         try:
             self._server.save(folder, metadata)
-        except OSError as error:  # on all ranks; training is worth more than a checkpoint
+        except OSError as error:  # on all ranks; losing a checkpoint is better than losing the training
             if self._is_over() or self.is_interrupted or self._is_out_of_time:
                 raise AppError(f"the last checkpoint could not be written: {error}") from error
-            log.warning("no checkpoint after epoch %d, training goes on: %s", self.epoch, error)
+            log.warning("no checkpoint after epoch %d, training continues: %s", self.epoch, error)
             return
         log.log(logging.INFO if self._is_logged else logging.DEBUG, "saved a checkpoint in %s", folder)
 
     # The end ----------------------------------------------------------------------------------
 
-    def finish(self, **figures) -> None:
+    def finish(self, **figures: Any) -> None:
         """Print the ``RESULT`` line, after everything else. Collective.
 
         Raises
         ------
         SystemExit
-            Instead, where a signal ended the run; see `exit_if_interrupted`.
+            Instead, if a signal stopped the run; see `exit_if_interrupted`.
         """
         self.exit_if_interrupted()
-        line = _base.on_rank_0(self._comm, self._conclude, figures)
+        line = job.on_rank_0(self._comm, self._conclude, figures)
         if self._comm.rank == 0:
             print(line, flush=True)
 
     def exit_if_interrupted(self) -> None:
-        """End the program where a signal ended the run: with 128 plus its number, as a shell reports it.
-
-        To be called when the server is closed.
-        """
-        if self.is_interrupted:
+        """Exit if a signal stopped the run, with 128 plus its number, as shells report it; call it after closing the server."""
+        if self._signal is not None:
             name = signal.Signals(self._signal).name
-            log.info("ended by %s after epoch %d; %s", name, self.epoch, "continue with --resume"
-                     if self.args.output else "nothing was saved, for lack of --output")
+            log.info("stopped by %s after epoch %d; %s", name, self.epoch, "continue with --resume"
+                     if self.args.output else "nothing was saved because --output was not given")
             sys.exit(128 + self._signal)
 
     def _conclude(self, figures: dict) -> str:
         history = self.history
         seconds = [each["seconds"] for each in history]
-        figures = {"epochs": self.epoch, "resumed_from": self.resumed_from,
-                   "seconds_per_epoch": sum(seconds) / max(len(seconds), 1),
-                   "loss": history[-1]["loss"] if history else None, **figures}
-        line = _base.result_line(self._saved.app, self._comm.size, self.args.workers, **figures)
+        result = {"app": self._saved.app, "ranks": self._comm.size, "workers": self.args.workers,
+                  "resumed_from": self.resumed_from, "epochs": self.epoch,
+                  "seconds_per_epoch": sum(seconds) / max(len(seconds), 1),
+                  "loss": history[-1]["loss"] if history else None, **figures}
         if self.args.plot is not None:
-            _plot.draw(self.args.plot, self._saved.app, history, self._quality)
+            plot.draw(self.args.plot, self._saved.app, history, self._quality)
         if self._keeps_checkpoints and self._is_over():
-            _resume.write_result(_resume.folder_of(self.args), json.loads(line.partition(" ")[2]))
-        return line
+            checkpoints.write_result(checkpoints.folder_of(self.args), result)
+        return "RESULT " + json.dumps(result)
 
 
-def _prepare(app: str, args: argparse.Namespace):
-    """What rank 0 finds out for all, now and not after hours: whether it can write, and what is there already."""
+def _prepare(app: str, args: argparse.Namespace) -> tuple[argparse.Namespace, Saved, dict | None, bool, bool]:
+    """What rank 0 checks for all ranks before the training: whether it can write, and what exists already."""
     for option in ("resume", "checkpoint_every"):
         if args.output is None and getattr(args, option):
-            raise AppError(f"--{option.replace('_', '-')} needs --output DIR, under which checkpoints are")
+            raise AppError(f"--{option.replace('_', '-')} requires --output DIR, the folder of checkpoints")
     saved = result = None
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
         if not os.access(args.output, os.W_OK):
-            raise PermissionError(f"cannot write to {args.output}")
+            raise PermissionError(f"cannot write to {args.output}: choose another --output")
     if args.resume:
-        saved, result = _resume.find(app, args)
+        saved, result = checkpoints.find(app, args)
         if saved is None:
-            log.info("no checkpoint under %s: starting anew", args.output)
+            log.info("no checkpoint under %s: starting from scratch", args.output)
         else:
-            args = _resume.take_over(args, saved.options)
+            args = checkpoints.take_over(args, saved.options)
     if args.plot is not None:
-        _plot.require()
+        plot.require()
     keeps = args.output is not None and (
-        args.resume or args.checkpoint_every is not None or _resume.folder_of(args).exists())
-    return args, saved or _resume.Saved(app, _resume.encode_options(args)), result, saved is not None, keeps
+        args.resume or args.checkpoint_every is not None or checkpoints.folder_of(args).exists())
+    return args, saved or Saved(app, checkpoints.encode_options(args)), result, saved is not None, keeps
 
 
 def _show(figures: dict) -> str:
-    def text(value):
+    def text(value: float | None) -> str:
         return "none" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
     return ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in figures.items())

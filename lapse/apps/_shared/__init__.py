@@ -1,0 +1,20 @@
+"""What the applications share.
+
+============  =======================================================================================
+options       types of arguments, and the options that several applications have
+job           from the command line to all ranks: errors that every rank raises, one message for each
+training      the course of a run: epochs, the end by a signal or by time, the ``RESULT`` line
+checkpoints   what a resumed run takes over
+signals       SIGINT and SIGTERM end a training between two blocks
+metrics       counters and figures: ``--metrics``, the locality report
+progress      the progress bar of an epoch
+plot          ``--plot``
+placement     which technique manages which parameter
+streams       random streams that depend on (seed, epoch, worker, purpose) only
+files         files that appear when they are complete
+stdlib        the standard library of this Python as a source of data
+============  =======================================================================================
+
+No module imports MPI or a compiled module before it is used, so that ``--help`` works at once and without MPI
+(`placement` is the exception: only trainings import it).
+"""

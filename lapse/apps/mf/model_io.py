@@ -1,0 +1,69 @@
+"""A trained model in files that NumPy reads.
+
+    rows.npy, columns.npy               float32 of shape (n, rank): factors
+    row_biases.npy, column_biases.npy   float32 of shape (n,), if there are biases
+    row_ids.txt, column_ids.txt         one name per line, in the order of the factors
+    model.json                          mean (0 without biases), low, high, rank, biases
+
+The prediction for row i and column j is ``mean + row_biases[i] + column_biases[j] + rows[i] @ columns[j]``, clipped to
+``low .. high``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import lapse
+from lapse.apps._shared.files import pull_rows, write_arrays, write_text
+
+if TYPE_CHECKING:
+    from lapse.apps.mf.train import Plan
+
+log = logging.getLogger(__name__)
+
+#: Values that are pulled at once.
+SAVED_AT_ONCE = 4096
+
+
+def save(server: lapse.Server, plan: Plan, folder: Path) -> None:
+    """Write the model into a folder, by the first worker of all. Collective."""
+    server.run(_save, plan, folder)
+    log.info("wrote the model to %s", folder)
+
+
+def _save(kv: lapse.Worker, plan: Plan, folder: Path) -> None:
+    if len(plan.placement.replicated_keys):
+        kv.wait_replica_sync()
+    kv.barrier()
+    if kv.id != 0:
+        return
+    matrix = plan.matrix
+    _save_side(kv, plan, folder, "row", 0, matrix.num_rows, matrix.row_ids)
+    _save_side(kv, plan, folder, "column", matrix.num_rows, matrix.num_columns, matrix.column_ids)
+    biases = plan.model.biases
+    about = {"mean": matrix.mean if biases else 0.0, "low": matrix.low, "high": matrix.high, "rank": plan.model.rank,
+             "biases": biases}
+    write_text(folder / "model.json", json.dumps(about, indent=1) + "\n")
+
+
+def _save_side(kv: lapse.Worker, plan: Plan, folder: Path, side: str, first_key: int, count: int,
+               ids: list[str] | None) -> None:
+    shapes: dict[Path, tuple[int, ...]] = {folder / f"{side}s.npy": (count, plan.model.rank)}
+    if plan.model.biases:
+        shapes[folder / f"{side}_biases.npy"] = (count,)
+    write_arrays(shapes, _factors(kv, plan, np.arange(first_key, first_key + count)))
+    names = ids if ids is not None else range(1, count + 1)
+    write_text(folder / f"{side}_ids.txt", "".join(f"{name}\n" for name in names))
+
+
+def _factors(kv: lapse.Worker, plan: Plan, keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The factors, and biases if there are any, of a block of keys at a time."""
+    rank = plan.model.rank
+    for values in pull_rows(kv, keys, SAVED_AT_ONCE):
+        yield (values[:, :rank], values[:, rank]) if plan.model.biases else (values[:, :rank],)

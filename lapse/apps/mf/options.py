@@ -1,0 +1,134 @@
+"""The options of ``python -m lapse.apps.mf``, and defaults that depend on other options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lapse.apps._shared import options
+from lapse.apps._shared.options import fraction, natural_float, positive_float, positive_int
+
+DESCRIPTION = """\
+Factorize a matrix of ratings by stochastic gradient descent (Koren et al. 2009).
+
+A rating is predicted as mean + row bias + column bias + <row factor, column factor>. Factors and biases
+are stored in a Lapse server that spans all ranks; each worker trains on the ratings of its own rows.
+"""
+
+EXAMPLES = """\
+examples:
+  python -m lapse.apps.mf                              one process, on a synthetic matrix with known factors
+  python -m lapse.apps.mf --ratings stdlib             which identifiers the modules of this Python use
+  mpirun -n 4 python -m lapse.apps.mf --ratings ratings.csv.gz --output model
+                                                       four ranks, on your own ratings (user,item,rating)
+
+The model folder contains rows.npy and columns.npy (factors), row_biases.npy, column_biases.npy, row_ids.txt,
+column_ids.txt (one name per line, in the same order) and model.json (mean and range of the ratings).
+The last line of the output is RESULT and a JSON object; its rmse is that of the held-out ratings.
+"""
+
+#: For `--ratings`: the identifiers of the standard library.
+STDLIB = "stdlib"
+
+#: Defaults for ratings by people, and for the synthetic matrix, whose noise is small. On MovieLens 100k the held-out
+#: RMSE still decreases by 0.002 from 40 to 60 epochs.
+DEFAULTS = {
+    "ratings": dict(rank=40, learning_rate=0.02, decay=0.95, regularization=0.1),
+    "synthetic": dict(rank=None, learning_rate=0.05, decay=0.97, regularization=0.003),
+}
+#: AdaGrad divides by the gradients it has seen: it starts with larger steps, and without a decay.
+ADAGRAD_RATE = 0.05
+#: In DSGD nobody else uses the columns at the same time: a batch only needs to stay in the cache. Otherwise, with many
+#: more ratings between a pull and a push, workers would not see each other's updates for long.
+BATCH = {"dsgd": 16384, "columnwise": 1024, "plain": 1024}
+#: Enough to hide the time a column needs to arrive; with more, others take it away before its turn.
+DEFAULT_LOOKAHEAD = 2
+#: Between two synchronizations of replicas: batches of each worker, and ratings of the hottest column.
+BATCHES_PER_ROUND, HOTTEST_PER_ROUND = 2, 100
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of a command line (None: that of this process), complete."""
+    return complete(options.parse(make_parser(), argv))
+
+
+def complete(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in the defaults that depend on other options."""
+    defaults: dict = dict(DEFAULTS["synthetic" if args.ratings is None else "ratings"])
+    if args.ratings is None:
+        defaults["rank"] = args.planted_rank
+    if args.step == "adagrad":
+        defaults["learning_rate"] = ADAGRAD_RATE
+    defaults["batch"] = BATCH[args.algorithm]
+    defaults["entries"] = max(args.rows * args.columns // 10, args.rows)
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options of the application; `complete` replaces the default None."""
+    parser = options.new_parser("mf", DESCRIPTION, EXAMPLES)
+    add_data_options(parser)
+    add_model_options(parser)
+    system, _ = options.add_shared_options(
+        parser, epochs=40, dim=None, dim_names=("--rank",),
+        dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)")
+    system.add_argument("--algorithm", choices=tuple(BATCH), default="dsgd",
+                        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings of "
+                             "one column after the other, columns in random order; plain: all ratings in random order "
+                             "(default: %(default)s)")
+    system.add_argument("--batch", type=positive_int, metavar="N",
+                        help="number of ratings between a pull of their parameters and a push of the changes; if a block "
+                             "of dsgd has more, a batch has the ratings of a random group of rows "
+                             f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})")
+    options.add_lookahead_option(system, DEFAULT_LOOKAHEAD, "batches (not in dsgd)")
+    options.add_replication_options(
+        parser, keys="columns (not in dsgd)", limit="", items="ratings", sync_default=None,
+        sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column")
+    return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options on ratings."""
+    data = parser.add_argument_group("ratings")
+    data.add_argument("--ratings", metavar="FILE",
+                      help="lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or "
+                           "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use which "
+                           "identifiers, in logarithms (default: a synthetic matrix)")
+    data.add_argument("--test", type=Path, metavar="FILE", help="held-out ratings (default: some of --ratings)")
+    data.add_argument("--test-fraction", type=fraction, default=0.1, metavar="X",
+                      help="without --test: hold out this share, determined by the seed, the same for any number of "
+                           "ranks; 0: none (default: %(default)s)")
+    made = parser.add_argument_group("synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law")
+    made.add_argument("--rows", type=positive_int, default=1000, metavar="N", help="default: %(default)s")
+    made.add_argument("--columns", type=positive_int, default=500, metavar="N", help="default: %(default)s")
+    made.add_argument("--entries", type=positive_int, metavar="N",
+                      help="number of distinct cells with a rating (default: a tenth of all)")
+    made.add_argument("--planted-rank", type=positive_int, default=5, metavar="N",
+                      help="length of the planted factors (default: %(default)s)")
+    made.add_argument("--noise", type=natural_float, default=0.1, metavar="X",
+                      help="standard deviation of the noise; that of entries is about 1 (default: %(default)s)")
+    made.add_argument("--exponent", type=natural_float, default=1.1, metavar="X",
+                      help="exponent of Zipf's law (default: %(default)s)")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options on the model and the optimizer."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--no-biases", action="store_true", help="predict <row factor, column factor> alone")
+    model.add_argument("--init-std", type=positive_float, default=0.1, metavar="X",
+                       help="standard deviation of the initial factors; biases start at 0 (default: %(default)s)")
+    model.add_argument("--step", choices=("sgd", "adagrad", "bold-driver"), default="sgd",
+                       help="sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; "
+                            "bold-driver: the rate increases by 5%% after an epoch in which the training loss decreased, "
+                            "and is halved after one in which it increased (default: %(default)s)")
+    model.add_argument("--learning-rate", "--lr", type=positive_float, metavar="X",
+                       help="initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)")
+    model.add_argument("--decay", type=positive_float, metavar="X",
+                       help="sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)")
+    model.add_argument("--regularization", type=natural_float, metavar="X",
+                       help="L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)")
+    model.add_argument("--bias-regularization", type=natural_float, default=0.02, metavar="X",
+                       help="L2 regularization of biases (default: %(default)s)")
