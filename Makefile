@@ -14,9 +14,10 @@ CHOICE := $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version.s
           mpicc=$(MPICC) mpi=$(LAPSE_MPI)
 EXTRAS := $(if $(MPICC)$(LAPSE_MPI),test,mpich,test)
 
-BUILD_TOOLS := 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0' 'mpi4py>=4.0' wheel
-ifeq ($(MPICC)$(LAPSE_MPI),)
-BUILD_TOOLS += mpich
+# The list of pyproject.toml, without its MPI if another one was chosen.
+BUILD_TOOLS := $(shell sed -n '/^\[build-system\]/,/^build-backend/s/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
+ifneq ($(MPICC)$(LAPSE_MPI),)
+BUILD_TOOLS := $(filter-out "mpich",$(BUILD_TOOLS))
 endif
 
 SOURCES := pyproject.toml setup.py find_mpi.py \
@@ -24,11 +25,13 @@ SOURCES := pyproject.toml setup.py find_mpi.py \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test bench clean
+.PHONY: help install demo test lint format bench clean
 help:
 	@echo 'make install   make .venv/ with Lapse, an MPI and the test tools; or bring it up to date'
 	@echo 'make demo      train word2vec on 4 ranks on the documentation of this Python'
 	@echo 'make test      run all tests, on one rank and under mpirun (make test ARGS="-k name")'
+	@echo 'make lint      check style, spelling, types and the list of files of the source distribution'
+	@echo 'make format    format the Python sources as make lint wants them'
 	@echo 'make bench     measure this machine (make bench ARGS="local --json out.jsonl"; ARGS=--help)'
 	@echo 'make clean     remove .venv/ and everything that was built'
 	@echo
@@ -59,6 +62,26 @@ demo: install
 
 test: install
 	$(BIN)/python tests/run.py $(ARGS)
+
+# Each tool runs, whatever the others found.
+LINTERS := 'ruff check' 'ruff format --check' 'cython-lint lapse tests' 'codespell' 'mypy' \
+           'stubtest --concise --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist lapse' \
+           'check-manifest --no-build-isolation'
+
+$(VENV)/.lint-tools: $(VENV)/.tools
+	$(PIP) install --no-build-isolation --editable '.[$(EXTRAS),lint]'
+	@touch $@
+
+lint: install $(VENV)/.lint-tools
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; failed=; \
+	for tool in $(LINTERS); do \
+	    echo "== $$tool"; $$tool || failed="$$failed\n    $$tool"; \
+	done; \
+	test -z "$$failed" || { printf "\nfailed:$$failed\n" >&2; exit 1; }
+
+format: install $(VENV)/.lint-tools
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 bench: install
 	$(BIN)/python -m lapse bench $(ARGS)

@@ -20,7 +20,7 @@ _STACKS = pytest.StashKey()
 def pytest_configure(config):
     """Open the file for the stacks; pytest replaces sys.stderr, so the real one is kept."""
     stacks = FOLDER / f"{RANK}.stacks" if FOLDER else os.dup(2)
-    config.stash[_STACKS] = open(stacks, "w")
+    config.stash[_STACKS] = open(stacks, "w")  # noqa: SIM115  (open to the end of the process)
     faulthandler.enable(config.stash[_STACKS])
     if config.pluginmanager.hasplugin("hypothesispytest"):  # the same examples on all ranks
         from hypothesis import settings

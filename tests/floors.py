@@ -312,9 +312,7 @@ def _wrong_imports(modules: dict[str, Module], page: Page) -> list[str]:
 def _cycles(modules: dict[str, Module]) -> list[str]:
     """Return the import cycles, each once and as a path, found by a depth-first walk."""
     edges = {
-        name: sorted(
-            {i.name for i in module.imports if i.name in modules and not i.is_for_types and i.name != name}
-        )
+        name: sorted({i.name for i in module.imports if i.name in modules and not i.is_for_types and i.name != name})
         for name, module in modules.items()
     }
     found, done = [], set()

@@ -1,5 +1,6 @@
 """Start jobs under the right `mpirun`, from tests and from `tests/run.py`."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -104,10 +105,8 @@ def run(command, timeout=120, env=None, cwd=None):
 def kill_group(process):
     """End a process and its children, gently first; return what they had printed."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         try:
             out, err = process.communicate(timeout=5)
             return out or "", err or ""

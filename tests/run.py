@@ -90,8 +90,12 @@ class Phase:
             self.count["failed"] += 1
 
     def _is_wrongly_skipped(self, outcome):
-        return (self.size is not None and outcome["outcome"] == "skipped" and not outcome["xfail"]
-                and not outcome["reason"].startswith(notes.RANK_COUNT_REASONS))
+        return (
+            self.size is not None
+            and outcome["outcome"] == "skipped"
+            and not outcome["xfail"]
+            and not outcome["reason"].startswith(notes.RANK_COUNT_REASONS)
+        )
 
     def _show_failures(self, outcomes):
         """Show what pytest, had it come to its end, would have shown there."""
@@ -102,8 +106,7 @@ class Phase:
     def _show_what_was_left(self, folder):
         """Show where each rank was when the run ended early."""
         for rank in range(self.size or 1):
-            for kind, title in (("running", "was in"), ("failure", "had failed"),
-                                ("stacks", "its stacks")):
+            for kind, title in (("running", "was in"), ("failure", "had failed"), ("stacks", "its stacks")):
                 path = folder / f"{rank}.{kind}"
                 text = path.read_text(errors="replace") if path.exists() else ""
                 lines = [line for line in text.splitlines() if not PYTEST_FRAME.search(line)]
@@ -122,8 +125,9 @@ def phases(options):
     chosen = []
     for name in options.phase or present:
         if name == "mpi":
-            chosen += [Phase(f"mpi, n = {n}, {memory}", name, n, options, MEMORY[memory])
-                       for n, memory in runs(options)]
+            chosen += [
+                Phase(f"mpi, n = {n}, {memory}", name, n, options, MEMORY[memory]) for n, memory in runs(options)
+            ]
         else:
             chosen.append(Phase(name, name, None, options))
     return chosen
@@ -140,18 +144,21 @@ def runs(options):
 
 def parse_arguments(argv):
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phase", action="append", choices=PHASES, help="only this one; repeatable")
+    parser.add_argument(
+        "--size", action="append", type=int, metavar="N", help="number of ranks of the phase mpi; repeatable"
     )
-    parser.add_argument("--phase", action="append", choices=PHASES,
-                        help="only this one; repeatable")
-    parser.add_argument("--size", action="append", type=int, metavar="N",
-                        help="number of ranks of the phase mpi; repeatable")
-    parser.add_argument("--memory", action="append", choices=MEMORY,
-                        help="how ranks reach each other's values in the phase mpi; repeatable")
+    parser.add_argument(
+        "--memory",
+        action="append",
+        choices=MEMORY,
+        help="how ranks reach each other's values in the phase mpi; repeatable",
+    )
     parser.add_argument("-k", metavar="EXPR", help="only tests that match, as with pytest")
-    parser.add_argument("--deadline", type=float, default=600, metavar="SECONDS",
-                        help="when a phase is killed (default 600)")
+    parser.add_argument(
+        "--deadline", type=float, default=600, metavar="SECONDS", help="when a phase is killed (default 600)"
+    )
     parser.add_argument("pytest", nargs="*", help="options of pytest, after --")
     return parser.parse_args(argv)
 

@@ -4,10 +4,10 @@ import json
 import sys
 
 import pytest
-from launch import mpirun, run
 
 from lapse.bench._groups import load
 from lapse.bench._rows import Row
+from launch import mpirun, run
 
 BENCH = [sys.executable, "-m", "lapse", "bench"]
 
@@ -28,7 +28,9 @@ def test_help_and_list_name_every_group_without_starting_anything():
     assert "--json" in run([*BENCH, "--help"], timeout=30).check().stdout
 
 
-@pytest.mark.parametrize("options, message", [(["no_such_group"], "choose from local"), (["--quick", "--full"], "not allowed")])
+@pytest.mark.parametrize(
+    "options, message", [(["no_such_group"], "choose from local"), (["--quick", "--full"], "not allowed")]
+)
 def test_wrong_options_are_refused(options, message):
     job = run([*BENCH, *options], timeout=30)
     assert job.returncode == 2 and message in job.stderr

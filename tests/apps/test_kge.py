@@ -11,8 +11,21 @@ from app import result_of, run_app, write_languages
 from lapse.apps.kge import data
 
 SMALL = ("--dim", 16, "--epochs", 40, "--batch-size", 16, "--num-negs-per-pos", 32, "--eval-every", 10, "--no-progress")
-KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "mrr", "hits1", "hits3",
-        "hits10", "mean_rank", "mrr_raw"}
+KEYS = {
+    "app",
+    "ranks",
+    "workers",
+    "epochs",
+    "resumed_from",
+    "seconds_per_epoch",
+    "loss",
+    "mrr",
+    "hits1",
+    "hits3",
+    "hits10",
+    "mean_rank",
+    "mrr_raw",
+}
 REAL = os.environ.get("LAPSE_DATA")
 
 
@@ -21,13 +34,34 @@ def languages(tmp_path_factory):
     return write_languages(tmp_path_factory.mktemp("languages"))
 
 
-@pytest.mark.parametrize("ranks, workers, management, model", [
-    (1, 1, "lapse2", "complex"), (1, 2, "classic", "rescal"), (2, 1, "classic", "transe"), (2, 2, "lapse2", "rescal"),
-    (3, 1, "classic", "complex"), (3, 2, "lapse", "distmult"), (3, 1, "lapse2", "complex"),
-])
+@pytest.mark.parametrize(
+    "ranks, workers, management, model",
+    [
+        (1, 1, "lapse2", "complex"),
+        (1, 2, "classic", "rescal"),
+        (2, 1, "classic", "transe"),
+        (2, 2, "lapse2", "rescal"),
+        (3, 1, "classic", "complex"),
+        (3, 2, "lapse", "distmult"),
+        (3, 1, "lapse2", "complex"),
+    ],
+)
 def test_people_speak_the_language_of_their_country(languages, ranks, workers, management, model):
-    result = result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, "--workers", workers, "--management",
-                               management, "--model", model))
+    result = result_of(
+        run_app(
+            "kge",
+            ranks,
+            "--dataset",
+            languages,
+            *SMALL,
+            "--workers",
+            workers,
+            "--management",
+            management,
+            "--model",
+            model,
+        )
+    )
     assert set(result) >= KEYS
     assert (result["ranks"], result["workers"], result["epochs"]) == (ranks, workers, 40)
     assert result["mrr"] > 0.7  # at random: 0.04
@@ -35,20 +69,26 @@ def test_people_speak_the_language_of_their_country(languages, ranks, workers, m
     assert result["mrr_raw"] < result["mrr"]
 
 
-@pytest.mark.parametrize("options", [
-    ("--sampling-scheme", "naive", "--replicate", 20),
-    ("--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone", "--replicate", 0),
-    ("--sampling-scheme", "local", "--partition", "relation", "--lookahead", 3),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sampling-scheme", "naive", "--replicate", 20),
+        ("--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone", "--replicate", 0),
+        ("--sampling-scheme", "local", "--partition", "relation", "--lookahead", 3),
+    ],
+)
 def test_sampling_schemes_and_placements(languages, options):
     result = result_of(run_app("kge", 3, "--dataset", languages, *SMALL, *options))
     assert result["mrr"] > 0.7
 
 
-@pytest.mark.parametrize("options", [
-    ("--loss", "margin", "--model", "transe", "--norm", 2, "--entity-dropout", 0.1, "--relation-dropout", 0.1),
-    ("--preset", "lapse", "--lr", 0.2),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--loss", "margin", "--model", "transe", "--norm", 2, "--entity-dropout", 0.1, "--relation-dropout", 0.1),
+        ("--preset", "lapse", "--lr", 0.2),
+    ],
+)
 def test_losses_dropout_and_the_preset(languages, options):
     result = result_of(run_app("kge", 1, "--dataset", languages, *SMALL, *options))
     assert result["mrr"] > 0.5
@@ -88,8 +128,21 @@ def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
 def test_classic_does_not_localize_and_one_rank_does_not_replicate(languages, tmp_path):
     for ranks, management, name in ((2, "classic", "localize_keys"), (1, "lapse2", "replica_syncs")):
         metrics = tmp_path / f"{ranks}.jsonl"
-        result_of(run_app("kge", ranks, "--dataset", languages, "--metrics", metrics, *SMALL, "--epochs", 2,
-                          "--management", management))
+        result_of(
+            run_app(
+                "kge",
+                ranks,
+                "--dataset",
+                languages,
+                "--metrics",
+                metrics,
+                *SMALL,
+                "--epochs",
+                2,
+                "--management",
+                management,
+            )
+        )
         assert json.loads(metrics.read_text().splitlines()[0])["stats"][name] == 0
 
 
@@ -98,8 +151,11 @@ def test_the_output_scores_as_the_model_does(languages, tmp_path, model):
     """Plain NumPy on the files ranks the test triples as the RESULT line says."""
     result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, "--output", tmp_path / "m", "--model", model))
     entities, relations = (np.load(tmp_path / "m" / f"{name}.npy") for name in ("entities", "relations"))
-    ids = {stem: {name: int(i) for i, name in (line.split("\t") for line in path.read_text().splitlines())}
-           for stem in ("entities", "relations") for path in [tmp_path / "m" / f"{stem}.tsv"]}
+    ids = {
+        stem: {name: int(i) for i, name in (line.split("\t") for line in path.read_text().splitlines())}
+        for stem in ("entities", "relations")
+        for path in [tmp_path / "m" / f"{stem}.tsv"]
+    }
     dataset = data.read(languages)
     assert list(ids["entities"]) == dataset.entities and list(ids["relations"]) == dataset.relations
     assert json.loads((tmp_path / "m" / "model.json").read_text())["mrr"] == result["mrr"]
@@ -118,16 +174,36 @@ def test_the_output_scores_as_the_model_does(languages, tmp_path, model):
     for s, r, o in dataset.test.tolist():
         for given, target, is_inverse in ((s, o, False), (o, s, True)):
             scores = answers(given, r, is_inverse)
-            better = sum(scores[e] > scores[target] for e in range(len(scores)) if e != target and
-                         ((e, r, o) if is_inverse else (s, r, e)) not in everything)
+            better = sum(
+                scores[e] > scores[target]
+                for e in range(len(scores))
+                if e != target and ((e, r, o) if is_inverse else (s, r, e)) not in everything
+            )
             reciprocals.append(1 / (1 + better))
     assert np.mean(reciprocals) == pytest.approx(result["mrr"], abs=1e-3)
 
 
 def test_the_best_model_is_kept_and_patience_ends_early(languages, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    job = run_app("kge", 3, "--dataset", languages, *SMALL, "--epochs", 400, "--eval-every", 2, "--patience", 2,
-                  "--metrics", metrics, "--lr", 0.3, "--output", tmp_path)
+    job = run_app(
+        "kge",
+        3,
+        "--dataset",
+        languages,
+        *SMALL,
+        "--epochs",
+        400,
+        "--eval-every",
+        2,
+        "--patience",
+        2,
+        "--metrics",
+        metrics,
+        "--lr",
+        0.3,
+        "--output",
+        tmp_path,
+    )
     result = result_of(job)
     assert not (tmp_path / "checkpoint-best").exists()
     found = [line for line in map(json.loads, metrics.read_text().splitlines()) if "mrr" in line]
@@ -137,8 +213,11 @@ def test_the_best_model_is_kept_and_patience_ends_early(languages, tmp_path):
 
 
 def test_max_runtime_ends_early_and_saves(languages, tmp_path):
-    result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, "--epochs", 1_000_000, "--max-runtime", 3,
-                               "--output", tmp_path))
+    result = result_of(
+        run_app(
+            "kge", 2, "--dataset", languages, *SMALL, "--epochs", 1_000_000, "--max-runtime", 3, "--output", tmp_path
+        )
+    )
     assert result["epochs"] < 1_000_000
     assert (tmp_path / "entities.npy").exists()
 
@@ -186,6 +265,7 @@ def test_the_default_graph_is_extracted_once_and_cached(tmp_path):
 @pytest.mark.deadline(1000)
 @pytest.mark.parametrize("model, target", [("complex", 0.32), ("rescal", 0.30)])
 def test_fb15k_237(model, target):
-    result = result_of(run_app("kge", 2, "--dataset", Path(REAL) / "fb15k-237", "--model", model, "--no-progress",
-                               timeout=950))
+    result = result_of(
+        run_app("kge", 2, "--dataset", Path(REAL) / "fb15k-237", "--model", model, "--no-progress", timeout=950)
+    )
     assert result["mrr"] >= target

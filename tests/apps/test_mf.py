@@ -26,17 +26,29 @@ def write_ratings(path, separator="\t", rows=80, columns=30, count=1500, seed=0)
     rng = np.random.default_rng(seed)
     p, q, b = rng.normal(size=rows), rng.normal(size=columns), rng.normal(size=rows)
     cells = rng.permutation(rows * columns)[:count]
-    lines = [separator.join((f"user {r}", f"{c}", f"{3 + b[r] + p[r] * q[c]:.4f}"))
-             for r, c in zip(cells // columns, cells % columns)]
+    lines = [
+        separator.join((f"user {r}", f"{c}", f"{3 + b[r] + p[r] * q[c]:.4f}"))
+        for r, c in zip(cells // columns, cells % columns)
+    ]
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return path
 
 
-@pytest.mark.parametrize("ranks, management, algorithm", [
-    (1, "lapse2", "plain"), (2, "classic", "dsgd"), (3, "lapse", "dsgd"), (2, "lapse2", "dsgd"),
-    (3, "classic", "columnwise"), (2, "lapse", "columnwise"), (3, "lapse2", "columnwise"),
-    (2, "classic", "plain"), (2, "lapse", "plain"), (3, "lapse2", "plain"),
-])
+@pytest.mark.parametrize(
+    "ranks, management, algorithm",
+    [
+        (1, "lapse2", "plain"),
+        (2, "classic", "dsgd"),
+        (3, "lapse", "dsgd"),
+        (2, "lapse2", "dsgd"),
+        (3, "classic", "columnwise"),
+        (2, "lapse", "columnwise"),
+        (3, "lapse2", "columnwise"),
+        (2, "classic", "plain"),
+        (2, "lapse", "plain"),
+        (3, "lapse2", "plain"),
+    ],
+)
 def test_planted_factors_are_found(ranks, management, algorithm):
     result = train(ranks, "--management", management, "--algorithm", algorithm, "--batch", 256)
     assert result.keys() >= KEYS
@@ -47,16 +59,29 @@ def test_planted_factors_are_found(ranks, management, algorithm):
 
 def test_dsgd_is_exact_wherever_parameters_are():
     """Four workers on one rank or on two, with parameters that move or stay: bit by bit the same."""
-    results = [train(ranks, "--workers", 4 // ranks, "--management", management, "--epochs", 3)
-               for ranks, management in ((1, "lapse"), (2, "lapse"), (2, "classic"))]
+    results = [
+        train(ranks, "--workers", 4 // ranks, "--management", management, "--epochs", 3)
+        for ranks, management in ((1, "lapse"), (2, "lapse"), (2, "classic"))
+    ]
     assert len({result["train_rmse"] for result in results}) == 1
     np.testing.assert_allclose([result["rmse"] for result in results], results[0]["rmse"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("step", ["adagrad", "bold-driver"])
 def test_other_steps(step):
-    result = train(2, "--step", step, "--learning-rate", 0.1 if step == "adagrad" else 0.04, "--algorithm", "plain",
-                   "--batch", 256, "--replicate", 5)
+    result = train(
+        2,
+        "--step",
+        step,
+        "--learning-rate",
+        0.1 if step == "adagrad" else 0.04,
+        "--algorithm",
+        "plain",
+        "--batch",
+        256,
+        "--replicate",
+        5,
+    )
     assert result["rmse_covered"] < 1.5 * NOISE
 
 
@@ -67,8 +92,20 @@ def test_more_workers_than_columns():
 
 def test_the_same_ratings_are_held_out_for_any_number_of_ranks(tmp_path):
     ratings = write_ratings(tmp_path / "ratings.tsv")
-    plain = ("--ratings", ratings, "--no-biases", "--rank", 1, "--epochs", 1, "--learning-rate", 1e-9,
-             "--init-std", 1e-6, "--no-progress")
+    plain = (
+        "--ratings",
+        ratings,
+        "--no-biases",
+        "--rank",
+        1,
+        "--epochs",
+        1,
+        "--learning-rate",
+        1e-9,
+        "--init-std",
+        1e-6,
+        "--no-progress",
+    )
     results = [train(ranks, small=plain) for ranks in (1, 3)]
     assert results[0]["rmse"] == pytest.approx(results[1]["rmse"], rel=1e-4)
 
@@ -79,12 +116,30 @@ def test_the_model_predicts_what_the_program_says(tmp_path):
     ratings.write_bytes(b"user,item,rating\n" + b"".join(lines[150:]))
     test.write_bytes(gzip.compress(b"".join(lines[:150])))
     metrics, folder = tmp_path / "metrics.jsonl", tmp_path / "model"
-    result = train(2, "--ratings", ratings, "--test", test, "--output", folder, "--metrics", metrics, "--epochs", 30,
-                   "--rank", 4, "--regularization", 0.01, small=("--no-progress",))
+    result = train(
+        2,
+        "--ratings",
+        ratings,
+        "--test",
+        test,
+        "--output",
+        folder,
+        "--metrics",
+        metrics,
+        "--epochs",
+        30,
+        "--rank",
+        4,
+        "--regularization",
+        0.01,
+        small=("--no-progress",),
+    )
     about = json.loads((folder / "model.json").read_text())
     p, q, b, c = (np.load(folder / f"{name}.npy") for name in ("rows", "columns", "row_biases", "column_biases"))
-    row, column = ({name: i for i, name in enumerate((folder / f"{side}_ids.txt").read_text().splitlines())}
-                   for side in ("row", "column"))
+    row, column = (
+        {name: i for i, name in enumerate((folder / f"{side}_ids.txt").read_text().splitlines())}
+        for side in ("row", "column")
+    )
     errors = []
     for line in lines[:150]:
         user, item, rating = line.decode().split(",")
@@ -128,13 +183,16 @@ def test_without_held_out_ratings(tmp_path):
     assert result["rmse"] is None and result["train_rmse"] > 0
 
 
-@pytest.mark.parametrize("text, options, message", [
-    (None, (), "none.txt"),
-    ("a b 1\n" * 9 + "a b\n", (), "r:10: 'a b' has 2 fields"),
-    ("\n", (), "no ratings"),
-    ("a b 1\nc d 2\n" * 9, ("--learning-rate", 1e30, "--epochs", 2), "diverged"),
-    ("a b 1\n", ("--test", "none.txt"), "none.txt"),
-])
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        (None, (), "none.txt"),
+        ("a b 1\n" * 9 + "a b\n", (), "r:10: 'a b' has 2 fields"),
+        ("\n", (), "no ratings"),
+        ("a b 1\nc d 2\n" * 9, ("--learning-rate", 1e30, "--epochs", 2), "diverged"),
+        ("a b 1\n", ("--test", "none.txt"), "none.txt"),
+    ],
+)
 def test_errors_are_said_once_and_end_the_job(tmp_path, text, options, message):
     path = tmp_path / "none.txt"
     if text is not None:
@@ -154,5 +212,7 @@ def test_the_standard_library():
 @pytest.mark.skipif(not MOVIELENS.exists(), reason="LAPSE_DATA does not name a folder with ml-100k/u.data.gz")
 @pytest.mark.parametrize("options, most", [((), 0.915), (("--no-biases",), 0.93)])
 def test_movielens(options, most):
-    results = [train(2, "--ratings", MOVIELENS, *options, "--seed", seed, small=("--no-progress",)) for seed in (1, 2, 3)]
+    results = [
+        train(2, "--ratings", MOVIELENS, *options, "--seed", seed, small=("--no-progress",)) for seed in (1, 2, 3)
+    ]
     assert np.mean([result["rmse"] for result in results]) < most

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+
 from launch import mpirun, run
 
 

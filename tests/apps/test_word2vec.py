@@ -13,8 +13,7 @@ from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
-KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab",
-        "words_per_second"}
+KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab", "words_per_second"}
 OBJECTIVE = Path(__file__).parents[2] / "benchmarks" / "sgns_objective.py"
 
 
@@ -33,12 +32,33 @@ def share_of_neighbours_of_the_same_topic(folder):
     return np.mean(same)
 
 
-@pytest.mark.parametrize("ranks, workers, management", [
-    (1, 1, "lapse"), (1, 2, "classic"), (3, 1, "classic"), (3, 2, "lapse"), (8, 1, "lapse2"), (2, 3, "lapse2"),
-])
+@pytest.mark.parametrize(
+    "ranks, workers, management",
+    [
+        (1, 1, "lapse"),
+        (1, 2, "classic"),
+        (3, 1, "classic"),
+        (3, 2, "lapse"),
+        (8, 1, "lapse2"),
+        (2, 3, "lapse2"),
+    ],
+)
 def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, management):
-    result = result_of(run_app("word2vec", ranks, "--corpus", topics, "--output", tmp_path, *SMALL,
-                               "--workers", workers, "--management", management))
+    result = result_of(
+        run_app(
+            "word2vec",
+            ranks,
+            "--corpus",
+            topics,
+            "--output",
+            tmp_path,
+            *SMALL,
+            "--workers",
+            workers,
+            "--management",
+            management,
+        )
+    )
     assert set(result) >= KEYS
     assert (result["ranks"], result["workers"], result["epochs"]) == (ranks, workers, 5)
     assert result["vocab"] == NUM_TOPICS * TOPIC_WORDS
@@ -47,21 +67,20 @@ def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, mana
 
 
 def test_the_loss_hardly_depends_on_the_number_of_ranks(topics):
-    losses = [result_of(run_app("word2vec", n, "--corpus", topics, *SMALL))["loss"]
-              for n in (1, 3, 8)]
+    losses = [result_of(run_app("word2vec", n, "--corpus", topics, *SMALL))["loss"] for n in (1, 3, 8)]
     assert max(losses) / min(losses) < 1.03
 
 
 def test_one_worker_repeats_itself(topics):
-    one, other = (result_of(run_app("word2vec", 1, "--corpus", topics, *SMALL))["loss"]
-                  for _ in range(2))
+    one, other = (result_of(run_app("word2vec", 1, "--corpus", topics, *SMALL))["loss"] for _ in range(2))
     assert one == other
 
 
 def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL,
-                               env={"LAPSE_SHARED_MEMORY": "0"}))
+    result = result_of(
+        run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL, env={"LAPSE_SHARED_MEMORY": "0"})
+    )
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[1]["loss"] < lines[0]["loss"]
@@ -80,8 +99,7 @@ def test_each_pair_can_have_negatives_of_its_own(topics, tmp_path):
 
 def test_classic_does_not_localize(topics, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    result_of(run_app("word2vec", 2, "--corpus", topics, "--metrics", metrics, *SMALL,
-                      "--management", "classic"))
+    result_of(run_app("word2vec", 2, "--corpus", topics, "--metrics", metrics, *SMALL, "--management", "classic"))
     assert json.loads(metrics.read_text().splitlines()[0])["stats"]["localize_keys"] == 0
 
 
@@ -102,8 +120,8 @@ def test_the_default_text_is_almost_always_local(tmp_path):
     """Each rank its own memory, 4 ranks, by the defaults; and no more than a tenth is replicated."""
     env = {"LAPSE_SHARED_MEMORY": "0"}
     classic, ours = (
-        stats_of_one_epoch(tmp_path, 4, "--management", management, env=env)
-        for management in ("classic", "lapse2"))
+        stats_of_one_epoch(tmp_path, 4, "--management", management, env=env) for management in ("classic", "lapse2")
+    )
     assert classic["pairs"] == ours["pairs"]
     classic, ours = classic["stats"], ours["stats"]
     assert local_share(ours) > 0.99
@@ -114,27 +132,57 @@ def test_the_default_text_is_almost_always_local(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["naive", "preloc", "pool", "local"])
 def test_every_sampling_scheme_trains(topics, tmp_path, scheme):
-    result = result_of(run_app("word2vec", 3, "--corpus", topics, "--output", tmp_path, *SMALL,
-                               "--sampling-scheme", scheme, "--sampling-reuse", 4, "--sampling-postpone",
-                               "--replicate", 60))
+    result = result_of(
+        run_app(
+            "word2vec",
+            3,
+            "--corpus",
+            topics,
+            "--output",
+            tmp_path,
+            *SMALL,
+            "--sampling-scheme",
+            scheme,
+            "--sampling-reuse",
+            4,
+            "--sampling-postpone",
+            "--replicate",
+            60,
+        )
+    )
     assert result["loss"] > 0
     assert share_of_neighbours_of_the_same_topic(tmp_path) > 0.95
 
 
 def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronised_by_work(topics, tmp_path):
-    line = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 300, "--sampling-scheme", "local")
+    line = stats_of_one_epoch(
+        tmp_path,
+        3,
+        "--corpus",
+        topics,
+        "--sample",
+        0,
+        "--replicate",
+        60,
+        "--sync-words",
+        300,
+        "--sampling-scheme",
+        "local",
+    )
     stats = line["stats"]
     assert stats["sampled_local"] > 0.9 * stats["sampled_keys"] > 0  # a rank may own none of so few
     # 20,000 words: in each 300, at least one round of each rank
     assert stats["replica_syncs"] > 0.9 * 3 * 20_000 / 300
-    seldom = stats_of_one_epoch(tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60,
-                                "--sync-words", 3000)["stats"]
+    seldom = stats_of_one_epoch(
+        tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 3000
+    )["stats"]
     assert seldom["replica_syncs"] < stats["replica_syncs"] / 2
 
 
 def test_the_loss_does_not_depend_on_the_speed_of_the_kernel(topics):
-    fast, slow = (result_of(run_app("word2vec", 4, "--corpus", topics, *SMALL, "--slow-down", times))["loss"]
-                  for times in (1, 5))
+    fast, slow = (
+        result_of(run_app("word2vec", 4, "--corpus", topics, *SMALL, "--slow-down", times))["loss"] for times in (1, 5)
+    )
     assert abs(slow / fast - 1) < 0.02
 
 
@@ -145,15 +193,13 @@ def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
         result_of(run_app("word2vec", 2, "--corpus", path, "--output", folder, "--binary", *SMALL))
     counts = [model_io.read_counts(tmp_path / name / "vocab.txt") for name in ("plain", "packed")]
     assert counts[0] == counts[1]
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
-        "context.bin", "vectors.bin", "vocab.txt"]
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["context.bin", "vectors.bin", "vocab.txt"]
 
 
 def test_more_workers_than_sentences(tmp_path):
     corpus = tmp_path / "tiny.txt"
     corpus.write_text("a b a b a b a b\n")
-    result = result_of(run_app("word2vec", 3, "--corpus", corpus, "--workers", 2, *SMALL,
-                               "--min-count", 1))
+    result = result_of(run_app("word2vec", 3, "--corpus", corpus, "--workers", 2, *SMALL, "--min-count", 1))
     assert result["vocab"] == 2
     assert result["loss"] > 0
 
@@ -174,8 +220,11 @@ def test_bad_bytes_are_reported_once(tmp_path):
 
 
 def test_max_runtime_ends_early_and_saves(topics, tmp_path):
-    result = result_of(run_app("word2vec", 2, "--corpus", topics, "--output", tmp_path, *SMALL,
-                               "--epochs", 100_000, "--max-runtime", 4))
+    result = result_of(
+        run_app(
+            "word2vec", 2, "--corpus", topics, "--output", tmp_path, *SMALL, "--epochs", 100_000, "--max-runtime", 4
+        )
+    )
     assert result["epochs"] < 100_000
     assert (tmp_path / "vectors.txt").exists()
 
@@ -223,8 +272,7 @@ def test_objective_prefers_the_trained_model(topics, tmp_path, capsys):
     values = []
     for epochs in (1, 20):
         folder = tmp_path / f"{epochs}"
-        result_of(run_app("word2vec", 1, "--corpus", topics, "--output", folder, *SMALL,
-                          "--epochs", epochs))
+        result_of(run_app("word2vec", 1, "--corpus", topics, "--output", folder, *SMALL, "--epochs", epochs))
         runpy.run_path(str(OBJECTIVE))["main"]([str(folder), str(held_out)])
         values.append(json.loads(capsys.readouterr().out))
     assert values[0]["pairs"] == values[1]["pairs"] > 0

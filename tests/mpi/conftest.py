@@ -10,6 +10,7 @@ import time
 
 import pytest
 from _pytest.runner import runtestprotocol
+
 from notes import note
 
 #: Seconds after which a rank whose test failed tells so by itself: the others may be stuck.
@@ -33,7 +34,7 @@ def pytest_sessionstart(session):
     comm = session.config.stash.get(_COMM, None)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if comm is not None and comm.rank != 0 and reporter is not None:
-        reporter._tw._file = open(os.devnull, "w")
+        reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115  (open to the end of the process)
 
 
 def pytest_collection_modifyitems(items):
@@ -55,8 +56,7 @@ def pytest_collection_finish(session):
     if comm is None:
         return
     everyone = comm.allgather((_collect_errors, [item.nodeid for item in session.items]))
-    errors = [f"[rank {rank}]\n" + "\n".join(texts)
-              for rank, (texts, _) in enumerate(everyone) if texts]
+    errors = [f"[rank {rank}]\n" + "\n".join(texts) for rank, (texts, _) in enumerate(everyone) if texts]
     if errors and not _collect_errors:
         pytest.exit("another rank could not collect the tests\n" + "\n".join(errors), returncode=2)
     if any(tests != everyone[0][1] for _, tests in everyone):
@@ -66,8 +66,7 @@ def pytest_collection_finish(session):
 def pytest_runtest_setup(item):
     """Skip a test that is marked ``mpi(max_size=N)`` where there are more ranks."""
     comm = item.config.stash.get(_COMM, None)
-    limit = min((m.kwargs.get("max_size", sys.maxsize) for m in item.iter_markers("mpi")),
-                default=sys.maxsize)
+    limit = min((m.kwargs.get("max_size", sys.maxsize) for m in item.iter_markers("mpi")), default=sys.maxsize)
     if comm is not None and comm.size > limit:
         pytest.skip(f"rank count: at most {limit}")
 
@@ -95,8 +94,10 @@ def _meet(comm, config, mine):
         for rank in comm.allgather(packed)
     ]
     phases = ("setup", "call", "teardown")
-    by_phase = [{rank: report for rank, reports in enumerate(everyone) for report in reports
-                 if report.when == phase} for phase in phases]
+    by_phase = [
+        {rank: report for rank, reports in enumerate(everyone) for report in reports if report.when == phase}
+        for phase in phases
+    ]
     return [_merge(reports, comm.size) for reports in by_phase if reports]
 
 
@@ -113,8 +114,11 @@ def _await_others(comm, mine):
 
 
 def _tell_failures(rank, reports):
-    text = "".join(f"[rank {rank}] {report.nodeid} failed, while other ranks go on\n"
-                   f"{report.longreprtext}\n" for report in reports if report.failed)
+    text = "".join(
+        f"[rank {rank}] {report.nodeid} failed, while other ranks go on\n{report.longreprtext}\n"
+        for report in reports
+        if report.failed
+    )
     note(f"{rank}.failure", text)
     if text:
         os.write(2, text.encode())
@@ -139,5 +143,4 @@ def _tracebacks(failed, size):
     ranks_by_text = {}
     for rank, report in failed.items():
         ranks_by_text.setdefault(report.longreprtext, []).append(str(rank))
-    return "\n".join(f"[rank {', '.join(ranks)} of {size}]\n{text}"
-                     for text, ranks in ranks_by_text.items())
+    return "\n".join(f"[rank {', '.join(ranks)} of {size}]\n{text}" for text, ranks in ranks_by_text.items())

@@ -81,7 +81,9 @@ def check_loaded(count, path, lengths, dtype, replicated, expected):
 SIZES = sorted({1, 2, comm.size // 2 or 1, comm.size} & set(range(1, comm.size + 1)))
 
 
-@pytest.mark.parametrize("lengths, dtype", [(3, "float32"), (np.arange(1, NUM_KEYS + 1), "float64")], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "lengths, dtype", [(3, "float32"), (np.arange(1, NUM_KEYS + 1), "float64")], ids=["one", "many"]
+)
 @pytest.mark.parametrize("replicated", [None, [1, 4, 5, 30]], ids=["relocated", "replicated"])
 def test_any_number_of_ranks_loads_what_any_number_has_saved(folder, lengths, dtype, replicated):
     for savers in SIZES:

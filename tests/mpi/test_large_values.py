@@ -66,12 +66,10 @@ def test_a_batch_of_several_chunks():
 @pytest.mark.parametrize("length", [1, 5000])
 def test_calls_go_on_however_few_bytes_may_be_in_flight(max_in_flight, length):
     num_keys = 30
-    with lapse.Server(
-        num_keys, length, "float64", workers=2, max_in_flight=max_in_flight
-    ) as server:
+    with lapse.Server(num_keys, length, "float64", workers=2, max_in_flight=max_in_flight) as server:
 
         def work(kv):
-            for repeat in range(8):
+            for _ in range(8):
                 keys = kv.rng.integers(0, num_keys, 20)
                 kv.push(keys, np.ones((20, length)))
                 kv.localize(keys[:3])

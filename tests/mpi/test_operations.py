@@ -92,9 +92,7 @@ def test_values_may_be_flat_lists_buffers_or_not_contiguous(server):
         fortran = np.asfortranarray(np.arange(1, 7, dtype=server.dtype).reshape(2, 3))
         kv.push([1, 2], fortran).wait()
         kv.barrier()
-        np.testing.assert_array_equal(
-            kv.pull([1, 2]).wait().ravel(), 6 * comm.size * np.arange(1, 7)
-        )
+        np.testing.assert_array_equal(kv.pull([1, 2]).wait().ravel(), 6 * comm.size * np.arange(1, 7))
         kv.barrier()
 
 
@@ -217,7 +215,7 @@ def test_a_bad_argument_sends_nothing_and_spoils_nothing(server):
         kv.barrier()
         with pytest.raises(IndexError):
             kv.push([*KEYS, 24], np.ones((25, 3), server.dtype))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="these keys take shape"):
             kv.push(KEYS, np.ones((24, 2), server.dtype))
         with pytest.raises(IndexError):
             kv.localize([0, 1, -1])

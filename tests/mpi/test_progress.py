@@ -10,7 +10,7 @@ from mpi4py.MPI import COMM_WORLD as comm
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("keys_per_call", [1, 40])
 def test_calls_that_nobody_waits_for_are_sent_by_somebody(keys_per_call):
-    """Bursts of 1 to 20 calls; the worker then stands in a call of bare MPI until the other rank has seen all of them."""
+    """Bursts of 1 to 20 calls; then the worker stays in a call of MPI until the other rank has seen all of them."""
     with lapse.Server(1000, 40, shared_memory=False) as server, server.worker() as kv:
         mine = server.local_keys()[:keys_per_call]
         theirs = comm.sendrecv(mine, (comm.rank - 1) % comm.size, source=(comm.rank + 1) % comm.size)

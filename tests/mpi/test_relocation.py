@@ -341,11 +341,7 @@ def test_relocations_are_counted_where_they_leave_and_where_they_arrive():
             assert stats["relocations_in"] == 30 - before
         kv.barrier()
         stats = server.stats(all_ranks=True)
-        assert (
-            stats["relocations_in"]
-            == stats["relocations_out"]
-            == 30 - len(home_keys_of_rank_0(server))
-        )
+        assert stats["relocations_in"] == stats["relocations_out"] == 30 - len(home_keys_of_rank_0(server))
         kv.barrier()
 
 

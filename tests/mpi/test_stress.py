@@ -25,9 +25,7 @@ def random_keys(random, num_keys, most=8):
     """Up to `most` keys, repeats and none included; half of them among the hot ones."""
     count = int(random.integers(0, most + 1))
     is_hot = random.random(count) < 0.5
-    return np.where(
-        is_hot, random.integers(0, HOT_KEYS, count), random.integers(0, num_keys, count)
-    )
+    return np.where(is_hot, random.integers(0, HOT_KEYS, count), random.integers(0, num_keys, count))
 
 
 def one_round(kv, server, number, before):

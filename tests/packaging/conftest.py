@@ -5,13 +5,24 @@ import shutil
 import sys
 from pathlib import Path
 
-import launch
 import pytest
+
+import launch
 from lapse import _build_info
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_SOURCES = (".git", ".venv", "build", "dist", "*.so", "_build_info.py", "__pycache__",
-               "*.egg-info", ".pytest_cache", ".hypothesis")
+NOT_SOURCES = (
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "*.so",
+    "_build_info.py",
+    "__pycache__",
+    "*.egg-info",
+    ".pytest_cache",
+    ".hypothesis",
+)
 
 
 class Environment:

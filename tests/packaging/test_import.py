@@ -4,8 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import launch
 import lapse
+import launch
 from lapse import _build_info, _mpi_loader
 
 OTHER = {"mpich": "openmpi", "openmpi": "mpich"}[_build_info.family]

@@ -49,7 +49,7 @@ def test_application_from_anywhere(environment, tmp_path):
 def test_stranger_compiles_a_kernel_and_runs_it(environment, tmp_path):
     folder = tmp_path / "stranger"
     shutil.copytree(STRANGER, folder)
-    environment.pip_install("setuptools>=77", "cython>=3.1")
+    environment.pip_install("setuptools", "cython")
     environment.run(["setup.py", "build_ext", "--inplace"], cwd=folder, timeout=120).check()
     job = environment.mpirun(2, ["job.py"], cwd=folder).check()
     assert "stranger: sums are right on 2 ranks" in job.stdout

@@ -7,6 +7,7 @@ of one host it usually copies in one go, and everything completes in order; here
 from pathlib import Path
 
 import pytest
+
 from launch import mpirun
 
 TESTS = Path(__file__).resolve().parent.parent

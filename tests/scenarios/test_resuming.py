@@ -30,8 +30,14 @@ def started(ranks, *options, app="word2vec"):
     """A job of an application in a session of its own."""
     command = [launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{app}", *options]
     process = subprocess.Popen(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env=launch.job_environment(), start_new_session=True)
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=launch.job_environment(),
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -178,7 +184,7 @@ def test_a_signal_ends_training_with_a_checkpoint(topics, tmp_path, number, to):
         assert len(ranks) == 3
         for pid in ranks if to == "all ranks" else ranks[-1:]:
             os.kill(pid, number)
-        out, err = process.communicate(timeout=40)
+        _out, err = process.communicate(timeout=40)
     assert process.returncode == 128 + number, err
     assert f"stopped by {number.name} after epoch" in err
     assert "Traceback" not in err

@@ -3,9 +3,9 @@
 import textwrap
 
 import pytest
-from launch import mpirun
 
 from lapse import _build_info
+from launch import mpirun
 
 #: Rank 1 pushes to a value so long that it holds the value's latch nearly all the time.
 SCRIPT = """

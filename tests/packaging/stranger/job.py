@@ -1,9 +1,9 @@
 """Every rank runs the stranger's kernel on the same keys; the sums are known."""
 
 import numpy as np
+import stranger
 
 import lapse
-import stranger
 
 NUM_KEYS, LENGTH = 50, 4
 

@@ -2,9 +2,8 @@
 
 import sys
 
-from mpi4py import MPI
-
 import lapse  # before mpi4py.MPI: it chooses the MPI library
+from mpi4py import MPI
 
 world = MPI.COMM_WORLD
 rank, size = world.rank, world.size

@@ -23,5 +23,5 @@ with lapse.Server(20, 100_000, max_in_flight=1) as server, server.worker() as kv
                 kv.push(theirs, np.ones((len(theirs), 100_000), "f4"))
         except KeyboardInterrupt:
             tell("KeyboardInterrupt", time.monotonic() - began < 2.5)
-            raise SystemExit(5)
+            raise SystemExit(5) from None
     kv.barrier()

@@ -4,7 +4,7 @@ import mpi4py
 
 mpi4py.rc.thread_level = "serialized"
 
-import lapse
+import lapse  # noqa: E402
 
 try:
     lapse.Server(20, 2)

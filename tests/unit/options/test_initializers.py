@@ -87,9 +87,7 @@ def test_initialize_fills_variable_lengths(dtype):
         server.initialize(range(30), lapse.Normal())
         with server.worker() as kv:
             for key in range(30):
-                expected = (
-                    lapse.Normal().values(np.array([key]), int(lengths[key]), 2)[0].astype(dtype)
-                )
+                expected = lapse.Normal().values(np.array([key]), int(lengths[key]), 2)[0].astype(dtype)
                 np.testing.assert_array_equal(kv.pull(key).wait(), expected)
 
 

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-
-import lapse
 from lapse._store import Store
 from lapse.testing._virtual_rank import VirtualRank
+
+import lapse
 
 LENGTHS = [
     1,
@@ -147,7 +147,7 @@ def test_threads_that_add_to_the_same_values_lose_nothing(length):
     """Real threads, without the GIL; a value is never seen half written."""
 
     def work(kv):
-        for number in range(300):
+        for _ in range(300):
             keys = kv.rng.integers(0, 4, 6)
             kv.push(keys, np.ones((6, length)))
             values = kv.pull(keys).wait()
@@ -233,7 +233,7 @@ server.close()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
-@pytest.mark.parametrize(("lengths", "most"), [("uniform", 10), ("variable", 14)])
+@pytest.mark.parametrize("lengths, most", [("uniform", 10), ("variable", 14)])
 def test_bytes_per_key(lengths, most):
     """8 for the directory and what is small; 4 more with lengths of their own; the values once."""
     run = subprocess.run(
