@@ -10,7 +10,8 @@ MPI's types stay in `_comm.pyx`, so that modules above compile without mpi.h.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t
-from lapse.protocol._protocol cimport Protocol, rank_t
+from lapse.protocol._protocol cimport Protocol
+from lapse.protocol._rank cimport rank_t
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport doorbell_t
 from lapse.base._types cimport operation_t, worker_slot_t

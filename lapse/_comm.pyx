@@ -170,30 +170,25 @@ cdef class Comm:
     protocol : Protocol
     communicator : mpi4py.MPI.Intracomm or None
         A private duplicate, with errors returned; None for a rank alone.
-    workers : int
-        Worker threads of this rank.
     host_peers : HostPeers
         The ranks of this host.
     crowded : bool
         Whether threads that compute outnumber this host's cores.
     """
 
-    def __cinit__(self, Protocol protocol, communicator, int workers, HostPeers host_peers, bint crowded):
+    def __cinit__(self, Protocol protocol, communicator, HostPeers host_peers, bint crowded):
         cdef int32_t i
         cdef int64_t row_bytes = <int64_t>(sizeof(record_t) + protocol.store.c.slabs[0].row_bytes)
         self.protocol = protocol
-        self.rank = &protocol.c
+        self.rank = &protocol.c.rank
         self.communicator = communicator
         self.host_peers = host_peers
         self.patience = 20 if crowded else 100
-        self.num_worker_slots = workers + 1
-        self.worker_slots = <worker_slot_t*>calloc(self.num_worker_slots, sizeof(worker_slot_t))
+        self.num_worker_slots = self.rank.num_worker_slots
+        self.worker_slots = self.rank.worker_slots
         self.doorbells = <doorbell_t**>calloc(self.rank.size, sizeof(doorbell_t*))
-        if self.worker_slots == NULL or self.doorbells == NULL:
-            raise MemoryError(f"no memory for {workers} workers and {self.rank.size} ranks")
-        for i in range(workers):
-            self.worker_slots[i].worker = i
-        self.worker_slots[workers].worker = -1
+        if self.doorbells == NULL:
+            raise MemoryError(f"no memory for the doorbells of {self.rank.size} ranks")
         for i in range(self.rank.size):
             self.doorbells[i] = host_peers.doorbell_of(i)
         if self.doorbells[self.rank.rank] == NULL:
@@ -207,8 +202,6 @@ cdef class Comm:
         self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
         self.records_together = <uint32_t>max(MIN_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
         self.lonely = LONELY
-        self.rank.replication.worker_slots = self.worker_slots
-        self.rank.replication.num_worker_slots = self.num_worker_slots
         if communicator is not None:
             self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
             if self.transport == NULL:
@@ -217,13 +210,6 @@ cdef class Comm:
             host_peers.c.end_job = end_job
 
     def __dealloc__(self):
-        cdef int32_t i
-        if self.worker_slots != NULL:
-            for i in range(self.num_worker_slots):
-                free(self.worker_slots[i].missed)
-                free_operations(self.worker_slots[i].spare)
-                free_operations(self.worker_slots[i].detached)
-        free(self.worker_slots)
         free(self.doorbells)
         free(self.failure_text)
         free_transport(self.transport)
@@ -235,7 +221,7 @@ cdef class Comm:
         cdef int moved, served
         if load32(&self.stopped):
             return 0
-        if has_work(&self.rank.replication):
+        if has_work(&self.protocol.c.replication):
             self.look_after_replicas()
         moved = self.flush()
         served = self.serve()
@@ -245,7 +231,7 @@ cdef class Comm:
         return moved + served
 
     cdef void look_after_replicas(self) noexcept nogil:
-        if not load32(&self.failed) and tick(&self.rank.replication, now()) != OK:
+        if not load32(&self.failed) and tick(&self.protocol.c.replication, now()) != OK:
             self.fail_with("out of memory while synchronising replicas")
 
     cdef int flush(self) noexcept nogil:
@@ -424,10 +410,10 @@ cdef class Comm:
         cdef int status
         if not (frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER) \
                 or self.doorbells[frame.origin] == NULL:
-            return handle_frame(self.rank, source, frame)
+            return handle_frame(&self.protocol.c, source, frame)
         if frame.count > self.records_together:
             return self.handle_in_parts(source, frame)
-        status = handle_frame(self.rank, source, frame)
+        status = handle_frame(&self.protocol.c, source, frame)
         self.values_gathered += frame.count
         if self.values_gathered >= self.records_together:
             self.flush()
@@ -446,7 +432,7 @@ cdef class Comm:
             part.count = min(<uint32_t>header.count - first, self.records_together)
             part.bytes = <uint32_t>(sizeof(frame_t) + part.count * sizeof(record_t))
             first += part.count
-            status = handle_frame(self.rank, source, part)
+            status = handle_frame(&self.protocol.c, source, part)
             if first < header.count:
                 self.flush()
         return status
@@ -768,7 +754,7 @@ cdef class Comm:
         if self.has_far_ranks:  # a worker that waits wakes by itself
             is_needed = load32(&self.doorbells[self.rank.rank].worker_asleep) == 0
             return SHORT_SLEEP if quiet_for < TRAFFIC_LATELY and is_needed else LONG_SLEEP
-        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.rank.replication) else QUIET_SLEEP
+        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.c.replication) else QUIET_SLEEP
 
     cdef bint at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""
@@ -976,12 +962,3 @@ cdef class Comm:
         """MPI messages and bytes, sent and received, since the start."""
         return (self.traffic.messages_sent, self.traffic.bytes_sent,
                 self.traffic.messages_received, self.traffic.bytes_received)
-
-
-cdef void free_operations(operation_t* operation) noexcept:
-    cdef operation_t* next_one
-    while operation != NULL:
-        next_one = operation.next
-        free(operation.offsets)
-        free(operation)
-        operation = next_one

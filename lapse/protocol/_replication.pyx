@@ -1,22 +1,24 @@
 """Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message."""
 
 from libc.math cimport isfinite
-from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 
-from lapse.messaging._flow cimport release_credits
-from lapse.messaging._messages cimport (ACK, APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
-from lapse.messaging._operations cimport complete, ring_worker_slot
+from lapse.messaging._flow cimport acquire_credits, release_credits
+from lapse.messaging._messages cimport (APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
+from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._outbox cimport append_ack, append_record
-from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, replica_t,
-                              replicas_t)
-from lapse._store cimport REPLICATED, lock_entry, unlock_entry
+from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, push_replica,
+                                      read_replica, replica_t)
+from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
+                                           pending_acks_t)
+from lapse.protocol._rank cimport amount_of, output_of, protocol_error, rank_t
+from lapse._store cimport REPLICATED, entry_t, lock_entry, unlock_entry, value_bytes
 from lapse.base._sync cimport drop_latch, fence, fetch_add, load, load32, store, take_latch, try_latch
-from lapse.base._types cimport FAILED, NO_MEMORY, OK
+from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport norm_of, scale_value
 
 cdef enum:
-    ERROR_SIZE = 256
     NORMS_BEFORE_CLIPPING = 1000
 
 cdef int64_t MILLISECOND = 1000000
@@ -28,7 +30,7 @@ cdef int64_t SEND_AFTER = 30 * MILLISECOND
 
 
 cdef inline replica_t* replica_at(replication_t* r, uint32_t number) noexcept nogil:
-    return &r.store.replicas.all[number]
+    return &r.state.store.replicas.all[number]
 
 
 # Contributions of this rank ---------------------------------------------------------------------------
@@ -51,30 +53,30 @@ cdef double factor_for(replication_t* r, double norm) noexcept nogil:
         if limit > 0 and norm > limit:
             factor = limit / norm
     if r.average:
-        factor /= r.size
+        factor /= r.state.size
     return factor
 
 
 cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexcept nogil:
     """Send the delta of one key to its home. Under the key's latch."""
     cdef replica_t* replica = replica_at(r, number)
-    cdef entry_t* entry = &r.store.entries[replica.key]
+    cdef entry_t* entry = &r.state.store.entries[replica.key]
     cdef char* delta = delta_of(replica)
     cdef double norm = 0.0, factor
     if r.threshold > 0 or r.clip > 0:
-        norm = norm_of(r.store.itemsize, delta, replica.bytes)
+        norm = norm_of(r.state.store.itemsize, delta, replica.bytes)
         if norm < r.threshold and not whatever_size:
-            note_changed(&r.store.replicas, number)
+            note_changed(&r.state.store.replicas, number)
             return OK
     factor = factor_for(r, norm)
     if factor != 1.0:
-        scale_value(r.store.itemsize, delta, factor, replica.bytes)
-    if entry.route == r.rank:
-        add_contribution(&r.store.replicas, number, r.rank, delta)
+        scale_value(r.state.store.itemsize, delta, factor, replica.bytes)
+    if entry.route == r.state.rank:
+        add_contribution(&r.state.store.replicas, number, r.state.rank, delta)
     else:
-        if append_record(&r.outboxes[entry.route], DELTA, <uint16_t>r.rank, 0, 0, <uint32_t>replica.key, replica.epoch,
+        if append_record(&r.state.outboxes[entry.route], DELTA, <uint16_t>r.state.rank, 0, 0, <uint32_t>replica.key, replica.epoch,
                          delta, replica.bytes) != OK:
-            note_changed(&r.store.replicas, number)
+            note_changed(&r.state.store.replicas, number)
             return NO_MEMORY
         r.keys_sent += 1
     fetch_add(&r.awaited, 1)
@@ -84,19 +86,19 @@ cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexc
 
 
 cdef int send_deltas(replication_t* r, bint whatever_size) noexcept nogil:
-    cdef uint32_t i, count = drain(&r.store.replicas, &r.store.replicas.changed)
+    cdef uint32_t i, count = drain(&r.state.store.replicas, &r.state.store.replicas.changed)
     cdef int status = OK
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        replica = replica_at(r, r.store.replicas.changed.drained[i])
-        entry = &r.store.entries[replica.key]
-        lock_entry(r.store, entry)
+        replica = replica_at(r, r.state.store.replicas.changed.drained[i])
+        entry = &r.state.store.entries[replica.key]
+        lock_entry(r.state.store, entry)
         replica.is_changed = False
         if replica.has_delta and status == OK:
-            status = contribute(r, r.store.replicas.changed.drained[i], whatever_size)
+            status = contribute(r, r.state.store.replicas.changed.drained[i], whatever_size)
         elif replica.has_delta:
-            note_changed(&r.store.replicas, r.store.replicas.changed.drained[i])
+            note_changed(&r.state.store.replicas, r.state.store.replicas.changed.drained[i])
         unlock_entry(entry)
     return status
 
@@ -107,8 +109,8 @@ cdef void reset_pending(replication_t* r) noexcept nogil:
     store(&r.pending, 0)
     fence()
     if load32(&r.waiting):
-        for i in range(r.num_worker_slots):
-            ring_worker_slot(&r.worker_slots[i])
+        for i in range(r.state.num_worker_slots):
+            ring_worker_slot(&r.state.worker_slots[i])
 
 
 cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
@@ -135,10 +137,10 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
 
 cdef int end_round(replication_t* r) noexcept nogil:
     cdef int32_t to
-    for to in range(r.size):
-        if to != r.rank and append_record(&r.outboxes[to], ROUND_END, <uint16_t>r.rank, 0, 0, 0, 0, NULL, 0) != OK:
+    for to in range(r.state.size):
+        if to != r.state.rank and append_record(&r.state.outboxes[to], ROUND_END, <uint16_t>r.state.rank, 0, 0, 0, 0, NULL, 0) != OK:
             return NO_MEMORY
-    return hear_end(r, r.rank)
+    return hear_end(r, r.state.rank)
 
 
 cdef inline bint is_round_due(replication_t* r) noexcept nogil:
@@ -172,23 +174,23 @@ cdef void take_in(replication_t* r, replica_t* replica, bint contains_mine, cons
     if contains_mine and replica.is_awaited:
         replica.is_awaited = False
         came_back(r)
-    add_sum(&r.store.replicas, replica, total)
+    add_sum(&r.state.store.replicas, replica, total)
 
 
 cdef int send_sum(replication_t* r, replica_t* replica) noexcept nogil:
     # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
     cdef int32_t to
-    for to in range(r.size):
-        if to == r.rank:
+    for to in range(r.state.size):
+        if to == r.state.rank:
             continue
-        if append_record(&r.outboxes[to], SUM, <uint16_t>r.rank, 0, 0, <uint32_t>replica.key, replica.contained[to],
+        if append_record(&r.state.outboxes[to], SUM, <uint16_t>r.state.rank, 0, 0, <uint32_t>replica.key, replica.contained[to],
                          replica.sum, replica.bytes) != OK:
             return NO_MEMORY
         replica.contained[to] = False
         r.keys_sent += 1
     replica.has_sum = False
-    take_in(r, replica, replica.contained[r.rank], replica.sum)
-    replica.contained[r.rank] = False
+    take_in(r, replica, replica.contained[r.state.rank], replica.sum)
+    replica.contained[r.state.rank] = False
     return OK
 
 
@@ -198,11 +200,11 @@ cdef int hear_end(replication_t* r, int32_t rank) noexcept nogil:
     r.ends[rank] += 1
     r.most_ends = max(r.most_ends, r.ends[rank])
     r.heard += r.ends[rank] == r.complete + 1
-    if r.heard < r.size:
+    if r.heard < r.state.size:
         return OK
     r.complete += 1
     r.heard = 0
-    for i in range(r.size):
+    for i in range(r.state.size):
         r.heard += r.ends[i] > r.complete
     return send_sums(r)
 
@@ -214,11 +216,11 @@ cdef int send_sums(replication_t* r) noexcept nogil:
     cdef replica_t* replica
     cdef entry_t* entry
     r.waiting_since = 0
-    count = drain(&r.store.replicas, &r.store.replicas.collected)
+    count = drain(&r.state.store.replicas, &r.state.store.replicas.collected)
     for i in range(count):
-        replica = replica_at(r, r.store.replicas.collected.drained[i])
-        entry = &r.store.entries[replica.key]
-        lock_entry(r.store, entry)
+        replica = replica_at(r, r.state.store.replicas.collected.drained[i])
+        entry = &r.state.store.entries[replica.key]
+        lock_entry(r.state.store, entry)
         replica.is_collected = False
         if replica.has_sum and status == OK:
             status = send_sum(r, replica)
@@ -228,69 +230,89 @@ cdef int send_sums(replication_t* r) noexcept nogil:
 
 # What all ranks have to apply before somebody is answered -----------------------------------------------
 
-cdef pending_acks_t* open_pending_acks(replication_t* r, uint16_t origin, uint16_t credited_to, uint64_t operation) noexcept nogil:
-    cdef pending_acks_t* pending_acks = <pending_acks_t*>malloc(sizeof(pending_acks_t))
-    if pending_acks == NULL:
-        return NULL
-    pending_acks.remaining = 1
-    pending_acks.operation = operation
-    pending_acks.amount = 0
-    pending_acks.count = 0
-    pending_acks.origin = origin
-    pending_acks.credited_to = credited_to
-    pending_acks.previous = NULL
-    take_latch(&r.list_latch)
-    pending_acks.next = r.pending_acks_list
-    if r.pending_acks_list != NULL:
-        r.pending_acks_list.previous = pending_acks
-    r.pending_acks_list = pending_acks
-    drop_latch(&r.list_latch)
-    return pending_acks
-
-
-cdef void forget(replication_t* r, pending_acks_t* pending_acks) noexcept nogil:
-    take_latch(&r.list_latch)
-    if pending_acks.previous == NULL:
-        r.pending_acks_list = pending_acks.next
-    else:
-        pending_acks.previous.next = pending_acks.next
-    if pending_acks.next != NULL:
-        pending_acks.next.previous = pending_acks.previous
-    drop_latch(&r.list_latch)
-    free(pending_acks)
-
-
-cdef int acknowledge(replication_t* r, pending_acks_t* pending_acks, int64_t count) noexcept nogil:
-    """So many acknowledgements came; after the last one the asker is answered."""
+cdef int ask_replica(replication_t* r, operation_t* operation, key_t key, uint32_t position,
+                     const char* given, int64_t* done) noexcept nogil:
+    """Carry out one key of a pull, push or set. The home orders sets; all ranks have to apply one before it is done."""
+    cdef rank_t* state = r.state
+    cdef entry_t* entry = &state.store.entries[key]
     cdef int status = OK
-    if fetch_add(&pending_acks.remaining, -count) != count:
-        return OK
-    if pending_acks.origin == r.rank:
-        release_credits(r.flow, r.rank, pending_acks.amount)
-        complete(<operation_t*>pending_acks.operation, pending_acks.count)
+    if operation.kind == SET and entry.route != state.rank:
+        return ask_home(state, operation, key, position, entry.route, given)
+    lock_entry(state.store, entry)
+    if operation.kind == PULL:
+        read_replica(replica_at(r, entry.slot), output_of(state, operation, position))
+        done[0] += 1
+    elif operation.kind == PUSH:
+        push_replica(&state.store.replicas, entry.slot, given)
+        done[0] += 1
     else:
-        status = append_ack(&r.outboxes[pending_acks.origin], ACK, pending_acks.origin, pending_acks.credited_to,
-                            pending_acks.operation, pending_acks.count, pending_acks.amount)
-    forget(r, pending_acks)
+        status = set_at_home(r, operation, entry, given)
+    unlock_entry(entry)
     return status
 
 
-cdef int close_pending_acks(replication_t* r, pending_acks_t* pending_acks) noexcept nogil:
-    """Everything is sent."""
-    return acknowledge(r, pending_acks, 1)
+cdef int ask_home(rank_t* state, operation_t* operation, key_t key, uint32_t position, int32_t home,
+                  const char* given) noexcept nogil:
+    # No latch: the route of a replicated key is its home, for good.
+    cdef int status
+    acquire_credits(&state.flow, home, amount_of(state, key))
+    status = append_record(&state.outboxes[home], SET, <uint16_t>state.rank, <uint16_t>home, <uint64_t>operation,
+                           <uint32_t>key, position, given, value_bytes(state.store, key))
+    if status != OK:
+        release_credits(&state.flow, home, amount_of(state, key))
+    return status
 
 
-cdef int replace(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
+cdef int set_at_home(replication_t* r, operation_t* operation, entry_t* entry, const char* value) noexcept nogil:
+    # Under the key's latch.
+    cdef rank_t* state = r.state
+    cdef int64_t amount = (state.size - 1) * <int64_t>(sizeof(record_t) + replica_at(r, entry.slot).bytes)
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, <uint16_t>state.rank, <uint16_t>state.rank,
+                                                          <uint64_t>operation)
+    cdef int status
+    if pending_acks == NULL:
+        return NO_MEMORY
+    acquire_credits(&state.flow, state.rank, amount)
+    status = replace_on_all(r, pending_acks, entry, value, amount)
+    return status if status != OK else close_pending_acks(&r.unacknowledged, state, pending_acks)
+
+
+cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil:
+    """The home's step of so many sets of a frame, whose records begin at `at`."""
+    cdef rank_t* state = r.state
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, frame.origin, frame.credited_to,
+                                                          frame.operation)
+    cdef record_t* record
+    cdef entry_t* entry
+    cdef uint32_t i
+    cdef int status
+    if pending_acks == NULL:
+        return NO_MEMORY
+    for i in range(count):
+        record = <record_t*>at
+        entry = &state.store.entries[record.key]
+        if entry.route != state.rank:
+            return protocol_error(state, source, "a set of a replicated key whose home is another rank", record.key)
+        lock_entry(state.store, entry)
+        status = replace_on_all(r, pending_acks, entry, <char*>(record + 1), amount_of(state, record.key))
+        unlock_entry(entry)
+        if status != OK:
+            return status
+        at += sizeof(record_t) + value_bytes(state.store, record.key)
+    return close_pending_acks(&r.unacknowledged, state, pending_acks)
+
+
+cdef int replace_on_all(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
     """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
     cdef replica_t* replica = replica_at(r, entry.slot)
     cdef int32_t to
     replica.epoch += 1
-    fetch_add(&pending_acks.remaining, r.size - 1)
+    fetch_add(&pending_acks.remaining, r.state.size - 1)
     pending_acks.count += 1
     pending_acks.amount += amount
-    for to in range(r.size):
+    for to in range(r.state.size):
         replica.contained[to] = False
-        if to != r.rank and append_record(&r.outboxes[to], REPLACE, <uint16_t>r.rank, 0, <uint64_t>pending_acks,
+        if to != r.state.rank and append_record(&r.state.outboxes[to], REPLACE, <uint16_t>r.state.rank, 0, <uint64_t>pending_acks,
                                           <uint32_t>replica.key, replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     put_in_place(r, replica, value)
@@ -306,17 +328,17 @@ cdef void put_in_place(replication_t* r, replica_t* replica, const char* value) 
 
 cdef int ask_all(replication_t* r, uint16_t origin, uint64_t operation) noexcept nogil:
     """Ask every rank to tell when it has applied all that this home has sent so far. Under the latch of rounds."""
-    cdef pending_acks_t* pending_acks = open_pending_acks(r, origin, <uint16_t>r.rank, operation)
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, origin, <uint16_t>r.state.rank, operation)
     cdef int32_t to
     if pending_acks == NULL:
         return NO_MEMORY
     pending_acks.count = 1
-    fetch_add(&pending_acks.remaining, r.size - 1)
-    for to in range(r.size):
-        if to != r.rank and append_record(&r.outboxes[to], FENCE, <uint16_t>r.rank, 0, <uint64_t>pending_acks,
+    fetch_add(&pending_acks.remaining, r.state.size - 1)
+    for to in range(r.state.size):
+        if to != r.state.rank and append_record(&r.state.outboxes[to], FENCE, <uint16_t>r.state.rank, 0, <uint64_t>pending_acks,
                                           0, 0, NULL, 0) != OK:
             return NO_MEMORY
-    return close_pending_acks(r, pending_acks)
+    return close_pending_acks(&r.unacknowledged, r.state, pending_acks)
 
 
 cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil:
@@ -335,13 +357,13 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
     else:
         covered[0] = load(&r.full_rounds) > full_rounds_before
         r.is_full_wanted = r.is_full_wanted or not covered[0]  # whoever begins the next round may come first
-    for home in range(r.size):
-        if home != r.rank and status == OK:
-            status = append_record(&r.outboxes[home], MARK, <uint16_t>r.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)
+    for home in range(r.state.size):
+        if home != r.state.rank and status == OK:
+            status = append_record(&r.state.outboxes[home], MARK, <uint16_t>r.state.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)
     if status == OK:
         status = send_sums(r)
     if status == OK:
-        status = ask_all(r, <uint16_t>r.rank, <uint64_t>operation)
+        status = ask_all(r, <uint16_t>r.state.rank, <uint64_t>operation)
     drop_latch(&r.latch)
     return status if status != OK else begin_round_if_due(r)
 
@@ -355,14 +377,14 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
     cdef int status = OK
     if is_due:  # at common multiples: ranks of one host begin together
         r.next_round = (time // r.interval + 1) * r.interval
-    if not r.store.replicas.collected.count and not is_behind(r):
+    if not r.state.store.replicas.collected.count and not is_behind(r):
         r.waiting_since = 0
     elif r.waiting_since == 0:
         r.waiting_since = time
     waited = time - r.waiting_since if r.waiting_since else 0
     if not is_due and waited <= JOIN_AFTER and not load32(&r.waiting) or not try_latch(&r.latch):
         return OK
-    if load(&r.awaited) == 0 and (is_due and r.store.replicas.changed.count or waited > JOIN_AFTER and is_behind(r)):
+    if load(&r.awaited) == 0 and (is_due and r.state.store.replicas.changed.count or waited > JOIN_AFTER and is_behind(r)):
         status = begin_round(r, False)
     elif waited > SEND_AFTER:
         status = send_sums(r)
@@ -372,29 +394,22 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
 
 # Messages -------------------------------------------------------------------------------------------------
 
-cdef int protocol_error(replication_t* r, int32_t source, const char* what, key_t key) noexcept nogil:
-    """Note what the protocol excludes; the server ends."""
-    snprintf(r.error, ERROR_SIZE, "protocol error at rank %d, message from rank %d: %s (key %lld)",
-             r.rank, source, what, <long long>key)
-    return FAILED
-
-
 cdef int on_delta(replication_t* r, int32_t source, entry_t* entry, record_t* record) noexcept nogil:
-    if entry.route != r.rank:
-        return protocol_error(r, source, "a contribution to a replica whose home is another rank", record.key)
+    if entry.route != r.state.rank:
+        return protocol_error(r.state, source, "a contribution to a replica whose home is another rank", record.key)
     if record.position == replica_at(r, entry.slot).epoch:
-        add_contribution(&r.store.replicas, entry.slot, source, <char*>(record + 1))
+        add_contribution(&r.state.store.replicas, entry.slot, source, <char*>(record + 1))
     return OK
 
 
 cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, record_t* record) noexcept nogil:
-    cdef entry_t* entry = &r.store.entries[record.key]
+    cdef entry_t* entry = &r.state.store.entries[record.key]
     cdef replica_t* replica
     cdef int status = OK
     if entry.state != REPLICATED:
-        return protocol_error(r, source, "news of a replica that is not here", record.key)
+        return protocol_error(r.state, source, "news of a replica that is not here", record.key)
     replica = replica_at(r, entry.slot)
-    lock_entry(r.store, entry)
+    lock_entry(r.state.store, entry)
     if frame.kind == DELTA:
         status = on_delta(r, source, entry, record)
     elif frame.kind == SUM:
@@ -416,9 +431,9 @@ cdef int on_replica_records(replication_t* r, int32_t source, frame_t* frame) no
         status = on_replica_record(r, source, frame, record)
         if status != OK:
             return status
-        at += sizeof(record_t) + replica_at(r, r.store.entries[record.key].slot).bytes
+        at += sizeof(record_t) + replica_at(r, r.state.store.entries[record.key].slot).bytes
     if frame.kind == REPLACE:
-        status = append_ack(&r.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, frame.count, 0)
+        status = append_ack(&r.state.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, frame.count, 0)
         if status != OK:
             return status
     return OK if frame.kind == DELTA else begin_round_if_due(r)
@@ -449,23 +464,20 @@ cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) no
     if frame.kind == MARK:
         return on_mark(r, frame)
     if frame.kind == FENCE:
-        return append_ack(&r.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, 1, 0)
+        return append_ack(&r.state.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, 1, 0)
     if frame.kind == APPLIED:
-        return acknowledge(r, <pending_acks_t*>frame.operation, frame.count)
+        return acknowledge(&r.unacknowledged, r.state, <pending_acks_t*>frame.operation, frame.count)
     return on_replica_records(r, source, frame)
 
 
 # Memory -----------------------------------------------------------------------------------------------------
 
-cdef int prepare_replication(replication_t* r) noexcept:
-    r.ends = <int64_t*>calloc(r.size, sizeof(int64_t))
+cdef int prepare_replication(replication_t* r, rank_t* state) noexcept:
+    r.state = state
+    r.ends = <int64_t*>calloc(r.state.size, sizeof(int64_t))
     return NO_MEMORY if r.ends == NULL else OK
 
 
 cdef void free_replication(replication_t* r) noexcept:
-    cdef pending_acks_t* pending_acks
-    while r.pending_acks_list != NULL:  # of a server that ended by a failure: what is missing never comes
-        pending_acks = r.pending_acks_list
-        r.pending_acks_list = pending_acks.next
-        free(pending_acks)
+    free_pending_acks(&r.unacknowledged)
     free(r.ends)

@@ -75,7 +75,7 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, first_id: int) -> Parts:
         host.free()
     communicator = _duplicate(comm)
     is_crowded = _advise(comm, arguments.workers, host)
-    engine = _agree_on(comm, Comm, protocol, communicator, arguments.workers, host_peers, is_crowded)
+    engine = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded)
     return Parts(store, protocol, samplers, sharing, communicator, engine)
 
 
@@ -113,7 +113,7 @@ def _make_local_parts(
         arguments.replicated_keys,
         shareable=arguments.shared_memory and has_neighbours,
     )
-    protocol = Protocol(store, arguments.max_in_flight)
+    protocol = Protocol(store, arguments.workers, arguments.max_in_flight)
     protocol.manage_replicas(**_management(arguments.replication))
     ids = range(first_id, first_id + arguments.workers)
     return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)

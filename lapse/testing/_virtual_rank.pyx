@@ -205,11 +205,11 @@ cdef class VirtualRank:
 
     def take(self, int destination):
         """The next packet for a rank, as bytes; None where nothing is queued."""
-        cdef block_t* block = take_block(&self.protocol.c.outboxes[destination])
+        cdef block_t* block = take_block(&self.protocol.c.rank.outboxes[destination])
         if block == NULL:
             return None
         data = (<char*>block_data(block))[:block.used]
-        give_block_back(&self.protocol.c.outboxes[destination], block)
+        give_block_back(&self.protocol.c.rank.outboxes[destination], block)
         return data
 
     def deliver(self, int source, bytes packet):
@@ -231,7 +231,7 @@ cdef class VirtualRank:
             if status == NO_MEMORY:
                 raise MemoryError("no memory for a message of the protocol")
             if status != OK:
-                raise AssertionError((<bytes>self.protocol.c.error).decode())
+                raise AssertionError((<bytes>self.protocol.c.rank.error).decode())
             data += frame.bytes
             left -= frame.bytes
 

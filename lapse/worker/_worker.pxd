@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse._comm cimport Comm, ready_t
-from lapse.protocol._protocol cimport Protocol, rank_t
+from lapse.protocol._protocol cimport protocol_t
 from lapse.sampling._sampling cimport Sampler, sample_t
 from lapse._store cimport Store, store_t
 from lapse.base._types cimport counters_t, key_t, operation_t, worker_slot_t
@@ -24,7 +24,7 @@ cdef class Worker:
     cdef Comm comm
     cdef Store store_object
     cdef store_t* store
-    cdef rank_t* protocol
+    cdef protocol_t* protocol
     cdef worker_slot_t* worker_slot
     cdef counters_t* counters       # where calls count: the worker slot's, or aside while a sample is at work
     cdef Sampler sampler            # the worker slot's; None without sampling

@@ -71,8 +71,8 @@ cdef bint is_rank_at_rest(void* comm) noexcept nogil:
     return True
 
 
-cdef bint has_room(void* rank) noexcept nogil:
-    return load(&(<rank_t*>rank).flow.over_limit) <= 0
+cdef bint has_room(void* protocol) noexcept nogil:
+    return load(&(<protocol_t*>protocol).rank.flow.over_limit) <= 0
 
 
 cdef bint keeps_pace(void* replication) noexcept nogil:
@@ -1305,7 +1305,7 @@ def new_worker(server, Comm comm, Store store, int worker_slot, int first_id, in
     worker.comm = comm
     worker.store_object = store
     worker.store = &store.c
-    worker.protocol = comm.rank
+    worker.protocol = &comm.protocol.c
     worker.worker_slot = &comm.worker_slots[worker_slot]
     worker.counters = &worker.worker_slot.counters
     worker.sampler = sampler

@@ -1,0 +1,603 @@
+"""Floor 2. Relocation: what a rank does with a key that may be elsewhere, on each local request and on each message."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from lapse.messaging._flow cimport acquire_credits, release_credits
+from lapse.messaging._messages cimport (ACK, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO, frame_t,
+                                        loose_u64, record_t)
+from lapse.messaging._operations cimport complete
+from lapse.messaging._outbox cimport append_ack, append_record, close_frame, open_frame, outbox_t
+from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arrival_t, close_arrival, forget_arrival,
+                                       free_arrivals, open_arrival, park, parked_t, prepare_arrivals, waiter_t, wake)
+from lapse.protocol._rank cimport amount_of, output_of, protocol_error, rank_t
+from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
+                           is_here, lock_entry, note_owner, read_value, row_at, slab_for, slab_t, store_t, take_row,
+                           unlock_entry, value_bytes)
+from lapse.base._types cimport LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
+from lapse.base._values cimport prefetch
+
+cdef enum:
+    SERVED_PER_STEP = 64        # parked operations served under one latch
+    COPIED_UNDER_LATCH = 16384  # bytes; a longer value is queued after the latch is released
+    # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
+    VALUES_AHEAD = 8
+    ENTRIES_AHEAD = 16
+    MAX_PREFETCHED = 1024      # bytes of a value; the processor itself prefetches what follows
+
+
+# Answers -----------------------------------------------------------------------------------------------
+
+cdef int answer_pull(rank_t* state, uint16_t origin, uint16_t credited_to, uint64_t operation, key_t key,
+                     uint32_t position, uint32_t slot) noexcept nogil:
+    # Under the key's latch. One of this rank's own counts as answered when the caller completes it.
+    cdef slab_t* slab
+    cdef operation_t* mine
+    if origin == state.rank:
+        mine = <operation_t*>operation
+        if mine.out != NULL:
+            read_value(state.store, key, slot, output_of(state, mine, position))
+        release_credits(&state.flow, credited_to, amount_of(state, key))
+        return OK
+    slab = slab_for(state.store, key)
+    return append_record(&state.outboxes[origin], PULL_REPLY, origin, credited_to, operation, <uint32_t>key, position,
+                         NULL if slot == NO_SLOT else row_at(slab, slot), slab.row_bytes)
+
+
+cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcept nogil:
+    # The directory does not name the slot any more: nobody else can reach the value, no latch is needed.
+    cdef slab_t* slab = slab_for(state.store, key)
+    cdef int status
+    if slot == NO_SLOT:
+        return append_record(&state.outboxes[to], TRANSFER_ZERO, <uint16_t>to, 0, 0, <uint32_t>key, 0, NULL, 0)
+    status = append_record(&state.outboxes[to], TRANSFER, <uint16_t>to, 0, 0, <uint32_t>key, 0,
+                           row_at(slab, slot), slab.row_bytes)
+    give_row_back(state.store, slab, slot)
+    return status
+
+
+# Requests of this rank's own workers, one key a step ----------------------------------------------------
+
+cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, uint32_t position,
+             const char* given, int64_t* done, int64_t* parked) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """Carry out, park, or send to the home one key, not a replicated one, of a pull, push or set.
+
+    `done` grows by one where it is carried out at once, `parked` where it waits for an arrival.
+    NO_MEMORY leaves nothing behind.
+    """
+    cdef store_t* store = state.store
+    cdef entry_t* entry = &store.entries[key]
+    cdef size_t size = value_bytes(store, key)
+    cdef int32_t destination
+    cdef int status = OK
+    cdef bint latched = True
+    lock_entry(state.store, entry)
+    if entry.state == OWNED:
+        if operation.kind == PULL:
+            read_value(store, key, entry.slot, output_of(state, operation, position))
+        else:
+            change_value(store, key, &entry.slot, operation.kind, given)
+        done[0] += 1
+    elif entry.state == ARRIVING:
+        acquire_credits(&state.flow, state.rank, amount_of(state, key))
+        if park(arrival_at(&relocation.arrivals, entry.slot), operation.kind, <uint16_t>state.rank, <uint16_t>state.rank,
+                <uint64_t>operation, position, given, size):
+            parked[0] += 1
+        else:
+            release_credits(&state.flow, state.rank, amount_of(state, key))
+            status = NO_MEMORY
+    else:
+        destination = entry.route
+        if size > COPIED_UNDER_LATCH:
+            unlock_entry(entry)
+            latched = False
+        acquire_credits(&state.flow, destination, amount_of(state, key))
+        status = append_record(&state.outboxes[destination], operation.kind, <uint16_t>state.rank,
+                               <uint16_t>destination, <uint64_t>operation, <uint32_t>key, position,
+                               given, 0 if operation.kind == PULL else size)
+        if status != OK:
+            release_credits(&state.flow, destination, amount_of(state, key))
+    if latched:
+        unlock_entry(entry)
+    return status
+
+
+cdef int ask_for_key(rank_t* state, key_t key, entry_t* entry) noexcept nogil:
+    # Under the key's latch: tell the home, or be the home and redirect the last requester.
+    cdef int32_t home = home_of(state.store, key)
+    cdef int32_t old
+    if home != state.rank:
+        return append_record(&state.outboxes[home], LOCALIZE, <uint16_t>state.rank, 0, 0, <uint32_t>key, 0, NULL, 0)
+    old = entry.route
+    entry.route = <uint16_t>state.rank
+    return append_record(&state.outboxes[old], HAND_OVER, <uint16_t>state.rank, 0, 0, <uint32_t>key, 0, NULL, 0)
+
+
+cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t key, entry_t* entry) noexcept nogil:
+    # under the key's latch
+    cdef rank_t* state = relocation.state
+    cdef uint32_t number = open_arrival(&relocation.arrivals)
+    cdef arrival_t* arrival
+    cdef uint32_t old_route = entry.route
+    if number == NO_ARRIVAL:
+        return NO_MEMORY
+    arrival = arrival_at(&relocation.arrivals, number)
+    if not add_waiter(arrival, operation):
+        close_arrival(&relocation.arrivals, number)
+        return NO_MEMORY
+    arrival.credited_to = entry.route
+    acquire_credits(&state.flow, arrival.credited_to, amount_of(state, key))
+    entry.slot = number
+    entry.state = ARRIVING
+    if ask_for_key(state, key, entry) == OK:
+        return OK
+    release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
+    free(arrival.waiters)
+    entry.slot = NO_SLOT
+    entry.state = ABSENT
+    entry.route = <uint16_t>old_route
+    close_arrival(&relocation.arrivals, number)
+    return NO_MEMORY
+
+
+cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """Ask for one key, or wait for it with those who asked before, or find it here (`done` grows by one)."""
+    cdef entry_t* entry = &state.store.entries[key]
+    cdef int status = OK
+    lock_entry(state.store, entry)
+    if is_here(entry):
+        done[0] += 1
+    elif entry.state == ARRIVING:
+        if not add_waiter(arrival_at(&relocation.arrivals, entry.slot), operation):
+            status = NO_MEMORY
+    else:
+        status = begin_arrival(relocation, operation, key, entry)
+    unlock_entry(entry)
+    return status
+
+
+cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil:
+    """Ask the home of one key who owns it; the answer is an int32."""
+    cdef int32_t home = home_of(state.store, key)
+    if home != state.rank:
+        return append_record(&state.outboxes[home], LOCATE, <uint16_t>state.rank, 0, <uint64_t>operation,
+                             <uint32_t>key, position, NULL, 0)
+    (<int32_t*>output_of(state, operation, position))[0] = recorded_owner(state, key)
+    done[0] += 1
+    return OK
+
+
+cdef int32_t recorded_owner(rank_t* state, key_t key) noexcept nogil:
+    # at the key's home
+    cdef entry_t* entry = &state.store.entries[key]
+    cdef int32_t owner
+    lock_entry(state.store, entry)
+    owner = entry.route
+    unlock_entry(entry)
+    return owner
+
+
+# Messages ------------------------------------------------------------------------------------------------
+
+cdef inline const entry_t* entry_named(rank_t* state, const char* record) noexcept nogil:
+    return &state.store.entries[(<const record_t*>record).key]
+
+
+cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogil:
+    # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
+    cdef const entry_t* entry = entry_named(state, record)
+    cdef slab_t* slab = slab_for(state.store, (<const record_t*>record).key)
+    cdef uint32_t slot = entry.slot
+    cdef size_t at = 0
+    if entry.state == OWNED and slot != NO_SLOT:
+        while at < slab.row_bytes and at < MAX_PREFETCHED:
+            prefetch(row_at(slab, slot) + at)
+            at += 64
+
+
+cdef inline void look_ahead(rank_t* state, const char* record, size_t stride, uint32_t left) noexcept nogil:
+    if left > ENTRIES_AHEAD:
+        prefetch(entry_named(state, record + ENTRIES_AHEAD * stride))
+    if left > VALUES_AHEAD:
+        prefetch_value(state, record + VALUES_AHEAD * stride)
+
+
+cdef void look_at_first(rank_t* state, const char* record, size_t stride, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(min(count, <uint32_t>ENTRIES_AHEAD)):
+        prefetch(entry_named(state, record + i * stride))
+    for i in range(min(count, <uint32_t>VALUES_AHEAD)):
+        prefetch_value(state, record + i * stride)
+
+
+cdef int64_t bytes_of_answer(const rank_t* state, const frame_t* frame) noexcept nogil:
+    cdef const record_t* record = <const record_t*>(frame + 1)
+    cdef int64_t size = 0
+    cdef uint32_t i
+    if state.store.slab_of == NULL:
+        return frame.count * <int64_t>(sizeof(record_t) + state.store.slabs[0].row_bytes)
+    for i in range(<uint32_t>frame.count):
+        size += <int64_t>(sizeof(record_t) + value_bytes(state.store, record[i].key))
+    return size
+
+
+cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef record_t* record = <record_t*>(frame + 1)
+    cdef outbox_t* outbox = &state.outboxes[frame.origin]
+    cdef frame_t* answer = NULL
+    cdef char* at = NULL
+    cdef int64_t done = 0
+    cdef uint32_t i
+    cdef int status = OK
+    if frame.origin != state.rank:
+        answer = open_frame(outbox, PULL_REPLY, frame.origin, frame.credited_to, frame.operation, bytes_of_answer(state, frame))
+        at = <char*>(answer + 1)
+    look_at_first(state, <char*>record, sizeof(record_t), frame.count)
+    for i in range(<uint32_t>frame.count):
+        look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
+        status = pull_one(relocation, frame, record, &at if answer != NULL else NULL, &done)
+        if status != OK:
+            break
+        record += 1
+    if answer != NULL:
+        close_frame(outbox, answer, <uint32_t>done, at)
+    elif frame.origin == state.rank:
+        complete(<operation_t*>frame.operation, done)
+    return status
+
+
+cdef inline int pull_one(relocation_t* relocation, frame_t* frame, record_t* record, char** answer, int64_t* done) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """Answer, park or send on a pull of one key; `answer` is where in an open frame the next record goes."""
+    cdef entry_t* entry = &state.store.entries[record.key]
+    cdef int status = OK
+    lock_entry(state.store, entry)
+    if entry.state == OWNED:
+        if answer != NULL:
+            answer[0] = write_answer(state, record, entry.slot, answer[0])
+        else:
+            status = answer_pull(state, frame.origin, frame.credited_to, frame.operation, record.key, record.position,
+                                 entry.slot)
+        done[0] += 1
+    elif entry.state == ARRIVING:
+        if not park(arrival_at(&relocation.arrivals, entry.slot), PULL, frame.origin, frame.credited_to, frame.operation,
+                    record.position, NULL, 0):
+            status = NO_MEMORY
+    else:
+        # From the home to the last requester; from anybody else back to the home. Queued under the
+        # latch, before a later HAND_OVER, so that it bounces at most once.
+        status = append_record(&state.outboxes[entry.route], PULL, frame.origin, frame.credited_to, frame.operation,
+                               record.key, record.position, NULL, 0)
+    unlock_entry(entry)
+    return status
+
+
+cdef inline char* write_answer(rank_t* state, const record_t* asked, uint32_t slot, char* at) noexcept nogil:
+    (<record_t*>at)[0] = asked[0]
+    at += sizeof(record_t)
+    read_value(state.store, asked.key, slot, at)
+    return at + value_bytes(state.store, asked.key)
+
+
+cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil:
+    """Carry out, park or send on so many pushes or sets of a frame, whose records begin at `at`."""
+    cdef rank_t* state = relocation.state
+    cdef record_t* record
+    cdef size_t size
+    cdef int64_t done = 0, amount = 0
+    cdef uint32_t i
+    cdef int status
+    for i in range(count):
+        record = <record_t*>at
+        size = value_bytes(state.store, record.key)
+        if state.store.slab_of == NULL:
+            look_ahead(state, at, sizeof(record_t) + size, count - i)
+        status = change_one(relocation, source, frame, record, size, &done, &amount)
+        if status != OK:
+            return status
+        at += sizeof(record_t) + size
+    if not done:
+        return OK
+    if frame.origin == state.rank:
+        release_credits(&state.flow, frame.credited_to, amount)
+        complete(<operation_t*>frame.operation, done)
+        return OK
+    return append_ack(&state.outboxes[frame.origin], ACK, frame.origin, frame.credited_to, frame.operation,
+                      <uint32_t>done, <uint64_t>amount)
+
+
+cdef inline int change_one(relocation_t* relocation, int32_t source, frame_t* frame, record_t* record, size_t size,
+                           int64_t* done, int64_t* amount) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef entry_t* entry = &state.store.entries[record.key]
+    cdef const char* given = <const char*>(record + 1)
+    cdef int status = OK
+    cdef int32_t to
+    lock_entry(state.store, entry)
+    if entry.state == OWNED:
+        change_value(state.store, record.key, &entry.slot, frame.kind, given)
+        done[0] += 1
+        amount[0] += amount_of(state, record.key)
+    elif entry.state == ARRIVING:
+        if not park(arrival_at(&relocation.arrivals, entry.slot), <uint8_t>frame.kind, frame.origin, frame.credited_to, frame.operation,
+                    record.position, given, size):
+            status = NO_MEMORY
+    elif entry.state == REPLICATED:
+        status = protocol_error(state, source, "a push of a replicated key", record.key)
+    elif size <= COPIED_UNDER_LATCH:
+        status = append_record(&state.outboxes[entry.route], frame.kind, frame.origin, frame.credited_to, frame.operation,
+                               record.key, record.position, given, size)
+    else:
+        to = entry.route
+        unlock_entry(entry)
+        return append_record(&state.outboxes[to], frame.kind, frame.origin, frame.credited_to, frame.operation,
+                             record.key, record.position, given, size)
+    unlock_entry(entry)
+    return status
+
+
+cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
+    cdef operation_t* operation = <operation_t*>frame.operation
+    cdef char* at = <char*>(frame + 1)
+    cdef record_t* record
+    cdef size_t size
+    cdef int64_t amount = 0
+    cdef uint32_t i
+    if frame.count == 0:  # all of it was parked or sent on: the operation may be done by now
+        return OK
+    for i in range(<uint32_t>frame.count):
+        record = <record_t*>at
+        size = sizeof(int32_t) if frame.kind == LOCATE_REPLY else value_bytes(state.store, record.key)
+        if operation.out != NULL:
+            memcpy(output_of(state, operation, record.position), record + 1, size)
+        at += sizeof(record_t) + size
+        amount += <int64_t>(sizeof(record_t) + size)
+    if frame.kind == PULL_REPLY:
+        release_credits(&state.flow, frame.credited_to, amount)
+    complete(operation, frame.count)
+    return OK
+
+
+cdef int on_ack(rank_t* state, frame_t* frame) noexcept nogil:
+    release_credits(&state.flow, frame.credited_to, <int64_t>(<loose_u64*>(frame + 1))[0])
+    complete(<operation_t*>frame.operation, frame.count)
+    return OK
+
+
+cdef int on_locate(rank_t* state, frame_t* frame) noexcept nogil:
+    cdef record_t* record = <record_t*>(frame + 1)
+    cdef uint32_t i
+    cdef int32_t owner
+    cdef int status
+    for i in range(<uint32_t>frame.count):
+        owner = recorded_owner(state, record.key)
+        status = append_record(&state.outboxes[frame.origin], LOCATE_REPLY, frame.origin, 0, frame.operation,
+                               record.key, record.position, <char*>&owner, sizeof(owner))
+        if status != OK:
+            return status
+        record += 1
+    return OK
+
+
+cdef int on_localize(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef record_t* record = <record_t*>(frame + 1)
+    cdef uint32_t i
+    cdef int status
+    for i in range(<uint32_t>frame.count):
+        look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
+        status = redirect(relocation, source, record.key, frame.origin)
+        if status != OK:
+            return status
+        record += 1
+    return OK
+
+
+cdef int redirect(relocation_t* relocation, int32_t source, key_t key, int32_t requester) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """The home's step: the requester is the newest owner, and who was it before hands the key over."""
+    cdef entry_t* entry = &state.store.entries[key]
+    cdef int32_t old
+    cdef int status
+    lock_entry(state.store, entry)
+    old = entry.route
+    entry.route = <uint16_t>requester
+    if old == requester:
+        unlock_entry(entry)
+        return protocol_error(state, source, "a localize by the recorded owner", key)
+    if old == state.rank:
+        return hand_over(relocation, source, key, entry, requester)
+    status = append_record(&state.outboxes[old], HAND_OVER, <uint16_t>requester, 0, 0, <uint32_t>key, 0, NULL, 0)
+    unlock_entry(entry)
+    return status
+
+
+cdef int hand_over(relocation_t* relocation, int32_t source, key_t key, entry_t* entry, int32_t requester) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """The old owner's step. Takes over the key's latch and releases it."""
+    cdef arrival_t* arrival
+    cdef uint32_t slot
+    if entry.state == OWNED:
+        slot = entry.slot
+        entry.slot = NO_SLOT
+        entry.state = ABSENT
+        note_owner(state.store, key, False)
+        unlock_entry(entry)
+        relocation.counters.given_away += 1
+        return send_value(state, key, slot, requester)
+    if entry.state == ARRIVING:
+        arrival = arrival_at(&relocation.arrivals, entry.slot)
+        if arrival.successor < 0:
+            arrival.successor = requester
+            unlock_entry(entry)
+            return OK
+        unlock_entry(entry)
+        return protocol_error(state, source, "a second successor", key)
+    unlock_entry(entry)
+    return protocol_error(state, source, "asked to hand over a key that is not here", key)
+
+
+cdef int on_hand_over(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef record_t* record = <record_t*>(frame + 1)
+    cdef entry_t* entry
+    cdef uint32_t i
+    cdef int status
+    for i in range(<uint32_t>frame.count):
+        look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
+        entry = &state.store.entries[record.key]
+        lock_entry(state.store, entry)
+        status = hand_over(relocation, source, record.key, entry, frame.origin)
+        if status != OK:
+            return status
+        record += 1
+    return OK
+
+
+cdef int on_transfer(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef char* at = <char*>(frame + 1)
+    cdef record_t* record
+    cdef size_t size
+    cdef uint32_t i, slot
+    cdef slab_t* slab
+    cdef int status
+    for i in range(<uint32_t>frame.count):
+        record = <record_t*>at
+        size = 0
+        slot = NO_SLOT
+        if frame.kind == TRANSFER:
+            slab = slab_for(state.store, record.key)
+            size = slab.row_bytes
+            if state.store.slab_of == NULL and frame.count - i > ENTRIES_AHEAD:
+                prefetch(entry_named(state, at + ENTRIES_AHEAD * (sizeof(record_t) + size)))
+            slot = take_row(state.store, slab, False)
+            memcpy(row_at(slab, slot), record + 1, size)
+        status = land(relocation, source, record.key, slot)
+        if status != OK:
+            return status
+        at += sizeof(record_t) + size
+    return OK
+
+
+cdef int land(relocation_t* relocation, int32_t source, key_t key, uint32_t slot) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """A key arrives: serve what is parked in order, wake the localizes, keep the key or pass it on."""
+    cdef entry_t* entry = &state.store.entries[key]
+    cdef arrival_t* arrival
+    cdef waiter_t* waiters
+    cdef uint32_t number
+    cdef int32_t successor
+    cdef int status = OK
+    lock_entry(state.store, entry)
+    if entry.state != ARRIVING:
+        unlock_entry(entry)
+        return protocol_error(state, source, "the transfer of a key that nobody here asked for", key)
+    number = entry.slot
+    arrival = arrival_at(&relocation.arrivals, number)
+    arrival.slot = slot
+    while arrival.first != NULL and status == OK:
+        status = serve_parked(relocation, key, entry, arrival)
+    waiters = arrival.waiters
+    successor = arrival.successor
+    slot = arrival.slot
+    if successor < 0:
+        entry.state = OWNED
+        entry.slot = slot
+        note_owner(state.store, key, True)
+    else:
+        entry.state = ABSENT
+        entry.slot = NO_SLOT
+    unlock_entry(entry)
+    relocation.counters.arrived += 1
+    release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
+    close_arrival(&relocation.arrivals, number)
+    wake(waiters)
+    if successor >= 0 and status == OK:
+        relocation.counters.passed_on += 1
+        relocation.counters.given_away += 1
+        status = send_value(state, key, slot, successor)
+    return status
+
+
+cdef int serve_parked(relocation_t* relocation, key_t key, entry_t* entry, arrival_t* arrival) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    """Serve up to SERVED_PER_STEP parked operations under the latch, then let others have it for a moment.
+
+    The key stays *arriving* until the queue is empty, so that what comes meanwhile waits its turn.
+    """
+    cdef operation_t* mine[SERVED_PER_STEP]
+    cdef int i, served = 0, finished = 0
+    cdef int status = OK
+    cdef parked_t* parked
+    while arrival.first != NULL and served < SERVED_PER_STEP and status == OK:
+        parked = arrival.first
+        arrival.first = parked.next
+        if arrival.first == NULL:
+            arrival.last = NULL
+        status = serve(state, key, arrival, parked)
+        if parked.origin == state.rank:
+            mine[finished] = <operation_t*>parked.operation
+            finished += 1
+        served += 1
+        free(parked)
+    unlock_entry(entry)
+    for i in range(finished):
+        complete(mine[i], 1)
+    lock_entry(state.store, entry)
+    return status
+
+
+cdef int serve(rank_t* state, key_t key, arrival_t* arrival, parked_t* parked) noexcept nogil:
+    # Under the key's latch. The caller completes one of this rank's own.
+    if parked.kind == PULL:
+        return answer_pull(state, parked.origin, parked.credited_to, parked.operation, key, parked.position, arrival.slot)
+    change_value(state.store, key, &arrival.slot, parked.kind, <char*>(parked + 1))
+    if parked.origin == state.rank:
+        release_credits(&state.flow, parked.credited_to, amount_of(state, key))
+        return OK
+    return append_ack(&state.outboxes[parked.origin], ACK, parked.origin, parked.credited_to, parked.operation,
+                      1, <uint64_t>amount_of(state, key))
+
+
+cdef int handle_relocation(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
+    """Do what one message about keys that are not replicated asks for; errors as in `handle_frame`."""
+    cdef rank_t* state = relocation.state
+    if frame.kind == PULL:
+        return on_pull(relocation, frame)
+    if frame.kind == PULL_REPLY or frame.kind == LOCATE_REPLY:
+        return on_reply(state, frame)
+    if frame.kind == PUSH or frame.kind == SET:
+        return change_keys(relocation, source, frame, <char*>(frame + 1), frame.count)
+    if frame.kind == ACK:
+        return on_ack(state, frame)
+    if frame.kind == LOCALIZE:
+        return on_localize(relocation, source, frame)
+    if frame.kind == HAND_OVER:
+        return on_hand_over(relocation, source, frame)
+    if frame.kind == TRANSFER or frame.kind == TRANSFER_ZERO:
+        return on_transfer(relocation, source, frame)
+    if frame.kind == LOCATE:
+        return on_locate(state, frame)
+    return protocol_error(state, source, "a message of unknown kind", frame.kind)
+
+
+# Memory ----------------------------------------------------------------------------------------------------
+
+cdef int prepare_relocation(relocation_t* relocation, rank_t* state) noexcept:
+    """Allocate what a zeroed one needs; `free_relocation` also frees one that was prepared in part."""
+    relocation.state = state
+    return prepare_arrivals(&relocation.arrivals, state.store.num_keys)
+
+
+cdef void free_relocation(relocation_t* relocation) noexcept:
+    cdef key_t key
+    if relocation.arrivals.open:  # of a server that failed: what waits is never answered
+        for key in range(relocation.state.store.num_keys):
+            if relocation.state.store.entries[key].state == ARRIVING:
+                forget_arrival(arrival_at(&relocation.arrivals, relocation.state.store.entries[key].slot))
+    free_arrivals(&relocation.arrivals)
