@@ -1,14 +1,14 @@
-"""Floor 1. The values that lie on this rank, and for every key what this rank knows of it.
+"""Floor 1. The values stored on this rank, and what this rank knows about every key.
 
-A directory entry of 8 bytes per key of the key space; the values in one flat slab per value
-length, addressed by slot. No pointer and no allocation per key. What concerns one key is inline
-here; the loops over a batch are functions of `_store.pyx`.
+A directory entry of 8 bytes for each key of the key space; the values in one flat slab per value length, addressed by
+slot. No pointer and no allocation per key. Operations on one key are inline here; loops over a batch are functions of
+`_store.pyx`.
 
-All this lies in one segment, which ranks of one host may share. A key that another rank of the host
-*owns* is then pulled, pushed and set right there, under that rank's latch: the same as a message
-that is served at once in that tenure. Every other state of a key concerns only the rank itself.
+Everything lies in one segment, which ranks of one host may share. A key that another rank of the host *owns* is then
+pulled, pushed and set in place, under that rank's latch: this is equivalent to a message that the owner serves at once.
+All other states of a key concern only the rank itself.
 
-Entered by worker threads and by whoever drives the communication; nothing here needs the GIL.
+Entered by worker threads and by the thread that drives the communication; nothing here needs the GIL.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -19,11 +19,11 @@ from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
 from lapse.base._types cimport key_t, status_t
 
 cdef enum key_state:
-    # Odd: the value can be read here.
-    ABSENT = 0      # the value is elsewhere; `route` says whom to ask
+    # Odd values: the value can be read here.
+    ABSENT = 0      # the value is elsewhere; `route` names the rank to ask
     OWNED = 1       # the value is here; without a slot it was never written and reads as zeros
     ARRIVING = 2    # a localize is under way; `slot` is the number of its arrival record
-    REPLICATED = 3  # every rank has the value, for good; `slot` is the number of its replica
+    REPLICATED = 3  # every rank has a copy, permanently; `slot` is the number of the replica
 
 
 cdef enum:
@@ -34,20 +34,20 @@ cdef struct entry_t:
     uint32_t slot
     uint8_t latch   # guards the entry and the value in its slot
     uint8_t state
-    uint16_t route  # at the key's home: the last rank in the chain of those who asked for it; elsewhere: the home
+    uint16_t route  # at the key's home: the last rank in the chain of requesters; elsewhere: the home
 
 
 cdef struct pool_t:
-    # The part of a slab that changes; whoever shares the slab shares it.
+    # The mutable part of a slab; ranks that share the slab share it.
     uint32_t next_row   # rows from here on were never used
-    uint32_t free_row   # the last one given back; each holds the number of the one before
-    uint8_t latch       # taken for a moment, with or without a key's latch, never the other way round
+    uint32_t free_row   # the row that was freed last; each free row holds the number of the previous one
+    uint8_t latch       # held briefly, possibly inside a key's latch; a key's latch is never taken inside it
     char padding[55]
 
 
 cdef struct slab_t:
-    # All values of one length that lie on a rank. The address range is reserved for every key
-    # of this length (any rank may come to own them all); memory is taken when a row is first written.
+    # All values of one length on a rank. Addresses are reserved for every key of this length, because any rank may
+    # come to own all of them; memory is allocated when a row is first written.
     char* rows
     pool_t* pool
     size_t row_bytes
@@ -56,7 +56,7 @@ cdef struct slab_t:
 
 cdef struct store_t:
     entry_t* entries
-    uint32_t* slab_of   # by key; NULL where all values have one length
+    uint32_t* slab_of   # by key; NULL if all values have one length
     slab_t* slabs
     int64_t num_keys
     int32_t num_slabs
@@ -66,24 +66,24 @@ cdef struct store_t:
     int32_t rank
     int32_t size
     replicas_t replicas
-    uint8_t holder      # what this process writes into latches
-    watch_t* watch      # for long waits for a latch; NULL where nobody else holds latches
-    uint8_t* hints      # by key: the holder's number of the rank of this host that owned it last, 0: none known. Shared; NULL
-                        # where nothing is. Written with the entry, without a latch, read as a guess
-    store_t** views     # by hint: that rank's store as it is mapped here; 0 and one's own lead to this one
+    uint8_t holder      # this process's number in latches: its local rank + 1
+    watch_t* watch      # called during long waits for a latch; NULL if no other process takes latches
+    uint8_t* hints      # by key: the holder number of the rank of this host that owned it last; 0: unknown. Shared, or NULL
+                        # without shared memory. Written under the key's latch, read without one, hence only a guess
+    store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
 
 
 cdef struct tally_t:
-    # What became of the keys of a batch, besides those that were missed.
-    int64_t shared      # served at another rank of this host
+    # How the keys of a batch were served, apart from those that were missed.
+    int64_t shared      # in the memory of another rank of this host
     int64_t replicated  # pushes to replicas
 
 
 cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
-    # A bijective mix of the key, then modulo ranks: neighbouring keys, and keys with a common
-    # stride, spread evenly over all homes. Multiplying by an odd number and xor with a right shift
-    # are bijective on numbers of b bits; walking on until the result is a key keeps that for any
-    # number of keys (cycle walking: Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+    # A bijective mix of the key, then modulo ranks: neighbouring keys, and keys with a common stride, are spread
+    # evenly over all homes. Multiplication by an odd number and xor with a right shift are bijective on numbers of b
+    # bits; repeating the mix until the result is a key keeps it bijective for any number of keys (cycle walking: Black
+    # and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
     cdef uint64_t x = <uint64_t>key
     while True:
         x = (x * <uint64_t>0x9E3779B97F4A7C15) & store.mix_mask
@@ -96,7 +96,7 @@ cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
 
 
 cdef inline bint is_here(const entry_t* entry) noexcept nogil:
-    # A look: without the key's latch the answer may be old when it is used.
+    # Without the key's latch the answer may be out of date when it is used.
     return entry.state & 1
 
 
@@ -113,18 +113,18 @@ cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
 
 
 cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
-    # Where the key was owned last among the ranks that share memory with this one.
+    # The store in which the key was last owned, among the ranks that share memory with this one.
     return store if store.hints == NULL else store.views[store.hints[key]]
 
 
 cdef inline bint is_reachable(const store_t* store, key_t key) noexcept nogil:
-    # As `is_here`, for this rank and those that share memory with it.
+    # As `is_here`, for this rank and the ranks that share memory with it.
     return is_here(&store.entries[key]) or (
         store.hints != NULL and store.views[store.hints[key]].entries[key].state == OWNED)
 
 
 cdef inline void note_owner(store_t* store, key_t key, bint mine) noexcept nogil:
-    # Under the key's latch, before the value is sent on: the next owner of this host overwrites it later.
+    # Under the key's latch, and before the value is sent on, so that the next owner on this host writes later.
     if store.hints != NULL:
         store.hints[key] = store.holder if mine else 0
 
@@ -137,7 +137,7 @@ cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
     drop_latch(&entry.latch)
 
 
-# One key; the caller holds its latch where a slot is concerned. ------------------------------------
+# One key. The caller holds its latch if a slot is passed, or taken from the entry. -------------------
 
 cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept nogil
 cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil
@@ -156,6 +156,6 @@ cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, 
 cdef class Store:
     cdef store_t c
     cdef readonly Segment segment
-    cdef object shared              # the segments of other ranks and the hints, while they are in use
-    cdef readonly int64_t length    # elements per value; -1 where it varies
+    cdef object shared              # keeps the mapped segments of other ranks, and of the hints, alive
+    cdef readonly int64_t length    # elements per value; -1 if it varies
     cdef readonly object dtype

@@ -1,4 +1,4 @@
-"""Floor 1. The values that lie on this rank, and for every key what this rank knows of it."""
+"""Floor 1. The values stored on this rank, and what this rank knows about every key."""
 
 cimport cython
 from libc.stdlib cimport calloc, free
@@ -18,15 +18,15 @@ from lapse.base._values cimport add_values, prefetch
 
 
 cdef enum:
-    # Keys ahead of the one at hand whose row, and twice as many whose entry, are prefetched:
-    # 8 to 16 is a flat optimum for rows of 400 bytes.
+    # How many keys ahead of the current one its row, and its entry, are prefetched: 8 to 16 is a flat optimum for rows
+    # of 400 bytes.
     ROWS_AHEAD = 12
     ENTRIES_AHEAD = 24
-    HINTS_AHEAD = 36        # and the hint, where ranks share memory
+    HINTS_AHEAD = 36        # the hint, if ranks share memory
     PAGE_BYTES = 4096
-    BLOCK = 65536           # keys looked at in one go when a store is made
+    BLOCK = 65536           # keys per step of a loop over all keys while a store is created
     NUM_VIEWS = 256         # a hint is a byte
-    MAX_PREFETCHED = 1024  # bytes of one row; the processor follows a longer run by itself
+    MAX_PREFETCHED = 1024   # bytes of one row; the processor prefetches the rest of a longer run by itself
 
 
 # One key ---------------------------------------------------------------------------------------------
@@ -68,6 +68,10 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
 
 
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
+    # The only place where an update meets the value of a key that is not replicated. Another rule than addition (an
+    # optimiser that runs where the value lies) belongs here, but not for replicated keys: `push_replica` adds an update
+    # to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md), which is
+    # correct only because additions commute and can be combined. See docs/extending.md.
     cdef slab_t* slab = slab_for(store, key)
     if slot[0] == NO_SLOT:
         slot[0] = take_row(store, slab, kind == PUSH)
@@ -86,7 +90,7 @@ cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entr
 
 
 cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) noexcept nogil:
-    """Pull, push or set a key where another rank of this host may own it; whether it does."""
+    """Pull, push or set a key in the store of another rank of this host; return whether that rank owns it."""
     cdef entry_t* entry = &view.entries[key]
     cdef bint owned
     lock_entry(view, entry)
@@ -98,13 +102,13 @@ cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) no
 
 
 cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil:
-    """Pull, push or set a key that another rank of this host owns; whether one does."""
+    """Pull, push or set a key if another rank of this host owns it; return whether one does."""
     cdef store_t* view = view_of(store, key)
     return view != store and access_view(view, kind, key, value)
 
 
 cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, tally_t* tally) noexcept nogil:
-    """Pull, push or set a key that is here; whether it is. A set of a replicated key is its home's to do."""
+    """Pull, push or set a key if it is here; return whether it was. A set of a replicated key is left to its home."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint served = True
     lock_entry(store, entry)
@@ -122,7 +126,7 @@ cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, t
 
 
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
-    """Copy a value if it is owned or replicated here, or owned by a rank that shares memory, in one step; whether it was."""
+    """Copy a value if it is owned or replicated here, or owned by a rank that shares memory; return whether it was."""
     cdef tally_t tally
     return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, &tally)
 
@@ -130,7 +134,7 @@ cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
 # Batches ---------------------------------------------------------------------------------------------
 
 cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
-    # Reads the slot without the latch: a stale one costs a useless prefetch, nothing more.
+    # Reads the slot without the latch: a stale slot costs a useless prefetch, nothing more.
     cdef store_t* view = view_of(store, key)
     cdef slab_t* slab = slab_for(view, key)
     cdef entry_t* entry = &view.entries[key]
@@ -178,7 +182,10 @@ cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
                           char* values, uint32_t* missed, tally_t* tally) noexcept nogil:
-    """Pull into, or push or set from, `values`; how many keys could not be served, their positions in `missed`."""
+    """Pull into `values`, or push or set from it.
+
+    Returns the number of keys that could not be served; their positions are written to `missed`.
+    """
     cdef int64_t i, misses = 0
     cdef int64_t row_bytes = store.slabs[0].row_bytes
     cdef char* value
@@ -196,7 +203,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
 
 
 cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil:
-    """How many keys can at this moment be used only by messages, their positions in `missed`."""
+    """Return how many keys can only be reached by messages at this moment; their positions are written to `missed`."""
     cdef int64_t i, misses = 0
     start_looking_for_entries(store, keys, count)
     for i in range(count):
@@ -214,7 +221,7 @@ cdef inline size_t to_pages(size_t size) noexcept nogil:
 
 
 cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
-    """Say where in a segment everything lies, and how large that is. The same for all ranks of a server."""
+    """Set the addresses of everything within a segment; return its size. The layout is the same on all ranks of a server."""
     cdef size_t at = SEGMENT_HEAD
     cdef int i
     cdef slab_t* slab
@@ -232,9 +239,9 @@ cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
 
 
 def count_lengths(lengths):
-    """The different lengths, ascending, and how many keys have each.
+    """Return the distinct lengths, ascending, and how many keys have each.
 
-    In blocks, as all that goes over the keys here: large temporary arrays would stay with the process.
+    Works in blocks, as every loop over the keys here: the process would keep the memory of large temporary arrays.
     """
     total = collections.Counter()
     for first in range(0, len(lengths), BLOCK):
@@ -254,7 +261,7 @@ cdef inline bint is_written(const store_t* store, key_t key) noexcept nogil:
 
 
 cdef store_t* new_view(const store_t* store, Segment segment) except NULL:
-    """The store of another rank as it is mapped here: as one's own, at another address, without replicas."""
+    """Return the store of another rank as mapped here: a copy of this one at another address, without replicas."""
     cdef store_t* view = <store_t*>calloc(1, sizeof(store_t))
     cdef slab_t* slabs = <slab_t*>calloc(store.num_slabs, sizeof(slab_t))
     if view == NULL or slabs == NULL:
@@ -277,7 +284,7 @@ cdef void free_view(const store_t* store, store_t* view) noexcept:
         free(view)
 
 
-@cython.no_gc_clear  # what refers to its entries lets go of them later
+@cython.no_gc_clear  # objects that point to its entries are released later
 cdef class Store:
     """Values of the keys that this rank owns, and an entry for every key.
 
@@ -292,14 +299,14 @@ cdef class Store:
     rank, size : int
         This rank, and how many there are.
     replicated : sorted int64 array without repeats, optional
-        Keys of which every rank has a replica. A rank alone has no use for them: it owns all keys.
+        Keys of which every rank has a replica. Ignored with one rank, which owns all keys.
     shareable : bool
-        Whether other ranks of this host may `join` with this one.
+        Whether other ranks of this host may map this store (see `join`).
 
     Raises
     ------
     MemoryError
-        Where the directory or the address range for the values cannot be had.
+        If the directory or the address range for the values cannot be allocated.
     """
 
     def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, replicated=(), bint shareable=False):
@@ -336,7 +343,7 @@ cdef class Store:
             self.c.slabs[i].num_rows = int(counts[i])
 
     def _number_slabs(self, lengths, distinct):
-        """Note each key's slab."""
+        """Record the slab of each key."""
         cdef uint32_t[::1] view
         cdef int64_t i, first
         self.c.slab_of = <uint32_t*>reserve(self.c.num_keys * sizeof(uint32_t))
@@ -375,7 +382,8 @@ cdef class Store:
             home_view[i] = home_of(&self.c, keys[i]) == self.c.rank
         if make_replicas(&self.c.replicas, &keys[0], &size_view[0], &home_view[0], <uint32_t>keys.shape[0],
                          self.c.size, self.c.itemsize) != OK:
-            raise MemoryError(f"no memory for the replicas of {len(keys)} keys, {3 * int(sizes.sum())} bytes and more")
+            raise MemoryError(f"no memory for the replicas of {len(keys)} keys: at least {3 * int(sizes.sum())} bytes; "
+                              "replicate fewer keys")
         for i in range(<uint32_t>keys.shape[0]):
             entry = &self.c.entries[keys[i]]
             entry.state = REPLICATED
@@ -396,36 +404,36 @@ cdef class Store:
 
     @property
     def ticket(self):
-        """What other processes need to map this store; None where they cannot."""
+        """What other processes need to map this store; None if they cannot map it."""
         return self.segment.ticket
 
     @property
     def reason(self):
-        """Why they cannot."""
+        """Why other processes cannot map this store; None if they can."""
         return self.segment.reason
 
     def hide(self):
-        """All who are to map this store have done so."""
+        """Let no further process map this store: all that share it have done so."""
         self.segment.hide()
 
     @property
     def hint_bytes(self):
-        """The size of the segment of hints that ranks of one host need."""
+        """Bytes of the segment of hints that ranks of one host share."""
         return SEGMENT_HEAD + self.c.num_keys
 
-    def join(self, int place, segments, Segment hints not None, HostPeers host_peers=None):
-        """Reach the values that other ranks of this host own. Before anybody uses them.
+    def join(self, int local_rank, segments, Segment hints not None, HostPeers host_peers=None):
+        """Make the values that other ranks of this host own reachable. Called before the store is used.
 
         Parameters
         ----------
-        place : int
+        local_rank : int
             This rank's number on its host.
         segments : dict of int to Segment
-            By place, the stores of the others; None for one's own.
+            By local rank: the stores of the others, and None for this rank.
         hints : Segment
-            Of `hint_bytes`, the same memory for all.
+            Of `hint_bytes` bytes, mapped by all of them.
         host_peers : HostPeers, optional
-            Where to look when one of them does not give a latch free.
+            Checks on ranks that hold a latch for long.
         """
         cdef int i
         cdef key_t key
@@ -433,12 +441,12 @@ cdef class Store:
         if self.c.views == NULL:
             raise MemoryError("no memory for the stores of other ranks")
         self.shared = segments, hints, host_peers
-        self.c.holder = <uint8_t>(place + 1)
+        self.c.holder = <uint8_t>(local_rank + 1)
         self.c.watch = NULL if host_peers is None else &host_peers.c.watch
-        for i in range(NUM_VIEWS):  # a hint of no rank leads here as well
+        for i in range(NUM_VIEWS):  # an unused hint leads here as well
             self.c.views[i] = &self.c
         for i, segment in segments.items():
-            if i != place:
+            if i != local_rank:
                 self.c.views[i + 1] = new_view(&self.c, segment)
         self.c.hints = <uint8_t*>(hints.address + SEGMENT_HEAD)
         with nogil:
@@ -451,7 +459,7 @@ cdef class Store:
         return self.c.num_keys
 
     def value_length(self, keys):
-        """Elements of the value of each key: an int array of the shape of `keys`."""
+        """Return the number of elements of each key's value: an int array of the shape of `keys`."""
         cdef Py_ssize_t i
         cdef const key_t[::1] flat = np.ascontiguousarray(keys, dtype=np.int64).reshape(-1)
         lengths = np.empty(flat.shape[0], dtype=np.int64)
@@ -461,12 +469,12 @@ cdef class Store:
         return lengths.reshape(np.shape(keys))
 
     def home(self, keys):
-        """The home of each key: an int array of the shape of `keys`."""
+        """Return the home of each key: an int array of the shape of `keys`."""
         keys = np.asarray(keys, dtype=np.int64)
         return np.array([home_of(&self.c, key) for key in keys.ravel()], dtype=np.int64).reshape(keys.shape)
 
     def local_keys(self):
-        """The keys that are owned here at this moment, sorted: an int64 array. A replicated key counts to its home."""
+        """Return the keys that are owned here now, sorted: an int64 array. A replicated key belongs to its home."""
         cdef key_t key
         cdef int64_t count = 0
         keys = np.empty(self.c.num_keys, dtype=np.int64)
@@ -478,34 +486,36 @@ cdef class Store:
                     count += 1
         return keys[:count].copy()
 
-    def written_keys(self, key_t first, size_t most_bytes):
-        """The next keys whose values are this rank's to save: owned and written once, or replicated with home here.
+    def written_keys(self, key_t first, size_t max_bytes):
+        """Return the next keys whose values this rank saves: owned and written, or replicated with their home here.
+
+        No key may move during the call.
 
         Parameters
         ----------
         first : int
-            Look from this key on.
-        most_bytes : int
-            Stop before keys and values together have more bytes; one value is taken in any case.
+            The key to start from.
+        max_bytes : int
+            Stop before keys and values together exceed this size; at least one key is returned, if there is any.
 
         Returns
         -------
         keys : int64 array
-            Ascending. Nobody may move keys meanwhile.
+            Ascending.
         next : int
-            Where to go on looking; `num_keys` at the end.
+            The key to continue from; `num_keys` at the end.
         """
         cdef key_t key = first
         cdef int64_t count = 0
         cdef size_t size, taken = 0
         smallest = self.c.slabs[0].row_bytes + sizeof(key_t)
-        keys = np.empty(min(most_bytes // smallest + 1, self.c.num_keys - first), dtype=np.int64)
+        keys = np.empty(min(max_bytes // smallest + 1, self.c.num_keys - first), dtype=np.int64)
         cdef key_t[::1] view = keys
         with nogil:
             while key < self.c.num_keys:
                 if is_written(&self.c, key):
                     size = value_bytes(&self.c, key) + sizeof(key_t)
-                    if count > 0 and taken + size > most_bytes:
+                    if count > 0 and taken + size > max_bytes:
                         break
                     taken += size
                     view[count] = key
@@ -514,7 +524,7 @@ cdef class Store:
         return keys[:count], key
 
     def is_here(self, const key_t[::1] keys):
-        """Whether each key is owned or replicated here at this moment: a bool array."""
+        """Return whether each key is owned or replicated here now: a bool array."""
         cdef int64_t i
         here = np.empty(keys.shape[0], dtype=np.uint8)
         cdef uint8_t[::1] view = here
@@ -523,7 +533,7 @@ cdef class Store:
         return here.view(np.bool_)
 
     def is_reachable(self, const key_t[::1] keys):
-        """As `is_here`, for this rank and those that share memory with it."""
+        """As `is_here`, for this rank and the ranks that share memory with it."""
         cdef int64_t i
         found = np.empty(keys.shape[0], dtype=np.uint8)
         cdef uint8_t[::1] view = found
@@ -532,13 +542,15 @@ cdef class Store:
         return found.view(np.bool_)
 
     def fill(self, const key_t[::1] keys, values):
-        """Put start values into keys that are here, replicas included, without a message.
+        """Write initial values of keys that are here, replicas included, without a message.
+
+        No other thread or rank may use the keys during the call.
 
         Parameters
         ----------
         keys : int64 array
         values : array
-            1-D, one value after another. The same on all ranks; nobody may use the keys meanwhile.
+            1-D, one value after another. For replicated keys the same on all ranks.
         """
         cdef int64_t i
         cdef entry_t* entry
@@ -555,12 +567,12 @@ cdef class Store:
             at += value_bytes(&self.c, keys[i])
 
     def read(self, const key_t[::1] keys):
-        """The values of keys that are here: a 1-D array, one after another.
+        """Return the values of keys that are here: a 1-D array, one after another.
 
         Raises
         ------
         LookupError
-            For a key that is elsewhere.
+            If a key is on another rank.
         """
         cdef int64_t i = 0
         cdef size_t at = 0
@@ -572,11 +584,11 @@ cdef class Store:
                 at += value_bytes(&self.c, keys[i])
                 i += 1
         if i < keys.shape[0]:
-            raise LookupError(f"key {keys[i]} is not on rank {self.c.rank}: read what is_here tells")
+            raise LookupError(f"key {keys[i]} is not on rank {self.c.rank}: read only keys for which is_here is true")
         return values
 
     def clear(self):
-        """Let all values that are here be zero again, replicas included; as in `fill`, nobody may use them."""
+        """Reset all values that are here to zero, replicas included; as in `fill`, nobody else may use them."""
         cdef key_t key
         cdef entry_t* entry
         cdef size_t longest = self.c.slabs[self.c.num_slabs - 1].row_bytes

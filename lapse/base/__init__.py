@@ -1,1 +1,1 @@
-"""Floor 0. What every module above uses: C types, synchronisation, memory, checks of arguments."""
+"""Floor 0. Used by every floor above: C types, synchronisation, memory, arithmetic on values, checks of arguments."""

@@ -17,7 +17,7 @@ cdef extern from *:
     #endif
         return p;
     }
-    /* The same bytes for every process that maps this file; a file without a name goes with its last user. */
+    /* The same bytes for every process that maps this file; a file without a name disappears with its last user. */
     static inline void *lapse_map_shared(int descriptor, size_t bytes) {
         void *p = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, descriptor, 0);
         if (p == MAP_FAILED) return 0;

@@ -1,7 +1,7 @@
 """Floor 0. What threads need to share memory: atomics, the byte latch, futex sleeps, the clock.
 
 Declarations only. The atomics are the compiler's builtins, so that a C compiler suffices
-(Cython's `libcpp.atomic` would ask for a C++ one).
+(Cython's `libcpp.atomic` would require a C++ compiler).
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
@@ -29,13 +29,13 @@ cdef extern from *:
     static inline void lapse_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline int64_t lapse_add(int64_t *p, int64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
     static inline uint32_t lapse_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline uint32_t lapse_peek32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void lapse_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint32_t lapse_add32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
     static inline uint32_t lapse_swap32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
     #define lapse_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
-    /* A latch is 0, or says who holds it: 1 in memory of this process alone, elsewhere a number of the process. */
+    /* A latch is 0 when it is free, else the number of its holder: 1 in private memory, and in memory that ranks of
+       a host share the local rank of the holder, plus 1. */
     static inline int lapse_try_latch_as(uint8_t *latch, uint8_t holder) {
         return !__atomic_load_n(latch, __ATOMIC_RELAXED) && !__atomic_exchange_n(latch, holder, __ATOMIC_ACQUIRE);
     }
@@ -52,14 +52,14 @@ cdef extern from *:
         nanosleep(&t, 0);
     }
 
-    /* Who looks after processes that hold a latch for long: they may be dead, or stopped. */
+    /* Called when a latch is held for long: its holder may be dead, or stopped. */
     typedef struct lapse_watch {
         void (*look)(struct lapse_watch *watch, uint8_t holder, int64_t waited);
     } lapse_watch;
     #define LAPSE_LONG_WAIT 10000000
 
-    /* Spins first, since a latch is held for the copy of one value; then gives the core away, and
-       after that sleeps in steps: the holder may have lost its core to a thread that computes. */
+    /* Spins first, because a latch is held only for the copy of one value; then yields the core, and finally sleeps
+       in steps: the holder may have lost its core to a computing thread. */
     static __attribute__((noinline, unused)) void lapse_wait_latch(uint8_t *latch, uint8_t holder, lapse_watch *watch) {
         int64_t began = 0, waited;
         uint8_t current;
@@ -79,8 +79,8 @@ cdef extern from *:
     static inline void lapse_latch(uint8_t *latch) { lapse_latch_as(latch, 1, 0); }
     static inline void lapse_unlatch(uint8_t *latch) { __atomic_store_n(latch, 0, __ATOMIC_RELEASE); }
 
-    /* Sleeps of at most `nanoseconds` while *word == expected, until somebody wakes this word. The word may lie in
-       memory that ranks of one host share. Elsewhere than on Linux a short sleep stands in. */
+    /* Sleeps for at most `nanoseconds` while *word == expected, until the word is woken. The word may lie in memory
+       that ranks of a host share. Systems other than Linux sleep for a short time instead. */
     #if defined(__linux__)
     #include <linux/futex.h>
     #include <sys/syscall.h>
@@ -91,7 +91,7 @@ cdef extern from *:
     static inline void lapse_futex_wake(uint32_t *word, int count) {
         syscall(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0);
     }
-    /* The same for those who sleep under one of the bits; this kind of sleep takes the time when it ends. */
+    /* The same for sleepers that are selected by a bit; this system call takes an absolute end time. */
     static inline void lapse_futex_wait_bits(uint32_t *word, uint32_t expected, int64_t nanoseconds, uint32_t bits) {
         int64_t end = lapse_now() + nanoseconds;
         struct timespec t = {end / 1000000000, end % 1000000000};
@@ -118,7 +118,6 @@ cdef extern from *:
     void store "lapse_store"(int64_t* word, int64_t value) noexcept nogil
     int64_t fetch_add "lapse_add"(int64_t* word, int64_t value) noexcept nogil
     uint32_t load32 "lapse_load32"(const uint32_t* word) noexcept nogil
-    uint32_t peek32 "lapse_peek32"(const uint32_t* word) noexcept nogil
     void store32 "lapse_store32"(uint32_t* word, uint32_t value) noexcept nogil
     uint32_t fetch_add32 "lapse_add32"(uint32_t* word, uint32_t value) noexcept nogil
     uint32_t swap32 "lapse_swap32"(uint32_t* word, uint32_t value) noexcept nogil
@@ -133,7 +132,6 @@ cdef extern from *:
     void take_latch_as "lapse_latch_as"(uint8_t* latch, uint8_t holder, watch_t* watch) noexcept nogil
 
     int64_t now "lapse_now"() noexcept nogil              # nanoseconds, monotonic
-    void nap "lapse_nap"(int64_t nanoseconds) noexcept nogil
     void futex_wait "lapse_futex_wait"(uint32_t* word, uint32_t expected, int64_t nanoseconds) noexcept nogil
     void futex_wake "lapse_futex_wake"(uint32_t* word, int count) noexcept nogil
 
@@ -146,7 +144,7 @@ cdef extern from "<sched.h>":
 
 
 cdef struct bell_t:
-    # On which one thread sleeps. Whoever has news for it rings; where nobody sleeps that costs one load.
+    # One thread sleeps on it. A thread that has news for the sleeper rings; if nobody sleeps, ringing costs one load.
     uint32_t rings
     uint32_t asleep
 
@@ -159,8 +157,8 @@ cdef inline void ring(bell_t* bell) noexcept nogil:
 
 
 cdef inline void sleep_until_rung(bell_t* bell, uint32_t heard, int64_t nanoseconds) noexcept nogil:
-    # `heard` is the count read before the caller looked for work the last time: a ring since then
-    # is not slept through.
+    # `heard` is the count that was read before the caller last looked for work, so that a ring since then is not
+    # missed.
     store32(&bell.asleep, 1)
     fence()
     if load32(&bell.rings) == heard:
@@ -174,16 +172,16 @@ cdef enum:
 
 
 cdef struct doorbell_t:
-    # One per rank, where possible in memory that all ranks of a host share: other ranks ring it when they sent
-    # something. The communication thread listens, and at most one worker that waits; the worker is woken first,
-    # since it is its answer most of the time.
+    # One per rank, if possible in memory that all ranks of a host share: other ranks ring it after they have sent
+    # something. The communication thread listens, and at most one waiting worker; the worker is woken first because
+    # the news is mostly its answer.
     uint32_t rings
     uint32_t thread_asleep
     uint32_t worker_asleep
-    uint32_t awake          # threads of this rank that poll at this moment
-    int32_t process         # whose rank this is, for those who wait for what it holds
+    uint32_t awake          # threads of this rank that are polling now
+    int32_t process         # process id of this rank, checked by those who wait for a latch that it holds
     int32_t rank
-    uint32_t looks          # how often this rank found no message: what was sent two looks ago was seen
+    uint32_t looks          # how often this rank found no message: what was sent before the last two looks was seen
     char padding[36]
 
 

@@ -1,4 +1,4 @@
-"""Floor 0. The words that every module uses: keys, operations, what a worker thread owns in C.
+"""Floor 0. The types that every module uses: keys, operations, the C state of a worker thread.
 
 Declarations only.
 """
@@ -15,23 +15,23 @@ cdef enum status_t:
     NO_MEMORY = 1       # this rank could not allocate; nothing was sent for the key at hand
     TIMED_OUT = 2
     FAILED = 3          # the server has failed: some rank reported an error
-    INTERRUPTED = 4     # a signal handler of Python raised (main thread)
+    INTERRUPTED = 4     # a Python signal handler raised (main thread)
     CLOSED = 5
 
 
 cdef enum operation_kind:
-    # The values are also those of the messages that carry such a request.
+    # Messages that carry such a request use the same numbers as their kind.
     PULL = 1
     PUSH = 2
     SET = 3
     LOCALIZE = 4
-    LOCATE = 5           # asks homes for the owners of keys
-    RENDEZVOUS = 6            # a worker that waits for the other workers of its rank; never in a message
+    LOCATE = 5          # asks homes for the owners of keys
+    RENDEZVOUS = 6      # a worker that waits for the other workers of its rank; never in a message
     SYNC = 7            # a worker that waits until its updates are in all replicas; never in a message
 
 
 cdef struct counters_t:
-    # Key positions (and one time) since the last reset, kept by each worker for itself.
+    # Key positions (and one time) since the last reset, counted by each worker for itself.
     int64_t pulled_keys
     int64_t pulled_local
     int64_t pulled_shared
@@ -44,32 +44,32 @@ cdef struct counters_t:
     int64_t localize_local
     int64_t sampled_keys
     int64_t sampled_local
-    int64_t waited_nanoseconds  # in which calls waited for operations: not in barriers
+    int64_t waited_nanoseconds  # spent waiting for operations; barriers do not count
 
 
 cdef struct operation_t:
-    # One call of a worker that is not finished. It lives until `pending` is 0 and its worker has
-    # given it back; whoever brings `pending` to 0 does not touch it afterwards.
+    # An unfinished call of a worker. It lives until `pending` is 0 and its worker has given it back; the thread that
+    # brings `pending` to 0 does not touch it afterwards.
     int64_t pending             # key positions without an answer, plus 1 while it is being issued
-    char* out                   # where a pull writes; NULL for the others and after a cancel
-    int64_t* offsets            # in bytes, by position; NULL where all values have the same length
+    char* out                   # destination of a pull; NULL for other calls and after a cancel
+    int64_t* offsets            # in bytes, by position; NULL if all values have the same length
     worker_slot_t* worker_slot
     operation_t* next           # in its worker slot's list of spare or of detached operations
-    int64_t count               # key positions in all, for reports
+    int64_t count               # all key positions, for error messages
     uint8_t kind
 
 
 cdef struct worker_slot_t:
-    # What one worker thread owns in C. One more per rank serves the calls of the server itself.
+    # The C state of one worker thread. One more per rank serves the calls of the server itself.
     bell_t bell
-    uint32_t on_doorbell        # this worker listens to its rank's doorbell while it sleeps
+    uint32_t on_doorbell        # this worker sleeps at its rank's doorbell
     doorbell_t* doorbell
-    int64_t unfinished          # operations of this worker slot that are not finished
+    int64_t unfinished          # unfinished operations of this worker slot
     int32_t worker              # number within the rank; -1 for the server's own worker slot
-    operation_t* spare          # finished ones, to be used again
+    operation_t* spare          # finished operations, for reuse
     operation_t* detached       # issued without a handle, oldest first
     operation_t* last_detached
-    uint32_t* missed            # positions that a batch found elsewhere
+    uint32_t* missed            # positions of a batch whose keys are not here
     int64_t missed_capacity
     counters_t counters
-    char padding[64]            # worker slots of two threads never share a cache line
+    char padding[64]            # the slots of two threads never share a cache line

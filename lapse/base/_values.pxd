@@ -9,20 +9,20 @@ cdef extern from *:
     #include <math.h>
     #include <stddef.h>
     #include <stdint.h>
-    /* Into the second-level cache, past the first, which is too small for the rows ahead beside those at hand: half
-       the time of a prefetch into the first one where rows come from memory. The empty statement is there because gcc
-       takes a function that does nothing but prefetch for one without any effect, and drops the calls of it. */
+    /* Into the second-level cache: the first one is too small for the current rows and those ahead. If rows come from
+       memory, this takes half the time of a prefetch into the first level. The empty statement is needed because gcc
+       considers a function that only prefetches to be without effect, and drops calls to it. */
     static inline void lapse_prefetch(const void *p) {
         __builtin_prefetch(p, 0, 2);
         __asm__ __volatile__("" : : "r"(p));
     }
-    /* Values lie at multiples of 4 bytes in messages, also those of 8 bytes each. */
+    /* In messages values lie at multiples of 4 bytes, including those of 8 bytes each. */
     typedef float lapse_float __attribute__((may_alias));
     typedef double lapse_double __attribute__((aligned(4), may_alias));
-    /* Each kernel once for any processor and once for those with AVX2, chosen when the module is loaded: by gcc, where
-       the C library can do that (musl cannot). Only what adds, or multiplies, element by element: its results are the
-       same to the last bit whichever is chosen, as replicas on different processors must be. So no FMA either, which
-       AVX-512 brings along; and with it rows that are not aligned to 64 bytes are no faster. */
+    /* Each kernel exists once for any processor and once for AVX2; gcc selects one when the module is loaded, if the C
+       library supports that (musl does not). Only additions and multiplications element by element are compiled this
+       way: both versions give the same bits, which replicas on different processors rely on. For the same reason
+       there is no FMA, hence no AVX-512, which is no faster for rows that are not aligned to 64 bytes. */
     #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
     #define LAPSE_KERNEL __attribute__((target_clones("avx2", "default"), unused)) static
     #else

@@ -1,12 +1,11 @@
-"""Floor 1. The replicas that lie on this rank: three vectors for each replicated key.
+"""Floor 1. The replicas of this rank: three vectors for each replicated key.
 
-`value` is what workers read and add to, `base` what all ranks have agreed on, `delta` what was
-pushed here and not sent yet. The home of a key keeps a fourth one, the `sum` of the contributions
-that it has collected and not sent out yet. `delta` and `sum` mean something only while their flag
-is set, so that nobody has to clear them.
+`value` is what workers read and add to, `base` what all ranks have agreed on, `delta` what was pushed here and not sent
+yet. The home of a key has a fourth vector, the `sum` of the contributions that it has collected and not sent yet.
+`delta` and `sum` are valid only while their flag is set, so that they need not be cleared.
 
-Everything here is done under the latch of the key's directory entry, but for the lists, which have
-a latch of their own, taken inside.
+Every function is called under the latch of the key's directory entry. The lists have a latch of their own, which is
+taken inside.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
@@ -17,23 +16,23 @@ from lapse.base._types cimport key_t
 cdef struct replica_t:
     key_t key
     char* value             # then base, then delta, `stride` bytes apart
-    char* sum               # NULL elsewhere than at the home
-    uint8_t* contained      # at the home, by rank: whether `sum` contains a contribution of it
+    char* sum               # at the home only, else NULL
+    uint8_t* contained      # at the home, by rank: whether `sum` contains that rank's contribution
     size_t bytes
     size_t stride
-    uint32_t epoch          # how often the key was set: contributions of older epochs are void
+    uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
     bint has_delta
-    bint is_awaited         # this rank's contribution is on its way to the home and back
+    bint is_awaited         # this rank's contribution has not come back in a sum yet
     bint has_sum
-    bint is_changed         # is in the list of the changed ones
-    bint is_collected       # at the home: is in the list of the collected ones
+    bint is_changed         # it is in the list `changed`
+    bint is_collected       # at the home: it is in the list `collected`
 
 
 cdef struct numbers_t:
-    # Numbers of replicas, each at most once; two lists, so that one can be worked off while the other grows.
+    # Numbers of replicas, each at most once; two lists, so that one can be processed while the other grows.
     uint32_t* growing
     uint32_t* drained
-    uint32_t count          # of the growing one
+    uint32_t count          # of the growing list
 
 
 cdef struct replicas_t:
@@ -41,8 +40,8 @@ cdef struct replicas_t:
     uint32_t count
     int32_t itemsize
     uint8_t latch           # of the lists
-    numbers_t changed       # what was pushed to since the last round
-    numbers_t collected     # what this home has contributions for
+    numbers_t changed       # replicas that were pushed to since the last round
+    numbers_t collected     # replicas for which this home has contributions
     char* vectors
     size_t reserved
     uint8_t* contained

@@ -1,4 +1,4 @@
-"""Floor 1. The replicas that lie on this rank: three vectors for each replicated key."""
+"""Floor 1. The replicas of this rank: three vectors for each replicated key."""
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -9,7 +9,7 @@ from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_twice, add_values, sum_values
 
 cdef enum:
-    ALIGNED_FROM = 256  # bytes; vectors below are packed, alignment would only cost memory
+    ALIGNED_FROM = 256  # bytes; shorter vectors are packed, since aligning them would only cost memory
 
 
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil:
@@ -17,6 +17,7 @@ cdef void read_replica(const replica_t* replica, char* out) noexcept nogil:
 
 
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update) noexcept nogil:
+    # Additions only: deltas of all ranks are summed at the home, in any order (see `change_value` in _store.pyx).
     cdef replica_t* replica = &replicas.all[number]
     if replica.has_delta:
         add_twice(replicas.itemsize, replica.value, delta_of(replica), update, replica.bytes)
@@ -29,7 +30,7 @@ cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update
 
 
 cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil:
-    """Replace the value; what was pushed here and has not come back counts as before it."""
+    """Replace the value; updates that were pushed here and have not come back count as earlier, and are dropped."""
     memcpy(replica.value, value, replica.bytes)
     memcpy(base_of(replica), value, replica.bytes)
     replica.has_delta = False
@@ -38,7 +39,7 @@ cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil:
 
 
 cdef void add_contribution(replicas_t* replicas, uint32_t number, int32_t rank, const char* delta) noexcept nogil:
-    """The home takes what a rank has pushed into its sum."""
+    """Add the contribution of a rank to the sum at the home."""
     cdef replica_t* replica = &replicas.all[number]
     if replica.has_sum:
         add_values(replicas.itemsize, replica.sum, delta, replica.bytes)
@@ -52,11 +53,11 @@ cdef void add_contribution(replicas_t* replicas, uint32_t number, int32_t rank, 
 
 
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil:
-    """Take a home's sum into base and value.
+    """Add the sum that a home has sent to base and value.
 
-    `is_awaited` tells whether a contribution of this rank is still under way, hence not in this sum. Only then is
-    the value not computed from the base: what is under way is kept nowhere else than in it. At rest nothing is
-    under way, and the value is the base to the last bit, which the same additions have made the same on all ranks.
+    `is_awaited` says whether a contribution of this rank is still in flight, hence not in this sum. Only then is the
+    value not computed from the base, because it is the only place that holds the update in flight. At rest nothing is
+    in flight, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
     """
     add_values(replicas.itemsize, base_of(replica), total, replica.bytes)
     if replica.is_awaited:
@@ -82,7 +83,7 @@ cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
 
 
 cdef uint32_t drain(replicas_t* replicas, numbers_t* numbers) noexcept nogil:
-    """Exchange the lists; how many numbers are in the drained one. One thread at a time."""
+    """Exchange the two lists; return how many numbers are in the drained one. One thread at a time."""
     cdef uint32_t count
     take_latch(&replicas.latch)
     count = numbers.count
@@ -106,7 +107,7 @@ cdef bint make_list(numbers_t* numbers, uint32_t count) noexcept:
 
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,
                        uint32_t count, int32_t ranks, int32_t itemsize) noexcept:
-    """Vectors of zeros for `count` keys; NO_MEMORY leaves to `free_replicas` what there is."""
+    """Allocate vectors of zeros for `count` keys. After NO_MEMORY the caller calls `free_replicas` too."""
     cdef uint32_t i, homes = 0
     cdef size_t at = 0
     cdef replica_t* replica
