@@ -3,11 +3,10 @@
     .venv/bin/python benchmarks/compare_techniques.py --ranks 4 --epochs 5
 
 Trains on nine tenths of the text (by default the Python documentation of this machine), once on one
-rank and once on --ranks for each management and sampling scheme, by messages as between hosts (and once by shared
-memory), and prints a table: seconds and
-messages and megabytes per epoch, share of local accesses, loss, and the skip-gram objective on the
-tenth that was held out (`sgns_objective.py`, with the same negatives for all), absolute and relative
-to the one-rank run. With --json FILE the rows are written there too, a JSON object per line.
+rank, and once on --ranks ranks for each management and sampling scheme: by messages, as between hosts, and once with
+shared memory. Prints a table: seconds, messages and megabytes per epoch, share of local accesses, loss, and the
+skip-gram objective on the held-out tenth (`sgns_objective.py`, with the same negatives for all), absolute and relative
+to the run on one rank. With --json FILE the rows are also written to a file, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec.corpus import Share
 from lapse.apps.word2vec.stdlib_corpus import standard_corpus
 
-HELD_OUT = 10  # one sentence in so many
+HELD_OUT = 10  # every tenth sentence is held out
 POOL = ("--sampling-scheme", "pool", "--sampling-postpone")
 TECHNIQUES = {
     "classic": ("--management", "classic"),
@@ -52,7 +51,7 @@ def split(corpus: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str]) -> dict:
-    """Train, and gather what is known about it."""
+    """Train, and collect the figures of the run."""
     metrics, output = folder / "metrics.jsonl", folder / "model"
     command = [_mpi_loader.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
                "--corpus", train, "--output", output, "--binary", "--metrics", metrics, "--no-progress",

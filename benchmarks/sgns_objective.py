@@ -2,12 +2,12 @@
 
     python benchmarks/sgns_objective.py MODEL TEXT
 
-For each pair of words at most 5 apart (no shrinking windows, no subsampling) the loss is
+For each pair of words at a distance of at most 5 (no shrinking windows, no subsampling) the loss is
 ``-log s(in . out) - sum over 5 negatives of log s(-in . negative)``, where the input vector of one
 word predicts the output vector of the other, in both directions. Words outside the model's
 vocabulary are dropped. Negatives are drawn from the model's word counts to the power of 3/4 with
-fixed seeds; one that is the predicted word itself is left out. Models trained on the same text have
-the same vocabulary, hence meet the same pairs and negatives.
+fixed seeds; a negative that equals the predicted word is ignored. Models trained on the same text have
+the same vocabulary, hence the same pairs and negatives.
 
 MODEL is one of
 
@@ -54,11 +54,11 @@ def load(path: Path) -> Model:
 
 
 def load_folder(path: Path):
-    """Read the three files that a training run wrote."""
+    """Read the three files that a training run has written."""
     words, inputs = model_io.read_vectors(_existing(path, model_io.WORD_VECTORS))
     context_words, outputs = model_io.read_vectors(_existing(path, model_io.CONTEXT_VECTORS))
     if words != context_words:
-        raise ValueError(f"{path}: word and context vectors are not those of the same words")
+        raise ValueError(f"{path}: word vectors and context vectors are of different words; both must come from the same run")
     counts = model_io.read_counts(path / model_io.COUNTS)
     return words, [counts[word] for word in words], inputs, outputs
 
@@ -67,12 +67,12 @@ def _existing(folder: Path, stem: str) -> Path:
     names = [folder / model_io.file_name(stem, binary) for binary in (False, True)]
     found = [name for name in names if name.exists()]
     if not found:
-        raise FileNotFoundError(f"neither {names[0]} nor {names[1]}")
+        raise FileNotFoundError(f"neither {names[0]} nor {names[1]} exists: pass a folder written by --output")
     return max(found, key=lambda name: name.stat().st_mtime)
 
 
 def load_gensim(path: Path):
-    """Read what `gensim.models.Word2Vec.save` wrote."""
+    """Read a file written by `gensim.models.Word2Vec.save`."""
     from gensim.models import Word2Vec
 
     model = Word2Vec.load(str(path))
@@ -138,16 +138,16 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence a line, gzip or not")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence per line, plain or gzip")
     parser.add_argument("--window", type=int, default=5, metavar="N")
     parser.add_argument("--negative", type=int, default=5, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the negatives")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the negatives")
     args = parser.parse_args(argv)
     model = load(args.model)
     words, sentence = read_text(args.text, model.words)
     inputs, targets, owners = make_pairs(words, sentence, args.window)
     if len(inputs) == 0:
-        sys.exit(f"{args.text}: no two known words are close to each other")
+        sys.exit(f"{args.text}: no two words of the vocabulary are within --window of each other")
     losses = pair_losses(model, inputs, targets, args.negative, args.seed)
     mean, error = mean_with_error(losses, owners)
     print(json.dumps({"objective": mean, "standard_error": error, "pairs": len(losses),

@@ -4,7 +4,7 @@
     python benchmarks/sgns_objective.py model held_out.txt
 
 Writes the same three files as our application, and ``gensim.model``. gensim is not a dependency of
-Lapse: install it beside (``pip install gensim``).
+Lapse; install it with ``pip install gensim``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lapse.apps.word2vec.corpus import Share
 
 
 class Sentences:
-    """A corpus that can be read several times, read as our application reads it."""
+    """A corpus that can be iterated several times, read as our application reads it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class Sentences:
 
 
 def train(args: argparse.Namespace):
-    """Train; returns the model and the seconds of the training alone."""
+    """Train; returns the model and the seconds of training alone."""
     from gensim.models import Word2Vec
 
     model = Word2Vec(

@@ -4,8 +4,8 @@
     python benchmarks/train_torch.py --dataset fb15k-237 --batch-size 4096 --epochs 50
 
 One process with two threads; the step is that of ``python -m lapse bench kge``. The last line is a JSON object with the
-quality on test, measured as our application measures it. PyTorch is not a dependency of Lapse: install it beside
-(``pip install torch``).
+quality on test, measured as our application measures it. PyTorch is not a dependency of Lapse; install it with
+``pip install torch``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lapse.apps.kge import _kernel, data, options
 from lapse.apps.kge.evaluate import Quality, sum_up
 from lapse.bench._torch_step import Step
 
-#: Queries that are scored at once.
+#: Queries scored at once.
 QUERIES = 512
 
 
 def train(args: argparse.Namespace, dataset: data.Dataset) -> tuple[Step, float]:
-    """Train; returns the model and the seconds of the training alone."""
+    """Train; returns the model and the seconds of training alone."""
     step = Step(len(dataset.entities), len(dataset.relations), dim=args.dim, negatives=args.negatives, rate=args.lr,
                 penalty=args.n3, seed=args.seed)
     triples = torch.from_numpy(dataset.train)

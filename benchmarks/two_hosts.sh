@@ -1,9 +1,9 @@
 #!/bin/sh
-# Two hosts on one machine: two network namespaces, joined by a veth pair. As root; cleans up behind it.
+# Two hosts on one machine: two network namespaces, joined by a veth pair. Run as root; it cleans up at its end.
 #
-#   benchmarks/two_hosts.sh [command]      by default the benchmark of messages between hosts
+#   benchmarks/two_hosts.sh [command]
 #
-# With arguments, another command on two ranks, one in each namespace.
+# Runs the command on two ranks, one in each namespace; by default the benchmark of messages between hosts.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 one=lapse$$a two=lapse$$b
@@ -18,7 +18,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# What mpirun calls as it would call ssh: [options] HOST COMMAND...
+# mpirun calls this in place of ssh: [options] HOST COMMAND...
 cat > "$as_ssh" <<END
 #!/bin/sh
 while [ "\${1#-}" != "\$1" ]; do shift; done
@@ -37,7 +37,7 @@ for name in "$one" "$two"; do
     ip -n "$name" link set "lapse$number" up
     ip -n "$name" link set lo up
 done
-sleep 3  # until the interfaces' addresses of version 6 may be used: libfabric takes one of them
+sleep 3  # until the IPv6 addresses of the interfaces are usable: libfabric takes one of them
 
 [ $# -gt 0 ] || set -- "$here/.venv/bin/python" -m lapse.bench.two_hosts
 . "$here/hostfiles/env.mpich"

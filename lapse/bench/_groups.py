@@ -1,9 +1,9 @@
-"""The groups of benchmarks, and what each of them is given.
+"""The groups of benchmarks, and the context that each of them gets.
 
 To add a group: write a module with a docstring, a function that takes a `Context` and yields rows, and a tuple
-``GROUPS``; add its name to `MODULES`. The function is called on every rank of each of the group's jobs, and what rank 0
-yields is shown. No module imports MPI, NumPy or anything compiled before its function is called, so that ``--help``
-and ``--list`` answer at once; `_kernel.pyx` has loops in C for the functions.
+``GROUPS``; add its name to `MODULES`. The function is called on every rank of each of the group's jobs, and the rows
+that rank 0 yields are shown. No module imports MPI, NumPy or anything compiled before its function is called, so that
+``--help`` and ``--list`` answer at once; `_kernel.pyx` has loops in C for the functions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from lapse.bench._rows import Row, Target
 from lapse.bench._timing import Sample
 
-#: In the order in which they are run.
+#: In the order in which they run.
 MODULES = (
     "lapse.bench.local",
-    "lapse.bench.siblings",
+    "lapse.bench.host_peers",
     "lapse.bench.messages",
     "lapse.bench.replication",
     "lapse.bench.sampling",
@@ -28,26 +28,29 @@ MODULES = (
     "lapse.bench.word2vec",
 )
 
-#: When a job is run: also in the smoke version, in a normal run, only when everything is asked for.
+#: Former names of groups, which the command line still accepts.
+RENAMED = {"siblings": "host-peers"}
+
+#: When a job runs: also with ``--quick``; in a normal run; only with ``--full``.
 QUICK, NORMAL, FULL = "quick", "normal", "full"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One start of a group's function, in processes of its own.
+    """One run of a group's function, in processes of its own.
 
     Attributes
     ----------
     ranks
-        How many; 0: none. The function is then called in a process that has no MPI, and may start jobs itself.
+        How many; 0: no MPI. The function is then called in a single process without MPI, and may start jobs itself.
     when
         `QUICK`: always; `NORMAL`: not with ``--quick``; `FULL`: only with ``--full``.
     env
-        Variables of the environment of all ranks, on top of this process's. (MPI's own must be equal on all ranks.)
+        Environment variables of all ranks, in addition to this process's. (Those of MPI must be equal on all ranks.)
     launcher
         Options of `mpirun` before the program.
     name
-        For the function, where it must tell its jobs apart.
+        By which the function tells its jobs apart.
     timeout
         Seconds after which the job is killed.
     """
@@ -62,18 +65,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of figures that are read together: one table and one picture.
+    """A group of figures that belong together: one table and one picture.
 
     Attributes
     ----------
     name
         As on the command line.
     title
-        One line on what is compared.
+        What is compared, in one line.
     run
         ``run(context)`` yields `Row` objects, made by `Context.row`.
     jobs
-        The starts of it.
+        The runs of it.
     """
 
     name: str
@@ -82,25 +85,25 @@ class Group:
     jobs: tuple[Job, ...] = (Job(),)
 
     def chosen_jobs(self, quick: bool, full: bool) -> list[tuple[int, Job]]:
-        """The jobs of a run, with their numbers in `jobs`."""
+        """The jobs of a run, each with its number in `jobs`."""
         allowed = {QUICK} if quick else {QUICK, NORMAL, FULL} if full else {QUICK, NORMAL}
         return [(number, job) for number, job in enumerate(self.jobs) if job.when in allowed]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a group's function needs to know of its run.
+    """What a group's function needs to know about its run.
 
     Attributes
     ----------
     group, job
-        What is run.
+        The group, and the job of it, that runs.
     quick
-        A smoke test: as little as shows that the program works; figures mean nothing.
+        A smoke test: just enough to show that the program works; the figures are meaningless.
     full
-        The whole cross product of parameters.
+        All combinations of parameters.
     rank, ranks
-        Which of how many processes this is; 0 of 0 where the job has no MPI.
+        This process and the number of processes; 0 and 0 if the job has no MPI.
     """
 
     group: Group
@@ -111,7 +114,7 @@ class Context:
     ranks: int = 0
 
     def rounds(self, normal: int = 9) -> int:
-        """How many rounds to measure; medians of fewer than 5 say little."""
+        """How many rounds to measure; a median of fewer than 5 is unreliable."""
         return 2 if self.quick else 2 * normal + 1 if self.full else normal
 
     def row(self, name: str, parameters: dict, measured: Sample | float, reference: Sample | float, *,
@@ -125,7 +128,7 @@ class Context:
         measured, reference
             Two samples of the same rounds, or two numbers, in the unit given.
 
-        In a quick run there are no targets: its figures mean nothing.
+        In a quick run there are no targets, because its figures are meaningless.
         """
         ratio = quartiles = None
         if isinstance(measured, Sample) and isinstance(reference, Sample):
@@ -140,6 +143,6 @@ class Context:
 
 
 def load() -> dict[str, Group]:
-    """All groups by name, in the order in which they are run."""
+    """All groups by name, in the order in which they run."""
     groups = [group for module in MODULES for group in importlib.import_module(module).GROUPS]
     return {group.name: group for group in groups}

@@ -1,4 +1,4 @@
-"""What each process of a job runs: calls the group's function; rank 0 prints the rows for the program that started it.
+"""The program of each process of a job: calls the group's function; rank 0 prints the rows for the parent program.
 
 ``python -m lapse.bench._job GROUP NUMBER [quick|full]``
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from lapse.bench._groups import Context, load
 
-#: Begins the lines that are rows; all other output is for the user.
+#: Starts the lines that are rows; all other output is for the user.
 MARK = "LAPSE-BENCH-ROW "
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     job = group.jobs[int(number)]
     rank, ranks = _place() if job.ranks else (0, 0)
     if ranks != job.ranks:
-        sys.exit(f"this job is for {job.ranks} ranks, but runs on {ranks}: is it the mpirun of another MPI?")
+        sys.exit(f"this job needs {job.ranks} ranks, but runs on {ranks}: does mpirun belong to another MPI?")
     context = Context(group, job, "quick" in extent, "full" in extent, rank, ranks)
     with _ending_together(ranks):
         for row in group.run(context):
@@ -46,7 +46,7 @@ def _place() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _ending_together(ranks: int) -> Iterator[None]:
-    """An error of one rank ends all: the others might wait for it for ever."""
+    """An error on one rank terminates all: the others might wait for it forever."""
     try:
         yield
     except Exception:
@@ -54,7 +54,7 @@ def _ending_together(ranks: int) -> Iterator[None]:
         sys.stderr.flush()
         if ranks < 2:
             sys.exit(1)
-        time.sleep(0.5)  # time for the launcher to pass the message on
+        time.sleep(0.5)  # gives the launcher time to forward the message
         _world().Abort(1)
 
 

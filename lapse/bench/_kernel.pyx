@@ -1,7 +1,7 @@
-"""Loops of the benchmarks in C, without the GIL: what a kernel in Cython would do with the worker, and references.
+"""Loops of the benchmarks in C, without the GIL: calls of the worker as in a kernel, and the references.
 
-Every loop returns when it began and ended, in nanoseconds of the monotonic clock, so that loops of several threads
-can be put side by side.
+Every loop returns its start and its end, in nanoseconds of the monotonic clock, so that loops of several threads can be
+compared.
 """
 
 from libc.stdint cimport int64_t
@@ -9,7 +9,6 @@ from libc.string cimport memcpy
 
 from lapse cimport Worker, key_t, operation_t
 from lapse.base._sync cimport now
-from lapse.base._values cimport add_values
 
 
 PULL, PUSH, SET = range(3)
@@ -23,9 +22,9 @@ def access(Worker kv, int kind, const key_t[::1] keys, Py_ssize_t batch, float[:
     kind
         `PULL`, `PUSH` or `SET`.
     keys
-        So many that `batch` divides their number; with `SET` those of a batch must differ.
+        `batch` must divide their number; with `SET` the keys of a batch must differ.
     values
-        Shape (batch, length): where every call writes to, or what every call writes.
+        Shape (batch, length): the destination of every pull, or the values that every call writes.
     """
     cdef operation_t* operation = NULL
     cdef Py_ssize_t first = 0
@@ -52,7 +51,7 @@ def sample(Worker kv, Py_ssize_t count, Py_ssize_t prepared, key_t[::1] keys, fl
     count
         A multiple of `prepared`, which is a multiple of the batch.
     keys, values
-        Where every batch is written to: shapes (batch,) and (batch, length).
+        The destination of every batch: shapes (batch,) and (batch, length).
     """
     cdef operation_t* operation = NULL
     cdef Py_ssize_t batch = keys.shape[0], first, i
@@ -72,7 +71,7 @@ def sample(Worker kv, Py_ssize_t count, Py_ssize_t prepared, key_t[::1] keys, fl
 
 
 def copy_rows(const float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, float[:, ::1] out):
-    """Copy `count` rows from `first` on, one after another, around the end of the table, again and again into `out`."""
+    """Copy `count` rows, starting at `first` and wrapping around at the end of the table, repeatedly into `out`."""
     cdef Py_ssize_t i, rows = table.shape[0], batch = out.shape[0]
     cdef size_t size = table.shape[1] * sizeof(float)
     cdef int64_t begin
@@ -80,16 +79,4 @@ def copy_rows(const float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, flo
         begin = now()
         for i in range(count):
             memcpy(&out[i % batch, 0], &table[(first + i) % rows, 0], size)
-    return begin, now()
-
-
-def add_rows(float[:, ::1] table, Py_ssize_t first, Py_ssize_t count, const float[:, ::1] updates):
-    """Add `updates`, again and again, to `count` rows from `first` on, one after another."""
-    cdef Py_ssize_t i, rows = table.shape[0], batch = updates.shape[0]
-    cdef size_t size = table.shape[1] * sizeof(float)
-    cdef int64_t begin
-    with nogil:
-        begin = now()
-        for i in range(count):
-            add_values(4, <char*>&table[(first + i) % rows, 0], <const char*>&updates[i % batch, 0], size)
     return begin, now()

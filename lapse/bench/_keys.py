@@ -8,9 +8,9 @@ UNIFORM, ZIPF = "uniform", "Zipf"
 
 
 def draw(kind: str, num_keys: int, count: int, seed: int = 1) -> np.ndarray:
-    """Random keys 0 .. num_keys - 1: all alike, or the i-th most frequent with probability proportional to 1 / i.
+    """Random keys 0 .. num_keys - 1: uniform, or the i-th most frequent with probability proportional to 1 / i.
 
-    Which keys are frequent is random too: neighbours are not.
+    Which keys are frequent is random too, so that frequent keys are not neighbours.
     """
     rng = np.random.default_rng(seed)
     if kind == UNIFORM:
@@ -21,18 +21,18 @@ def draw(kind: str, num_keys: int, count: int, seed: int = 1) -> np.ndarray:
 
 
 class Stream:
-    """Keys that go on from one measurement to the next, so that none finds in the cache what the last one used.
+    """Keys that continue from one measurement to the next, so that none finds the keys of the last one in the cache.
 
     Parameters
     ----------
     kind, num_keys, seed
         As in `draw`.
     share
-        How many keys a measurement takes.
+        Keys per measurement.
     shares
-        After so many it begins anew.
+        Number of shares after which the keys repeat.
     distinct
-        Within so many in a row no key is repeated, as `set` at the C level demands; 0: as they come.
+        Within each group of this many keys none is repeated, as `set` at the C level requires; 0: no such restriction.
     """
 
     def __init__(self, kind: str, num_keys: int, share: int, shares: int = 8, seed: int = 1, distinct: int = 0) -> None:
@@ -49,7 +49,7 @@ class Stream:
 
 
 def _make_distinct(batches: np.ndarray, num_keys: int) -> np.ndarray:
-    """Replace repeated keys of a batch by unused ones near them."""
+    """Replace repeated keys of a batch by unused keys near them."""
     for batch in batches:
         unique, first = np.unique(batch, return_index=True)
         used = set(unique.tolist())

@@ -15,7 +15,7 @@ from lapse.bench._groups import Group, Job
 from lapse.bench._job import MARK
 from lapse.bench._rows import Row
 
-#: How the variables begin that tell a process its rank: a job inside a job must not see them.
+#: Prefixes of the variables by which a launcher tells a process its rank: a nested job must not see them.
 _OF_A_LAUNCHER = ("PMI_", "PMIX_", "HYDI_", "HYDRA_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
@@ -23,46 +23,46 @@ _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 class JobError(Exception):
-    """A job did not come to its end."""
+    """A job failed or timed out."""
 
 
 def ranks_around() -> tuple[int, int]:
-    """Which of how many ranks a launcher has made this process; 0 of 1 without one."""
+    """The rank of this process and the number of ranks, as a launcher has set them; 0 and 1 without a launcher."""
     rank, size = (next((os.environ[name] for name in names if os.environ.get(name, "").isdecimal()), None)
                   for names in (_RANK_VARIABLES, _SIZE_VARIABLES))
     return int(rank or 0), int(size or 1)
 
 
 def environment(changes=()) -> dict[str, str]:
-    """The environment of a job: ours, as if it were started from a shell, and `changes`."""
+    """The environment of a job: that of this process without a launcher's variables, plus `changes`."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
     return {**_mpi_loader.OPENMPI_ENVIRONMENT, **own, "PYTHONUNBUFFERED": "1", **dict(changes)}
 
 
 def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> list[str]:
-    """How Python runs `program` (its arguments) on so many ranks.
+    """The command that runs Python with the arguments `program` on so many ranks.
 
     Raises
     ------
     JobError
-        Where no `mpirun` lies beside the MPI of this build.
+        If there is no `mpirun` beside the MPI of this build.
     """
     start = [sys.executable, *program]
     if ranks <= 1 and not launcher:
         return start
     mpirun = _mpi_loader.launcher_path()
     if mpirun is None:
-        raise JobError(f"no mpirun was found beside the library of {_mpi_loader.describe_build()}")
+        raise JobError(f"no mpirun found beside the library of {_mpi_loader.describe_build()}, with which Lapse was built")
     return [mpirun, *launcher, "-n", str(ranks), *start]
 
 
 def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
-    """Run one job of a group and yield its rows as they come; other output of it goes to the standard error.
+    """Run one job of a group and yield its rows as they arrive; its other output goes to the standard error.
 
     Raises
     ------
     JobError
-        Where it fails or takes too long.
+        If it fails or takes too long.
     """
     program = ["-m", "lapse.bench._job", group.name, str(number), *([extent] if extent else [])]
     process = subprocess.Popen(command(job.ranks, program, job.launcher), stdin=subprocess.DEVNULL,
@@ -78,7 +78,7 @@ def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
                 print(line, end="", file=sys.stderr)
         status = process.wait()
         if status != 0:
-            why = f"took more than {job.timeout:.0f} s" if overdue.finished.is_set() else f"ended with status {status}"
+            why = f"timed out after {job.timeout:.0f} s" if overdue.finished.is_set() else f"exited with status {status}"
             raise JobError(f"{group.name} on {max(job.ranks, 1)} ranks {why}")
     finally:
         overdue.cancel()
@@ -87,7 +87,7 @@ def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a job and all its ranks."""
+    """Terminate a job and all its ranks."""
     for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)

@@ -1,6 +1,6 @@
-"""Floor 6. The reference for messages: bare MPI between two ranks, the bytes of a request and of its answer.
+"""Floor 6. The reference for messages: bare MPI between two ranks, with the bytes of a request and of its reply.
 
-In C without the GIL, blocking calls on both sides, on a communicator of its own. Each function is called by both ranks.
+In C without the GIL, with blocking calls on both sides, on a separate communicator. Both ranks call each function.
 """
 
 from libc.stdint cimport int64_t
@@ -11,7 +11,7 @@ from mpi4py.libmpi cimport MPI_BYTE, MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_Comm, M
 from lapse.base._sync cimport now
 
 cdef enum:
-    GO_ON = 1
+    CONTINUE = 1
     END = 2
     TAG = 1
 
@@ -21,9 +21,9 @@ cdef int64_t ask_for(MPI_Comm comm, int peer, char* buffer, int request, int rep
     cdef int64_t began = now(), before = began, after = began, count = 0
     cdef bint is_last = False
     while not is_last:
-        # The first byte tells the other side whether it is asked again.
+        # The first byte tells the other side whether another round follows.
         is_last = count + 1 == times.shape[0] or before - began > nanoseconds
-        buffer[0] = END if is_last else GO_ON
+        buffer[0] = END if is_last else CONTINUE
         if MPI_Send(buffer, request, MPI_BYTE, peer, TAG, comm) != MPI_SUCCESS:
             return -1
         if MPI_Recv(buffer, reply, MPI_BYTE, peer, TAG, comm, MPI_STATUS_IGNORE) != MPI_SUCCESS:
@@ -37,7 +37,7 @@ cdef int64_t ask_for(MPI_Comm comm, int peer, char* buffer, int request, int rep
 
 cdef int64_t answer_to(MPI_Comm comm, int peer, char* buffer, int request, int reply) noexcept nogil:
     cdef int64_t count = 0
-    buffer[0] = GO_ON
+    buffer[0] = CONTINUE
     while buffer[0] != END:
         if MPI_Recv(buffer, request, MPI_BYTE, peer, TAG, comm, MPI_STATUS_IGNORE) != MPI_SUCCESS:
             return -1
@@ -48,7 +48,7 @@ cdef int64_t answer_to(MPI_Comm comm, int peer, char* buffer, int request, int r
 
 
 def ping_pong(MPI.Comm comm, int peer, bint asks, int request, int reply, double seconds, int64_t[::1] times):
-    """Send `request` bytes there and get `reply` bytes back, for a while.
+    """Send `request` bytes and receive `reply` bytes, for so many seconds.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def ping_pong(MPI.Comm comm, int peer, bint asks, int request, int reply, double
         Bytes, at least 1.
     seconds : float
     times : numpy.ndarray of int64
-        Where the one who asks writes how long each round took, in nanoseconds; not more rounds than its length.
+        Receives the time of each round, in nanoseconds, on the rank that asks. Its length limits the number of rounds.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lapse.bench import _launch, _plot, _tables
-from lapse.bench._groups import Group, load
+from lapse.bench._groups import RENAMED, Group, load
 from lapse.bench._rows import Row
 
 SUMMARY = "measure this machine: parameter access, messages, replication, sampling, memory, applications"
@@ -22,34 +22,34 @@ SUMMARY = "measure this machine: parameter access, messages, replication, sampli
 DESCRIPTION = """\
 Measure what the parameter server costs on this machine.
 
-Each figure stands beside a reference that took turns with it in the same run (a copy in C, numpy.take, a bare MPI
-ping-pong, ...), so that the ratio means something on a machine that others use too. Groups that need ranks start
-mpirun themselves. benchmarks/README.md in the source tree says how to read each table.
+Each figure is shown with a reference that was measured in turns with it in the same run (a copy in C, numpy.take, a
+bare MPI ping-pong, ...), so that the ratio is meaningful on a shared machine. Groups that need several ranks start
+mpirun themselves. benchmarks/README.md in the source tree explains how to read each table.
 """
 
 EXAMPLES = """\
 examples:
-  python -m lapse bench                                every group, some minutes each at most
-  python -m lapse bench --list                         what groups there are
+  python -m lapse bench                                all groups, at most some minutes each
+  python -m lapse bench --list                         list the groups
   python -m lapse bench local --full                   one group, with all of its parameters
   python -m lapse bench local remote --json out.jsonl --plot pictures
 
-A line of the JSON file is a row of a table: group, name, parameters, value, unit, reference, reference_name, ratio
+Each line of the JSON file is a row of a table: group, name, parameters, value, unit, reference, reference_name, ratio
 (median over the rounds), quartiles, target, reached, ranks, workers. Its first line describes the machine.
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the program to a parser of the caller's."""
+    """Add the options of the program to the caller's parser."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: everything)")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: all groups)")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true",
-                        help="a smoke test of some seconds: figures without meaning, all code paths")
+                        help="smoke test of some seconds: all code paths, meaningless figures")
     extent.add_argument("--full", action="store_true", help="every combination of parameters, and more rounds")
-    parser.add_argument("--list", action="store_true", help="list the groups and end")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, a JSON object per line")
+    parser.add_argument("--list", action="store_true", help="list the groups and exit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file, one JSON object per line")
     parser.add_argument("--plot", type=Path, metavar="FOLDER",
                         help="draw a picture of each group into this folder (needs matplotlib)")
 
@@ -62,22 +62,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit status: 1 if a job failed. (A missed target is no failure.)"""
+    """Run the program with parsed options; returns the exit status: 1 if a job failed. (A missed target is not a failure.)"""
     rank, size = _launch.ranks_around()
-    if size > 1:  # every rank is here: one speaks for all
+    if size > 1:  # every rank gets here: rank 0 reports for all
         if rank == 0:
-            print("error: bench starts mpirun itself: call it without mpirun", file=sys.stderr)
+            print("error: bench starts mpirun itself: run it without mpirun", file=sys.stderr)
         return 2
     groups = load()
     if args.list:
         print("\n".join(f"{name:<14}{group.title}" for name, group in groups.items()))
         return 0
-    unknown = [name for name in args.groups if name not in groups]
+    chosen = [_current_name(name) for name in args.groups]
+    unknown = [name for name in chosen if name not in groups]
     if unknown:
         parser.error(f"no group {', '.join(unknown)}: choose from {', '.join(groups)}")
     if args.plot and not _plot.is_there():
         parser.error("--plot needs matplotlib: pip install 'lapse[plot]'")
-    return _measure([groups[name] for name in dict.fromkeys(args.groups or groups)], args)
+    return _measure([groups[name] for name in dict.fromkeys(chosen or groups)], args)
+
+
+def _current_name(name: str) -> str:
+    """The name of a group as it is now, with a hint on stderr if a former one was given."""
+    if name not in RENAMED:
+        return name
+    print(f"note: the group {name} is now called {RENAMED[name]}", file=sys.stderr)
+    return RENAMED[name]
 
 
 def _measure(groups: list[Group], args: argparse.Namespace) -> int:
@@ -101,7 +110,7 @@ def _measure(groups: list[Group], args: argparse.Namespace) -> int:
 
 
 def _rows_of(group: Group, args: argparse.Namespace, failures: list[str]) -> Iterator[Row]:
-    """The rows of all jobs of a group; a job that fails is noted, and the others go on."""
+    """The rows of all jobs of a group; a failed job is recorded, and the others still run."""
     extent = "quick" if args.quick else "full" if args.full else ""
     for number, job in group.chosen_jobs(args.quick, args.full):
         try:
@@ -120,7 +129,7 @@ def _show(group: Group, rows: list[Row], folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def _json_file(path: Path | None):
-    """A function that writes an object as a line, at once, or nowhere without a path."""
+    """A function that writes an object as a line at once; without a path it does nothing."""
     if path is None:
         yield lambda line: None
         return
@@ -129,7 +138,7 @@ def _json_file(path: Path | None):
 
 
 def describe_machine() -> dict:
-    """What the figures depend on."""
+    """The properties of this machine that the figures depend on."""
     import numpy
 
     import lapse

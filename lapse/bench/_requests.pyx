@@ -1,6 +1,6 @@
-"""Floor 6. What is measured of messages: calls of a worker through the C-level door, each with its time.
+"""Floor 6. Loops for the benchmarks of messages: calls of a worker through the C-level door, with their times.
 
-Loops without the GIL. A batch is a row of `keys`; rows are used in turn.
+The loops run without the GIL. A batch is a row of `keys`; rows are used in turn.
 """
 
 from libc.stdint cimport int64_t
@@ -22,11 +22,11 @@ cdef enum:
 
 
 cdef struct stage_t:
-    # What a call works on.
+    # The data of the calls.
     const lapse.key_t* keys     # batches one after another
     Py_ssize_t batches
     Py_ssize_t count            # keys of a batch
-    float* values               # room for one batch for each call outstanding
+    float* values               # room for a batch of each outstanding call
     Py_ssize_t floats           # of a batch
 
 
@@ -91,12 +91,12 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
     kind : PULL, PUSH, LOCALIZE or LOCALIZE_AND_PULL
     keys : numpy.ndarray of int64, shape (batches, count)
     values : numpy.ndarray of float32, shape (max(outstanding, 1), count * length)
-        What is pushed, and where pulls write.
+        The values that are pushed, and the destination of pulls.
     outstanding : int
-        Calls under way at a time; 0: nobody waits for any of them, only for all at the end.
+        Number of calls in flight at a time; 0: calls are not waited for, except for all at the end.
     seconds : float
     times : numpy.ndarray of int64
-        With one outstanding: where the time of each call is written, in nanoseconds. Not more calls than its length.
+        With one outstanding call: receives the time of each call, in nanoseconds. Its length limits the number of calls.
 
     Returns
     -------
@@ -112,7 +112,8 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
     stage.values = &values[0, 0]
     stage.floats = values.shape[1]
     if outstanding > MAX_OUTSTANDING or values.shape[0] < outstanding:
-        raise ValueError(f"no room for {outstanding} calls under way")
+        raise ValueError(f"outstanding is {outstanding}, but must be at most {MAX_OUTSTANDING} and the number of rows of values, "
+                         f"{values.shape[0]}")
     operations = <lapse.operation_t**>calloc(max(outstanding, 1), sizeof(lapse.operation_t*))
     if operations == NULL:
         raise MemoryError("no memory for operations")
@@ -130,7 +131,7 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
 
 
 cdef double churn(int64_t steps) noexcept nogil:
-    # Dependent multiplications: time goes by in registers alone.
+    # Dependent multiplications, in registers alone.
     cdef double x = 1.0
     cdef int64_t i
     for i in range(steps):
@@ -139,7 +140,7 @@ cdef double churn(int64_t steps) noexcept nogil:
 
 
 def compute(int64_t steps):
-    """A fixed computation without the GIL; the seconds that it took, and its result."""
+    """Run a fixed computation without the GIL; return the seconds that it took, and its result."""
     cdef int64_t began = now()
     cdef double x
     with nogil:
@@ -148,7 +149,7 @@ def compute(int64_t steps):
 
 
 def compute_for(double seconds):
-    """Compute without the GIL for a time."""
+    """Compute without the GIL for so many seconds."""
     cdef int64_t end = now() + <int64_t>(seconds * 1e9)
     cdef double x = 0
     with nogil:

@@ -1,4 +1,4 @@
-"""What a benchmark says: a figure, what it is compared with, and what was aimed at."""
+"""The result of a benchmark: a figure, the reference that it is compared with, and a target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Target:
-    """A bound that a row should keep; made by `at_most` and `at_least`.
+    """A bound that a row should meet; created by `at_most` and `at_least`.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ def at_most(limit: float, of: str = "ratio") -> Target:
 
 
 def at_least(limit: float, of: str = "ratio") -> Target:
-    """The row's ratio (or value) should come to `limit`."""
+    """The row's ratio (or value) should be at least `limit`."""
     return Target("at least", limit, of)
 
 
@@ -51,25 +51,25 @@ class Row:
     name
         What was measured, such as "pull".
     parameters
-        Under which conditions: numbers and short strings by name; each name is a column of the table.
+        The conditions: numbers and short strings by name; each name is a column of the table.
     value, unit
         The median.
     reference, reference_name
-        What it is compared with, of the same run and in the same unit, and what that is in words.
+        The figure that it is compared with, from the same run and in the same unit, and a description of it.
     ratio
         The median of value / reference over the rounds of the run; not always the quotient of the medians.
     quartiles
-        Of that ratio; None where it was measured once.
+        Of that ratio; None if it was measured once.
     target
-        What the ratio (or value) should be, if there is an aim.
+        A bound for the ratio (or value), if there is one.
     ranks, workers
         Of the job, and of each rank.
 
     Raises
     ------
     ValueError
-        For a value or a reference that is missing, not a number or not positive: a figure that cannot be compared
-        with anything says nothing.
+        If the value or the reference is missing, not a number or not positive: a figure without a comparison is
+        not informative.
     """
 
     group: str
@@ -88,7 +88,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if not self.reference_name:
-            raise ValueError(f"{self.label()} has no reference: say in words what it is compared with")
+            raise ValueError(f"{self.label()} has no reference: pass reference_name, a description of what it is compared with")
         for what in ("value", "reference", "ratio"):
             number = getattr(self, what)
             if not isinstance(number, (int, float)) or not 0 < number < math.inf:
@@ -100,7 +100,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is kept; None without one."""
+        """Whether the target is met; None without a target."""
         if self.target is None:
             return None
         number = self.ratio if self.target.of == "ratio" else self.value
@@ -112,7 +112,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, figures: dict) -> Row:
-        """What `as_dict` gave, also after it went through JSON."""
+        """The row that `as_dict` was called on, also after a round trip through JSON."""
         rest = {name: value for name, value in figures.items() if name != "reached"}
         rest["target"] = None if rest["target"] is None else Target(**rest["target"])
         rest["quartiles"] = None if rest["quartiles"] is None else tuple(rest["quartiles"])

@@ -9,7 +9,7 @@ from lapse.bench._rows import Row
 
 
 def of_group(rows: Sequence[Row]) -> str:
-    """The table of one group: a column for each parameter that any of its rows has; below it the references, by letter."""
+    """The table of one group: a column for each parameter that any of its rows has, and below it the references, by letter."""
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
     letters = dict(zip(dict.fromkeys(row.reference_name for row in rows), ascii_lowercase, strict=False))
     header = ["figure", *names, "ranks", "workers", "value", "reference", "", "unit", "ratio", "quartiles", "target", ""]
@@ -19,7 +19,7 @@ def of_group(rows: Sequence[Row]) -> str:
 
 
 def of_targets(rows: Iterable[Row]) -> str:
-    """Every figure with a target, and whether it is reached; empty without any."""
+    """Every figure with a target, and whether the target is met; empty if there is none."""
     lines = [[row.label(), str(row.target), f"{_number(_bounded(row))}", _verdict(row)]
              for row in rows if row.target is not None]
     return _aligned([["figure", "target", "reached", ""], *lines], left={0, 3}) if lines else ""
@@ -46,7 +46,7 @@ def _cell(value) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, without an exponent where that stays short."""
+    """Three significant digits, without an exponent if that is short."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".") if value >= 0.001 else f"{value:.2e}"

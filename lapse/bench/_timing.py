@@ -1,13 +1,12 @@
-"""How figures are compared on a machine whose speed drifts: in turns, by medians.
+"""How figures are compared on a machine whose speed varies: in turns, by medians.
 
-On a shared machine the same program differs by a factor of 1.3 to 2 between minutes, but hardly within
-milliseconds. So what is compared takes turns many times within one run, and the ratio is taken in each round.
+On a shared machine the same program varies by a factor of 1.3 to 2 between minutes, but hardly within milliseconds.
+Therefore figures that are compared are measured in turns, many times within a run, and the ratio is taken per round.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ class Sample:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median over the rounds."""
         return statistics.median(self.values)
 
     @property
@@ -46,12 +45,12 @@ def interleaved(measured: Mapping[str, Callable[[], float]], rounds: int, warm_u
     Parameters
     ----------
     measured
-        By name: functions that do something once, or a number of times, and return how long it took per unit of
-        work (in whatever unit). On several ranks all of them are called by all ranks, and have their own barriers.
+        By name: functions that do some work and return the time per unit of work (in any unit). On several ranks all
+        ranks call all of them, and they contain the barriers that they need.
     rounds
-        How often each is called; every other round goes backwards, so that none is always the first.
+        How often each is called; every second round is in reverse order, so that none is always the first.
     warm_ups
-        Rounds before these, which do not count.
+        Additional rounds before these, which are not counted.
     """
     values = {name: [] for name in measured}
     for number in range(-warm_ups, rounds):
@@ -61,16 +60,3 @@ def interleaved(measured: Mapping[str, Callable[[], float]], rounds: int, warm_u
             if number >= 0:
                 values[name].append(value)
     return {name: Sample(tuple(of_rounds)) for name, of_rounds in values.items()}
-
-
-def per_call(function: Callable[[], object], calls: int) -> Callable[[], float]:
-    """For `interleaved`: the seconds that a call of a Python function takes, of `calls` in a row."""
-
-    def measure() -> float:
-        turns = range(calls)
-        start = time.perf_counter()
-        for _ in turns:
-            function()
-        return (time.perf_counter() - start) / calls
-
-    return measure

@@ -1,7 +1,7 @@
 """ComplEx in PyTorch, a batch at a time: the same sampling, loss, penalties and optimiser as `lapse.apps.kge`.
 
-Forward and backward passes are PyTorch's, on the rows that a batch needs, each once; so are AdaGrad's steps of these
-rows. This is how a step is written that does not need a framework for embeddings; it is not traced or compiled.
+PyTorch computes the forward and backward passes and AdaGrad's steps on the rows that a batch needs, each once. The step
+is written without an embedding framework, and is not traced or compiled.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class Step:
     Parameters
     ----------
     num_entities, num_relations
-        How many there are; each relation has an inverse one, by which subjects are asked for.
+        Their numbers; each relation has an inverse, which predicts subjects.
     dim
-        Of the vectors: real halves, then imaginary ones.
+        Length of the vectors: the real parts, then the imaginary parts.
     negatives
-        Entities against each side of a batch, drawn uniformly and shared by its triples.
+        Negative entities for each side of a batch, drawn uniformly and shared by its triples.
     rate, penalty
         Learning rate; weight of the cubed moduli (N3) of entities and relations.
     init_std, seed
-        Of the vectors at the start.
+        Of the initial vectors.
     """
 
     def __init__(self, num_entities: int, num_relations: int, *, dim: int, negatives: int, rate: float, penalty: float,

@@ -1,8 +1,8 @@
 """Group ``kge``: training of knowledge-graph embeddings (ComplEx, the default setting of `lapse.apps.kge`).
 
-The cost of the server is the time of two workers against that of two threads that run the same kernel on plain arrays;
-and two ranks are compared with a batched step in PyTorch on two threads, where that is installed. The graph is
-FB15k-237 where the variable LAPSE_DATA names a folder with it, else one of the same size with Zipf's law.
+The cost of the server is the time of two workers against that of two threads that run the same kernel on plain arrays.
+Two ranks are compared with a batched step in PyTorch on two threads, if it is installed. The graph is FB15k-237 if the
+environment variable LAPSE_DATA names a folder that contains it, else a graph of the same size with Zipf frequencies.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(context: Context) -> Iterator[Row]:
 
 
 def options(context: Context) -> argparse.Namespace:
-    """Those of the application: the defaults, and what the job says."""
+    """The options of the application: its defaults, with the management of the job."""
     from lapse.apps.kge import options as kge_options
 
     management = context.job.name or "lapse2"
@@ -49,7 +49,7 @@ def options(context: Context) -> argparse.Namespace:
 
 
 def read_graph(context: Context):
-    """The data set, and its name."""
+    """The data set and its name."""
     from lapse.apps.kge import data
 
     real = Path(os.environ.get("LAPSE_DATA", "/nonexistent"), "fb15k-237")
@@ -60,7 +60,7 @@ def read_graph(context: Context):
 
 
 def make_graph(entities: int, relations: int, triples: int):
-    """Triples of entities and relations that are drawn by Zipf's law."""
+    """Triples whose entities and relations have Zipf frequencies."""
     import numpy as np
 
     from lapse.apps.kge.data import Dataset
@@ -90,7 +90,7 @@ class Blocks:
         self._blocks = self._of_epoch(0)
 
     def take(self, count: int) -> list:
-        """The next `count` of one epoch; the last ones of it may be fewer."""
+        """The next `count` blocks of an epoch; at its end there may be fewer."""
         taken = [block for block, _ in zip(self._blocks, range(count), strict=False)]
         if not taken:
             self.epoch += 1
@@ -100,7 +100,7 @@ class Blocks:
 
 
 def per_triple(kv, train: Callable, blocks: Blocks, count: int) -> float:
-    """Seconds from barrier to barrier in which every worker trains `count` blocks, by triples of all workers."""
+    """Seconds per triple, from barrier to barrier, while every worker trains `count` blocks."""
     taken = blocks.take(count)
     kv.barrier()
     begin = time.perf_counter()
@@ -125,7 +125,7 @@ def on_server(kv, plan) -> Callable:
 
 
 def make_arrays(plan):
-    """Values of entities and relations, as the server has them at the start."""
+    """Values of entities and relations, initialized as on the server."""
     import numpy as np
 
     from lapse.apps.kge import train
@@ -151,7 +151,7 @@ def on_arrays(plan, arrays, worker: int) -> Callable:
 
 
 def against_arrays(kv, context: Context, plan, graph: str, arrays) -> list[Row]:
-    """What a worker does; the rows are the same for all."""
+    """The program of a worker; all return the same rows."""
     blocks, count = Blocks(plan, kv.id), 2 if context.quick else 40
     turns = {"ours": on_server(kv, plan), "arrays": on_arrays(plan, arrays, kv.id)}
     found = interleaved({name: lambda train=train: per_triple(kv, train, blocks, count)
@@ -163,7 +163,7 @@ def against_arrays(kv, context: Context, plan, graph: str, arrays) -> list[Row]:
 
 
 def against_torch(kv, context: Context, plan, graph: str) -> list[Row]:
-    """What a worker does: rank 0 runs PyTorch in its turn, while the others wait in a barrier."""
+    """The program of a worker: rank 0 runs PyTorch in its turn, while the others wait in a barrier."""
     torch_seconds, note = _prepare_torch(context, plan) if kv.id == 0 else (None, "")
     if not kv.allreduce(int(torch_seconds is not None)):
         return []
@@ -186,7 +186,7 @@ def against_torch(kv, context: Context, plan, graph: str) -> list[Row]:
 
 
 def _prepare_torch(context: Context, plan):
-    """A function that trains some triples and returns the seconds of each, by the best batch size, and that in words."""
+    """A function that trains some triples at the best batch size and returns the seconds per triple, and a description."""
     try:
         import torch
 

@@ -1,9 +1,8 @@
 """Group ``local``: access to keys of this rank, at the C level and from Python.
 
-At the C level the reference is a copy of as many rows of an array of the same size, one after another; from Python it
-is the NumPy function that does the same to an array: `take`, `add.at`, and an assignment for `set`. The server has one
-rank, hence no messages. Keys go on from one round to the next, so that a large table does not shrink to what a
-round touches.
+At the C level the reference is a copy of as many rows of an array of the same size, one after another; from Python it is
+the NumPy operation that does the same to an array: `take`, `add.at`, and an assignment for `set`. The server has one
+rank, hence no messages. Keys continue from one round to the next, so that a round does not find its rows in the cache.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ COPY = "rows copied one after another by memcpy in C"
 UNIFORM, ZIPF = "uniform", "Zipf"
 KINDS = ("pull", "push", "set")
 
-#: What numpy does with an array `table` instead.
+#: The equivalent NumPy operations on an array `table`.
 NUMPY_NAMES = {"pull": "numpy.take(table, keys, axis=0, out=out)", "push": "numpy.add.at(table, keys, updates)",
                "set": "table[keys] = values"}
 
@@ -29,20 +28,20 @@ ALL_BATCHES, ALL_LENGTHS, ALL_MEGABYTES = (1, 10, 100, 1000), (16, 100, 1000), (
 
 @dataclass(frozen=True)
 class Table:
-    """Values of one server, and of the array beside it."""
+    """The size of a server's values, and of the reference array."""
 
     megabytes: int
     length: int
 
     @property
     def num_keys(self) -> int:
-        """Rows that come to that size; enough for batches of different keys."""
+        """The number of rows of that size; enough for batches of different keys."""
         return max(self.megabytes * 1_000_000 // (4 * self.length), 4000)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table, but for whether it is pulled, pushed or set."""
+    """The conditions of some rows of the table, one for each kind of call."""
 
     batch: int
     keys: str = UNIFORM
@@ -51,7 +50,7 @@ class Case:
     kinds: tuple[str, ...] = ("pull", "push")
 
 
-#: What is read most: around the batch of 100 keys with 100 elements each, one thing is changed at a time.
+#: Starting from batches of 100 keys with 100 elements each, one parameter is changed at a time.
 _STANDARD = Table(40, 100)
 NORMAL_CASES = {
     Table(1, 100): (Case(100),),
@@ -105,12 +104,12 @@ def _measure_table(context: Context, table: Table, cases: list[Case], workers: i
 
 
 class Team:
-    """Worker threads that measure together: one says what is done, and all take part or wait.
+    """Worker threads that measure together: in each step some of them run their loop and the others wait.
 
     Parameters
     ----------
     workers
-        How many.
+        Number of threads.
     """
 
     def __init__(self, workers: int) -> None:
@@ -120,7 +119,7 @@ class Team:
         self.times = [None] * workers
 
     def seconds(self, number: int, loop: Callable[[], tuple[int, int]], of: tuple[int, ...]) -> float:
-        """Worker `number` takes its part: those in `of` run their loop; the seconds from first begin to last end."""
+        """One step of worker `number`: the workers in `of` run their loop. Returns the seconds from first start to last end."""
         self.begins.wait()
         self.times[number] = loop() if number in of else None
         self.ended.wait()
@@ -129,7 +128,7 @@ class Team:
 
 
 def _measure_as_worker(kv, context: Context, table: Table, cases: list[Case], team: Team) -> list[Row]:
-    """What a worker thread does; the rows are the same for all."""
+    """The program of a worker thread; all return the same rows."""
     import numpy as np
 
     array = np.ones((table.num_keys, table.length), dtype=np.float32)
@@ -141,9 +140,9 @@ def _measure_as_worker(kv, context: Context, table: Table, cases: list[Case], te
     return rows
 
 
-def _share(context: Context, table: Table, batch: int, most: int) -> int:
-    """How many keys a measurement takes: some 10 milliseconds' worth, a multiple of the batch."""
-    values = 200 if context.quick else min(most, max(2000, 8_000_000 // table.length))
+def _share(context: Context, table: Table, batch: int, max_keys: int) -> int:
+    """Keys per measurement: some 10 milliseconds of work, a multiple of the batch."""
+    values = 200 if context.quick else min(max_keys, max(2000, 8_000_000 // table.length))
     return batch * max(values // batch, 1)
 
 
@@ -153,7 +152,7 @@ def _parameters(table: Table, case: Case) -> dict:
 
 
 def _loop(kv, kind: str, stream, batch: int, length: int):
-    """A function that pulls, pushes or sets the next keys in C, and says when it began and ended."""
+    """A function that pulls, pushes or sets the next keys in C and returns its start and end."""
     import numpy as np
 
     from lapse.bench import _kernel
@@ -189,7 +188,7 @@ def _in_c(kv, context: Context, table: Table, case: Case, kind: str, array, team
 
 
 def _by_both(kv, context: Context, table: Table, case: Case, kind: str, array, team: Team) -> Iterator[Row]:
-    """All workers at once against each alone, in keys per second."""
+    """All workers at once, against each of them alone, in keys per second."""
     from lapse.bench._keys import Stream
 
     share = _share(context, table, case.batch, 100_000)
@@ -225,7 +224,7 @@ def _from_python(kv, context: Context, table: Table, case: Case, kind: str, arra
 
 
 def _python_calls(kv, kind: str, array, values):
-    """What is called with the keys of a batch: ours and NumPy's."""
+    """The functions called with the keys of a batch: the worker's and NumPy's."""
     import numpy as np
 
     if kind == "pull":

@@ -1,8 +1,8 @@
 """Group ``memory``: what a key costs beyond its value, and how long a large server takes to start.
 
-Bytes are those by which the process grows (its resident set), less the values. What the design allows is 8 bytes for each
-key of the key space, 32 more for each key that is held here, and 4 more for each key where lengths differ. A value that
-was never written takes no memory.
+Bytes are the growth of the process (its resident set), minus the values. The design allows 8 bytes for each key of the
+key space, 32 more for each key that is held here, and 4 more for each key if lengths differ. A value that was never
+written takes no memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WRITING = "writing as many entries of 8 bytes, one after another, into fresh mem
 
 
 def run(context: Context) -> Iterator[Row]:
-    """One measurement per process: memory that one has given back would be the next one's for nothing."""
+    """One measurement per process: memory that an earlier one has freed would cost the next one nothing."""
     lengths, _, values = context.job.name.partition(", ")
     if values:
         yield _measure_bytes(context, 300_000 if context.quick else 3_000_000, lengths, values == "written")
@@ -29,7 +29,7 @@ def run(context: Context) -> Iterator[Row]:
 
 
 def resident_bytes() -> int:
-    """Of this process, now."""
+    """The resident set of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -38,7 +38,7 @@ def _measure_bytes(context: Context, num_keys: int, lengths: str, written: bool)
     import lapse
 
     with lapse.Server(10, _lengths(10, lengths)[0]) as server, server.worker() as kv:
-        _write_all(server, kv)  # what every first server allocates once
+        _write_all(server, kv)  # takes the memory that only a first server allocates
     before = resident_bytes()
     given, values = _lengths(num_keys, lengths)
     with lapse.Server(num_keys, given) as server, server.worker() as kv:
@@ -53,7 +53,7 @@ def _measure_bytes(context: Context, num_keys: int, lengths: str, written: bool)
 
 
 def _lengths(num_keys: int, kind: str):
-    """Lengths of values, 16 or on average 16, and the bytes that all of them have."""
+    """Lengths of values, 16 or 16 on average, and the bytes of all values."""
     import numpy as np
 
     if kind == "uniform":
@@ -63,7 +63,7 @@ def _lengths(num_keys: int, kind: str):
 
 
 def _write_all(server, kv, block: int = 1000) -> None:
-    """Give every key a value, in blocks: large temporary arrays would stay with the process."""
+    """Write every key, in blocks: the process would keep the memory of large temporary arrays."""
     import numpy as np
 
     for first in range(0, server.num_keys, block):

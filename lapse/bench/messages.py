@@ -1,4 +1,4 @@
-"""Groups ``remote``, ``relocation`` and ``idle``: what goes by messages, against bare MPI in the same run.
+"""Groups ``remote``, ``relocation`` and ``idle``: calls that need messages, against bare MPI in the same run.
 
 Shared memory between the ranks is off. Calls are made by a loop in C, and so is the reference, a ping-pong by
 `MPI_Send` and `MPI_Recv` of the bytes that such a call sends and gets back, between the same ranks.
@@ -16,15 +16,15 @@ from lapse.bench._rows import Row, Target, at_least, at_most
 from lapse.bench._timing import Sample, interleaved
 
 LENGTH = 100
-HEADER, RECORD = 24, 8  # bytes of a message's header, and of a key in it
-MAX_CALLS = 200_000  # of one share of a round
+HEADER, RECORD = 24, 8  # bytes of the header of a message, and of a key in it
+MAX_CALLS = 200_000  # per measurement
 PING_PONG = "a bare MPI ping-pong of the same bytes between the same ranks, in C"
-#: Who makes calls while the others do what.
+#: Which ranks make calls, and what the others do.
 ONE, ALL, COMPUTING = "one, others wait", "all", "one, others compute"
 
 
 class Stage:
-    """A server without shared memory, and what shares of rounds need: called by all ranks together.
+    """A server without shared memory, and the measurements on it: each is called by all ranks together.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Stage:
     server : lapse.Server
     kv : lapse.Worker
     seconds : float
-        How long a share takes.
+        Duration of one measurement.
     """
 
     def __init__(self, context: Context, server, kv, seconds: float):
@@ -46,7 +46,7 @@ class Stage:
         self.rng = np.random.default_rng(context.rank)
 
     def rows_of(self, keys, count: int):
-        """Random rows of `count` different ones of these keys: shape (rows, count)."""
+        """Random rows of `count` distinct keys out of `keys`: shape (rows, count)."""
         import numpy as np
 
         rows = 1000 if count == 1 else 200
@@ -57,7 +57,7 @@ class Stage:
         return self.rank == 0 or who == ALL
 
     def call(self, kind: int, keys, outstanding: int, who: str) -> float:
-        """Microseconds of a call: the median of those waited for one by one, else time by number."""
+        """Microseconds per call: the median if each call is waited for, else the total time divided by the number of calls."""
         import numpy as np
 
         from lapse.bench import _requests
@@ -74,7 +74,7 @@ class Stage:
         return float(figure)
 
     def ping_pong(self, request: int, reply: int, who: str) -> float:
-        """Microseconds of a round between ranks 0 and 1, or of all ranks in pairs; those without a partner sleep."""
+        """Microseconds per round between ranks 0 and 1, or between all ranks in pairs; ranks without a partner sleep."""
         import numpy as np
 
         from lapse.bench import _pingpong
@@ -90,7 +90,7 @@ class Stage:
         return figure
 
     def throughput(self, kind: int, keys, who: str) -> float:
-        """Microseconds by number of calls that are waited for one by one: what 16 outstanding are compared with."""
+        """Total time in microseconds divided by the number of calls, each waited for: the reference of 16 outstanding calls."""
         import numpy as np
 
         from lapse.bench import _requests
@@ -108,20 +108,20 @@ class Stage:
 
 
 def rest(comm) -> None:
-    """Meet without using the cores: ranks that are not asked must not stand in the way."""
+    """Wait for all ranks without using the cores, so that idle ranks do not disturb the measurement."""
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(0.0005)
 
 
 def bytes_of(kind: str, count: int) -> tuple[int, int]:
-    """Bytes of a request and of its answer."""
+    """Bytes of a request and of its reply."""
     keys = HEADER + count * RECORD
     return (keys + count * LENGTH * 4, HEADER + 8) if kind == "push" else (keys, keys + count * LENGTH * 4)
 
 
 def server_of(context: Context):
-    """A server whose keys are spread over the ranks by their homes: 16 MB."""
+    """A server of 16 MB whose keys are at their homes."""
     import lapse
 
     return lapse.Server(2_000 if context.quick else 40_000, LENGTH, shared_memory=False)
@@ -136,7 +136,7 @@ def remote(context: Context) -> Iterator[Row]:
     with server_of(context) as server, server.worker() as kv:
         server.initialize(range(server.num_keys), lapse.Constant(1.0))
         for who in (ONE, ALL, COMPUTING):
-            # calls of ranks that compete with computing ones take up to milliseconds
+            # a call takes up to milliseconds if the rank shares its core with a computing one
             seconds = 0.005 if context.quick else 0.25 if who == COMPUTING and context.ranks > 2 else 0.03
             stage = Stage(context, server, kv, seconds)
             for count in (1, 100):
@@ -189,7 +189,7 @@ def _target(kind: str, ranks: int, who: str, keys: int):
 
 
 def between_hosts(context: Context) -> Iterator[Row]:
-    """The same between two hosts: for a job that is started by hand."""
+    """The same between two hosts, for a job that the user starts."""
     import lapse
 
     with server_of(context) as server, server.worker() as kv:
@@ -202,12 +202,12 @@ def between_hosts(context: Context) -> Iterator[Row]:
 # Relocation ----------------------------------------------------------------------------------------------------------
 
 def relocation(context: Context) -> Iterator[Row]:
-    """A set of keys for each rank, of which a rank takes its neighbour's, and so on around the ring."""
+    """Each rank has a set of keys; the ranks that take part localize the set of the next rank."""
     import lapse
 
     with server_of(context) as server, server.worker() as kv:
         server.initialize(range(server.num_keys), lapse.Constant(1.0))
-        stage = Stage(context, server, kv, 60.0)  # a share is as many calls as there are rows
+        stage = Stage(context, server, kv, 60.0)  # a measurement has as many calls as there are rows
         for who in (ONE, ALL):
             for count in (1, 100):
                 yield from _relocation(context, stage, who, count)
@@ -224,7 +224,7 @@ def _relocation(context: Context, stage: Stage, who: str, count: int) -> Iterato
     sets = order[: size * rows * count].reshape(size, rows, count)
 
     def share(kind: int) -> float:
-        """From where every rank has its own set; whoever takes part takes the next one's, and the owner it back."""
+        """Move every set back to its rank, then measure with the set of the next rank."""
         kv.localize(sets[rank]).wait()
         kv.barrier()
         stage.times = np.zeros(rows, np.int64)
@@ -273,6 +273,6 @@ GROUPS = (
           (Job(2, QUICK), Job(4, NORMAL), Job(8, NORMAL))),
     Group("relocation", "keys that move by messages, against a remote pull", relocation,
           (Job(2, QUICK), Job(4, NORMAL), Job(8, FULL))),
-    Group("idle", "what an idle communication thread costs a computing worker", idle,
+    Group("idle", "cost of an idle communication thread for a computing worker", idle,
           (Job(2, QUICK), Job(4, NORMAL))),
 )

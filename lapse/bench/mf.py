@@ -1,8 +1,8 @@
 """Group ``mf``: matrix factorization by DSGD, with the default setting of `lapse.apps.mf`, against plain arrays.
 
 The cost of the server is the time of an epoch of two workers against that of two threads that run the same kernel in
-the same order on an array. The ratings are MovieLens 100k where the variable LAPSE_DATA names a folder with it, else as
-many at random, and a matrix with fifty times as many, whose values do not fit into a core's caches.
+the same order on an array. The ratings are MovieLens 100k if the environment variable LAPSE_DATA names a folder that
+contains it, else as many random ones; and fifty times as many, whose values do not fit into a core's caches.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def options() -> argparse.Namespace:
 
 
 def ratings(size: tuple[int, int, int, int]):
-    """Ratings, and what they are called."""
+    """Ratings and their name."""
     import numpy as np
 
     from lapse.apps.mf import data
@@ -74,7 +74,7 @@ def ratings(size: tuple[int, int, int, int]):
 
 
 def zipf(rng, columns: int, count: int):
-    """Columns as popular as films are, about."""
+    """Columns with about the popularity of films."""
     import numpy as np
 
     weights = 1 / np.arange(1, columns + 1) ** 0.7
@@ -82,16 +82,16 @@ def zipf(rng, columns: int, count: int):
 
 
 class Never:
-    """In place of a `Training`, which would look at signals and at the clock."""
+    """Takes the place of a `Training`, which would check signals and the clock."""
 
     @staticmethod
     def should_stop() -> bool:
-        """No signal, no end of time."""
+        """Never: there are neither signals nor a time limit."""
         return False
 
 
 def epochs_on_server(server, plan) -> Callable[[int], float]:
-    """A function that trains so many epochs as the application does, and returns the seconds of one."""
+    """A function that trains so many epochs as the application does, and returns the seconds per epoch."""
     from lapse.apps.mf import train
 
     epoch = [0]

@@ -1,8 +1,8 @@
-"""Group ``replication``: how long it takes until what was pushed to replicas is on all ranks.
+"""Group ``replication``: how long it takes until updates of replicas have reached all ranks.
 
 Every rank pushes to the same replicated keys; then all ask for a synchronisation and wait for it (`wait_replica_sync`).
-The reference is what a program without a parameter server would do: an MPI_Allreduce over as many values. (It has to know
-which keys changed, and all ranks have to take part at the same moment.)
+The reference is what a program without a parameter server would do: an MPI_Allreduce over as many values. (It needs to
+know which keys changed, and all ranks have to take part at the same moment.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_KEYS = 10_000
 
 
 def run(context: Context) -> Iterator[Row]:
-    """Rounds of all ranks at once, by the number of keys that have changed."""
+    """Rounds of all ranks at once, by the number of changed keys."""
     import lapse
 
     everything = range(NUM_KEYS)
@@ -62,5 +62,5 @@ def _measure(context: Context, server, kv, changed: int) -> Row:
                        unit="us", reference_name=ALLREDUCE)
 
 
-GROUPS = (Group("replication", "replicas that agree again, by the number of keys that changed", run,
+GROUPS = (Group("replication", "time until replicas agree, by the number of changed keys", run,
                 (Job(2), Job(4, NORMAL))),)

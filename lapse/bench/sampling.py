@@ -1,8 +1,8 @@
-"""Group ``sampling``: random keys and their values, drawn by the server, by scheme.
+"""Group ``sampling``: random keys, drawn by the server, and their values, by scheme.
 
 All ranks draw at once, in C, uniformly over all keys: a sample is prepared while the one before it is pulled, in batches.
-The reference is a pull of as many keys that are here already: what reading the values costs where nothing has to be
-drawn, and nothing to be fetched.
+The reference is a pull of as many keys that are local: the cost of reading values when nothing has to be drawn or
+fetched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run(context: Context) -> Iterator[Row]:
 
 
 def _measure_way(context: Context, way: str, shared_memory: bool) -> Iterator[Row]:
-    """A server for each scheme, all alive at once, so that they can take turns."""
+    """A server for each scheme, all open at once, so that they can be measured in turns."""
     import lapse
 
     num_keys = 2_000 if context.quick else 100_000
@@ -51,7 +51,7 @@ def _measure_way(context: Context, way: str, shared_memory: bool) -> Iterator[Ro
 
 
 def _count(context: Context) -> int:
-    """Samples of a measurement, some 10 of `BATCH` at a time."""
+    """Samples per measurement; prepared 10 * `BATCH` at a time."""
     return 1000 if context.quick else 20_000
 
 

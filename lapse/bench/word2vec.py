@@ -24,12 +24,12 @@ from lapse.bench._timing import interleaved
 ARRAY = "the same kernel and threads on a plain array"
 GENSIM = "gensim, 2 workers, sentences in memory"
 SHARED = "the same with shared memory"
-#: Sentences of the text that a smoke test uses.
+#: Sentences of the text in a smoke test.
 QUICK_SENTENCES = 500
 
 
 def run(context: Context) -> Iterator[Row]:
-    """Workers of one rank, in this process; or ranks, started by this process."""
+    """Two workers of one rank, in this process; or two ranks, started by this process."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = text_for(context, Path(folder))
         yield from (_workers if context.ranks else _ranks)(context, corpus)
@@ -49,7 +49,7 @@ def text_for(context: Context, folder: Path) -> Path:
 
 
 def options(corpus: Path, workers: int) -> argparse.Namespace:
-    """The application's, otherwise its defaults."""
+    """The options of the application: its defaults but for these."""
     from lapse.apps.word2vec import options as word2vec_options
 
     return word2vec_options.parse(["--corpus", str(corpus), "--workers", str(workers), "--no-progress"])
@@ -85,11 +85,11 @@ def _workers(context: Context, corpus: Path) -> list[Row]:
 
 
 class Never:
-    """In place of a `Training`, which would look at signals and at the clock."""
+    """Takes the place of a `Training`, which would check signals and the clock."""
 
     @staticmethod
     def should_stop() -> bool:
-        """No signal, no end of time."""
+        """Never: there are neither signals nor a time limit."""
         return False
 
 
@@ -105,7 +105,7 @@ def _on_server(server, plan) -> Callable[[int], float]:
 
 
 def in_gensim(corpus: Path, args: argparse.Namespace) -> Callable[[int], float] | None:
-    """A function that trains an epoch by gensim and returns its seconds; None where gensim is not installed."""
+    """A function that trains an epoch in gensim and returns its seconds; None if gensim is not installed."""
     try:
         from gensim.models import Word2Vec
     except ImportError:
@@ -153,7 +153,7 @@ def _by_ranks(context: Context, corpus: Path, shares_memory: str) -> float:
         job = subprocess.run(_launch.command(2, program), env=_launch.environment({"LAPSE_SHARED_MEMORY": shares_memory}),
                              capture_output=True, text=True, check=False, timeout=300)
         if job.returncode:
-            raise RuntimeError(f"word2vec on 2 ranks ended with status {job.returncode}: {job.stderr[-2000:]}")
+            raise RuntimeError(f"word2vec on 2 ranks exited with status {job.returncode}: {job.stderr[-2000:]}")
         lines = [json.loads(line) for line in Path(metrics).read_text(encoding="utf-8").splitlines()]
     return statistics.median(line["seconds"] for line in lines) * 1e3
 

@@ -1,13 +1,14 @@
 """The benchmark program's own rules: what a row must have, how targets are judged, how turns are taken."""
 
+import argparse
 import json
 import math
 from itertools import count
 
 import pytest
 
-from lapse.bench import _tables
-from lapse.bench._groups import FULL, MODULES, NORMAL, Context, Group, Job, load
+from lapse.bench import _program, _tables
+from lapse.bench._groups import FULL, MODULES, NORMAL, RENAMED, Context, Group, Job, load
 from lapse.bench._rows import Row, at_least, at_most
 from lapse.bench._timing import Sample, interleaved
 
@@ -80,3 +81,14 @@ def test_every_group_has_a_smoke_test_and_a_docstring():
         assert group.chosen_jobs(quick=True, full=False), group.name
     for module in MODULES:
         assert __import__(module, fromlist=["__doc__"]).__doc__
+
+
+def test_former_names_of_groups_are_accepted_with_a_hint(capsys):
+    parser = argparse.ArgumentParser()
+    _program.add_options(parser)
+    with pytest.raises(SystemExit):  # the unknown group stops the program before it measures anything
+        _program.run(parser, parser.parse_args(["siblings", "no_such_group"]))
+    message = capsys.readouterr().err
+    assert "note: the group siblings is now called host-peers" in message
+    assert "no group no_such_group: choose from local, host-peers" in message
+    assert set(RENAMED.values()) <= set(load()) and not set(RENAMED) & set(load())
