@@ -1,4 +1,4 @@
-"""Floor 0. Checks of arguments that several modules make."""
+"""Floor 0. Checks of arguments that several modules need."""
 
 from typing import Any
 

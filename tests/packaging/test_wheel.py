@@ -1,5 +1,6 @@
 """The built wheel in an environment of its own, away from the source tree."""
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.deadline(500)  # the first test waits for pip and the compiler
 
 STRANGER = Path(__file__).parent / "stranger"
+KERNELS = Path(__file__).parents[2] / "docs" / "kernels.md"
 
 JOB = """
 import lapse, numpy as np
@@ -53,3 +55,22 @@ def test_stranger_compiles_a_kernel_and_runs_it(environment, tmp_path):
     environment.run(["setup.py", "build_ext", "--inplace"], cwd=folder, timeout=120).check()
     job = environment.mpirun(2, ["job.py"], cwd=folder).check()
     assert "stranger: sums are right on 2 ranks" in job.stdout
+
+
+def blocks_of(page):
+    """The code blocks of a page that follow the name of their file, by name."""
+    found = re.findall(r"`([a-z]+\.(?:pyx?|toml))`:\n\n```\w+\n(.*?)\n```\n", page.read_text(encoding="utf-8"), re.DOTALL)
+    return {name: code + "\n" for name, code in found}
+
+
+def test_the_kernel_of_the_page_compiles_without_warnings_and_runs(environment, tmp_path):
+    files = blocks_of(KERNELS)
+    assert set(files) == {"setup.py", "counting.pyx", "job.py", "pyproject.toml"}
+    for name, code in files.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    environment.pip_install("setuptools>=77", "cython>=3.1")
+    build = environment.run(["setup.py", "build_ext", "--inplace"], cwd=tmp_path, timeout=120).check()
+    assert "warning" not in build.output
+    job = environment.mpirun(2, ["job.py"], cwd=tmp_path).check()
+    losses = [float(loss) for loss in job.stdout.split()]
+    assert len(losses) == 5 and all(later < earlier / 3 for earlier, later in zip(losses, losses[1:]))
