@@ -1,9 +1,11 @@
 """Floor 0. Makes mpi4py load the MPI that the compiled modules were built for.
 
-Two MPI libraries in one process end in crashes that nobody understands, and the wheel of mpi4py
-takes the first library it finds. So the choice is made here, before `mpi4py.MPI` is loaded; where
-it is too late for that, the two are compared and a difference is an `ImportError` in words.
+Two MPI libraries in one process lead to crashes that are hard to explain, and the wheel of mpi4py loads the first library
+that it finds. Therefore the library is chosen here, before `mpi4py.MPI` is loaded. If it is loaded already, the two are
+compared, and an `ImportError` explains a difference.
 """
+
+from __future__ import annotations
 
 import ctypes
 import importlib.machinery
@@ -12,14 +14,15 @@ import re
 import shutil
 import site
 import sys
+from types import ModuleType
 
 FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 
-#: What the launchers of the two families tell their children about the number of ranks.
+#: The variables by which the launchers of the two families pass on the number of ranks.
 _RANKS_BY_LAUNCHER = {"mpich": "PMI_SIZE", "openmpi": "OMPI_COMM_WORLD_SIZE"}
 
-#: Open MPI refuses to run as root (the only user of many a container), or with more ranks than cores, unless told
-#: otherwise; and it binds each rank to one core, which all threads of the rank would then share. MPICH does not look.
+#: By default Open MPI refuses to run as root (the only user of many containers) or with more ranks than cores, and binds
+#: each rank to one core, which all threads of the rank then share. MPICH ignores these variables.
 OPENMPI_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -35,18 +38,18 @@ _NEED_MPI = ("lapse._comm", "lapse.worker._worker", "lapse.server.host", "lapse.
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 
 
-def prepare(package_path):
-    """Choose the MPI for mpi4py, without loading one.
+def prepare(package_path: list[str]) -> None:
+    """Choose the MPI for mpi4py without loading it.
 
     Parameters
     ----------
     package_path : list of str
-        Where the compiled modules are expected.
+        The folders of the compiled modules.
 
     Raises
     ------
     ImportError
-        If the package is not compiled, or another MPI is chosen or loaded already.
+        If the package is not compiled, or another MPI was chosen or loaded before.
     """
     _require_build(package_path)
     info = _build_info()
@@ -56,11 +59,11 @@ def prepare(package_path):
     elif os.environ.get("MPI4PY_LIBMPI") or os.environ.get("MPI4PY_MPIABI"):
         _check_users_choice(info)
     else:
-        # Not MPI4PY_MPIABI as well: told the family, mpi4py no longer loads the library itself.
+        # Not MPI4PY_MPIABI as well: if it is set, mpi4py does not load the library itself.
         os.environ["MPI4PY_LIBMPI"] = _path_for_mpi4py(info)
 
 
-def load():
+def load() -> ModuleType:
     """Import `mpi4py.MPI` and make sure that it is the MPI of this build.
 
     Returns
@@ -69,7 +72,7 @@ def load():
         `mpi4py.MPI`; importing it initialises MPI, unless `mpi4py.rc` says otherwise.
     """
     info = _build_info()
-    # The MPICH from PyPI knows only its own launcher; under another one MPI_Init ends the process.
+    # The MPICH from PyPI supports only its own launcher; under another one MPI_Init terminates the process.
     only_hydra = info.family == "mpich" and info.folder == "wheel"
     if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
         raise ImportError(_wrong_launcher("openmpi"))
@@ -85,22 +88,22 @@ def load():
 
 
 class _LoadFirst:
-    """Loads MPI before the modules that need it, whoever imports them.
+    """An import hook that loads MPI before the modules that need it.
 
-    A kernel that does ``cimport lapse`` imports them by itself, as soon as it is imported.
+    A kernel with ``cimport lapse`` imports them directly, as soon as it is imported itself.
     """
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
-        """Find nothing, as the import system asks for a module; but be there before it is found."""
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Find nothing: the import system calls this before it searches for the module."""
         if name in _NEED_MPI:
             load()
 
 
-def check_launcher(comm_world_size):
+def check_launcher(comm_world_size: int) -> None:
     """Raise if this process was started by the `mpirun` of another MPI.
 
-    Such a job consists of single processes that do not know of each other.
+    The processes of such a job are not connected: each of them is rank 0 of 1.
 
     Parameters
     ----------
@@ -110,22 +113,22 @@ def check_launcher(comm_world_size):
     Raises
     ------
     RuntimeError
-        If a launcher says that there are several ranks and MPI that there is one.
+        If a launcher reports several ranks and MPI only one.
     """
     for family in FAMILY_NAMES:
         if comm_world_size == 1 and _ranks_started_by(family) > 1:
             raise RuntimeError(_wrong_launcher(family))
 
 
-def describe_build():
+def describe_build() -> str:
     """Return the MPI of this build in words, such as ``MPICH 5.0.2 (libmpi.so.12, from PyPI)``."""
     info = _build_info()
     place = "from PyPI" if info.folder == "wheel" else f"in {info.folder}"
     return f"{FAMILY_NAMES[info.family]} {info.version} ({info.soname}, {place})"
 
 
-def library_path():
-    """Return the path of the MPI library; its bare name where no known folder has it."""
+def library_path() -> str:
+    """Return the path of the MPI library, or its bare name if no known folder contains it."""
     info = _build_info()
     candidates = [] if info.folder == "wheel" else [info.folder]
     candidates += [os.path.join(prefix, "lib") for prefix in _prefixes()]
@@ -136,11 +139,11 @@ def library_path():
     return info.soname
 
 
-def launcher_path():
-    """Return the `mpirun` that belongs to the MPI of this build, or None where it was not found."""
+def launcher_path() -> str | None:
+    """Return the `mpirun` of the MPI of this build, or None if it was not found."""
     info = _build_info()
     folder = os.path.dirname(library_path())
-    suffix = "." + info.family  # Debian keeps several MPIs side by side: mpirun.openmpi
+    suffix = "." + info.family  # Debian installs several MPIs side by side: mpirun.openmpi
     while folder not in ("", "/"):
         folder = os.path.dirname(folder)
         for name in ("mpirun" + suffix, "mpirun"):
@@ -169,7 +172,7 @@ def _require_build(package_path):
 
 
 def _prefixes():
-    """Return where pip may have put an MPI: this environment, the user's, the interpreter's own."""
+    """Return the folders below which pip may have installed an MPI: of this environment, the user and the interpreter."""
     prefixes = [sys.prefix]
     if site.ENABLE_USER_SITE:
         prefixes.append(site.getuserbase())
@@ -177,19 +180,19 @@ def _prefixes():
 
 
 def _check_users_choice(info):
-    """Compare what the user's variables name with the build, as far as it shows before loading."""
+    """Compare the user's environment variables with the build, as far as that is possible before loading."""
     abi = os.environ.get("MPI4PY_MPIABI")
     if abi and re.sub("[ _-]", "", abi).lower() != info.family:
-        raise ImportError(_mismatch(info, f"the variable MPI4PY_MPIABI asks for {abi!r}"))
+        raise ImportError(_mismatch(info, f"the environment variable MPI4PY_MPIABI selects {abi!r}"))
     library = os.environ.get("MPI4PY_LIBMPI", "").split(os.pathsep)[0]
     family = _family_of(library) if os.path.isfile(library) else None
     if family and family != info.family:
-        said = f"the variable MPI4PY_LIBMPI names {FAMILY_NAMES[family]} ({library})"
+        said = f"the environment variable MPI4PY_LIBMPI selects {FAMILY_NAMES[family]} ({library})"
         raise ImportError(_mismatch(info, said))
 
 
 def _family_of(library):
-    """Tell the family of an MPI library by a symbol that only one has; None if it fails to load."""
+    """Return the family of an MPI library, by a symbol that only one has; None if it cannot be loaded."""
     try:
         handle = ctypes.CDLL(library)
     except OSError:
@@ -213,25 +216,23 @@ def _loaded_library():
 
 
 def _ranks_started_by(family):
-    """Return how many ranks a launcher of this family says it started; 0 without a launcher."""
+    """Return the number of ranks that a launcher of this family reports; 0 without a launcher."""
     ranks = os.environ.get(_RANKS_BY_LAUNCHER[family], "")
     return int(ranks) if ranks.isdecimal() else 0
 
 
 def _wrong_launcher(family):
     return (
-        f"{_RANKS_BY_LAUNCHER[family]} says that {_ranks_started_by(family)} ranks were started, "
-        f"but they do not know of each other: the mpirun of another MPI was used, one of "
-        f"{FAMILY_NAMES[family]} (PATH finds {shutil.which('mpirun')}), while lapse runs with "
-        f"{describe_build()}. Start the job with the mpirun of that: "
+        f"{_RANKS_BY_LAUNCHER[family]} says that {_ranks_started_by(family)} ranks were started, but they are not "
+        f"connected: the job was started by the mpirun of {FAMILY_NAMES[family]} (the first mpirun on PATH is "
+        f"{shutil.which('mpirun')}), while lapse was built for {describe_build()}. Start it with the mpirun of that MPI: "
         f"{launcher_path() or 'not found beside its library'}"
     )
 
 
 def _mismatch(info, found):
     return (
-        f"lapse was built for {describe_build()}, but {found}. Two MPI libraries cannot share a "
-        f"process. {_cure(info)}"
+        f"lapse was built for {describe_build()}, but {found}. A process cannot use two MPI libraries. {_cure(info)}"
     )
 
 
@@ -241,7 +242,7 @@ def _no_library(info, error):
 
 
 def _cure(info):
-    """Say how to get to the MPI of the build, and how to build for the other one."""
+    """Explain how to use the MPI of the build, and how to build for the other one."""
     if info.folder == "wheel":
         own = f"run 'python -m pip install {info.family}', unset MPI4PY_LIBMPI and MPI4PY_MPIABI"
     else:
