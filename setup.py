@@ -23,6 +23,7 @@ MODULES = [
     "lapse.protocol._relocation",
     "lapse.protocol._replication",
     "lapse.protocol._protocol",
+    "lapse.communication._failure",
     "lapse._comm",
     "lapse.worker._worker",
     "lapse.testing._virtual_rank",

@@ -9,6 +9,7 @@ MPI's types stay in `_comm.pyx`, so that modules above compile without mpi.h.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
+from lapse.communication._failure cimport Failure
 from lapse.messaging._messages cimport frame_t
 from lapse.protocol._protocol cimport Protocol
 from lapse.protocol._rank cimport rank_t
@@ -48,6 +49,7 @@ cdef class Comm:
     cdef transport_t* transport
     cdef object communicator        # the private duplicate
     cdef HostPeers host_peers          # keeps the doorbells' memory
+    cdef readonly Failure failure
     cdef object thread
     cdef doorbell_t** doorbells     # by rank; NULL for one of another host
     cdef doorbell_t own_doorbell    # where no memory is shared
@@ -56,18 +58,11 @@ cdef class Comm:
     cdef int32_t patience           # empty polls before a waiting thread thinks of others
     cdef bint has_far_ranks         # ranks that no doorbell reaches
     cdef uint8_t engine             # latch: who holds it drives
-    cdef uint8_t failure_latch
-    cdef uint32_t failed
     cdef uint32_t ending            # BYE was queued
     cdef uint32_t abandoned         # not all ranks came so far as to use it
     cdef uint32_t stopped           # the communication thread has left its loop
-    cdef uint32_t noticed           # a caller of this rank was told of the failure
     cdef uint32_t unrung            # something was sent to a rank that may sleep
     cdef uint32_t own_looks         # see doorbell_t
-    cdef uint32_t leavers           # ranks whose interpreters end with the server open
-    cdef int32_t leaver
-    cdef bint is_leaving            # this one is such a rank
-    cdef int64_t failed_at
     cdef int64_t flushed_at
     cdef int64_t posted_calls       # since then; these and what follows are no counts to rely on
     cdef int64_t posted_keys
@@ -79,15 +74,12 @@ cdef class Comm:
     cdef int64_t quiet_until        # no yields before: they were slow, some other thread computes
     cdef int64_t penalty            # how long the last slow yield forbade others
     cdef int64_t traffic_at
-    cdef char* failure_text
-    cdef int32_t failure_rank
     cdef traffic_t traffic
     cdef int64_t mails_posted
 
     cdef int wait(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
     cdef void nudge(self, worker_slot_t* worker_slot, int64_t keys, bint at_once) noexcept nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
-    cdef bint is_broken(self) noexcept nogil
     cdef bint has_mail(self, int32_t source) noexcept nogil
 
     cdef int drive(self) noexcept nogil
@@ -117,7 +109,6 @@ cdef class Comm:
     cdef void leave(self, worker_slot_t* worker_slot) noexcept nogil
     cdef void ring_thread(self) noexcept nogil
     cdef void ring_peers(self) noexcept nogil
-    cdef void ring_worker_slots(self) noexcept nogil
     cdef void loop(self) noexcept nogil
     cdef bint drive_once(self) noexcept nogil
     cdef bint goes_on_looking(self, int idle) noexcept nogil
@@ -127,7 +118,5 @@ cdef class Comm:
     cdef void sleep(self) noexcept nogil
     cdef int64_t idle_sleep(self, int64_t quiet_for) noexcept nogil
     cdef bint at_end(self) noexcept nogil
-    cdef bint told(self) noexcept nogil
+    cdef bint is_failure_known(self) noexcept nogil
     cdef void withdraw_receives(self) noexcept nogil
-    cdef void fail_with(self, const char* text) noexcept nogil
-    cdef void fail(self, int32_t origin, const char* text, int64_t size) noexcept nogil

@@ -13,6 +13,7 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
 
 import threading
 
+from lapse.communication._failure cimport Failure, has_failed, is_broken
 from lapse.messaging._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
 from lapse.messaging._outbox cimport (FRAME_BYTES, PACKET_BYTES, append_last, append_record, block_data, block_t, give_block_back,
                             packet_size, take_block)
@@ -23,7 +24,7 @@ from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits, load, load32,
                           now, pause, ring, ring_doorbell, sched_yield, sleep_until_rung, store32, swap32, take_latch,
                           try_latch)
-from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
+from lapse.base._types cimport CLOSED, FAILED, FAILURE_GRACE_SECONDS, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
 
 cdef enum:
     TAG = 77
@@ -38,7 +39,6 @@ cdef enum:
 
 cdef int64_t MICROSECOND = 1000
 cdef int64_t MILLISECOND = 1000000
-cdef int64_t SECOND = 1000000000
 # Timed sleeps are dear on virtual machines: shorter ones than these cost a computing neighbour more than they gain.
 cdef int64_t LONG_SLEEP = 2 * MILLISECOND
 cdef int64_t SHORT_SLEEP = 200 * MICROSECOND
@@ -54,7 +54,6 @@ cdef int64_t MAX_YIELD_PENALTY = 640 * MILLISECOND
 cdef int64_t TRAFFIC_LATELY = 10 * MILLISECOND
 cdef long PRECISE = 1000
 cdef int64_t LINGER = 100 * MICROSECOND         # more than a journey there and back over TCP
-cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that does not notice it
 
 
 cdef extern from *:
@@ -157,7 +156,7 @@ cdef void free_transport(transport_t* t) noexcept:
 
 
 cdef void end_job(void* transport, const char* text) noexcept nogil:
-    fprintf(stderr, "lapse: %s: the job is ended\n", text)
+    fprintf(stderr, "lapse: %s: aborting the job\n", text)
     fflush(stderr)
     MPI_Abort((<transport_t*>transport).comm, 1)
 
@@ -202,6 +201,7 @@ cdef class Comm:
         self.keys_together = max(1, BYTES_TOGETHER // row_bytes)
         self.records_together = <uint32_t>max(MIN_TOGETHER, (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
         self.lonely = LONELY
+        self.failure = Failure(protocol, host_peers)
         if communicator is not None:
             self.transport = new_transport((<MPI.Comm>communicator).ob_mpi, self.rank.size)
             if self.transport == NULL:
@@ -211,7 +211,6 @@ cdef class Comm:
 
     def __dealloc__(self):
         free(self.doorbells)
-        free(self.failure_text)
         free_transport(self.transport)
 
     # The engine --------------------------------------------------------------------------------------
@@ -231,8 +230,8 @@ cdef class Comm:
         return moved + served
 
     cdef void look_after_replicas(self) noexcept nogil:
-        if not load32(&self.failed) and tick(&self.protocol.c.replication, now()) != OK:
-            self.fail_with("out of memory while synchronising replicas")
+        if not has_failed(self.failure) and tick(&self.protocol.c.replication, now()) != OK:
+            self.failure.fail_with("out of memory while synchronising replicas")
 
     cdef int flush(self) noexcept nogil:
         cdef transport_t* t = self.transport
@@ -373,7 +372,7 @@ cdef class Comm:
 
     cdef void assemble(self, int32_t source, assembly_t* assembly, const char* data, int64_t size) noexcept nogil:
         if assembly.data == NULL:  # its parts are still counted, so that what follows them is understood
-            self.fail_with("out of memory for a large message")
+            self.failure.fail_with("out of memory for a large message")
         else:
             memcpy(assembly.data + assembly.filled, data, size)
         assembly.filled += size
@@ -393,17 +392,15 @@ cdef class Comm:
             self.transport.peers[source].ended = True
             self.transport.ended_peers += 1
             if frame.kind == FAILURE:
-                self.fail(frame.origin, <char*>(<record_t*>(frame + 1) + 1), (<record_t*>(frame + 1)).key)
+                self.failure.fail(frame.origin, <char*>(<record_t*>(frame + 1) + 1), (<record_t*>(frame + 1)).key)
         elif frame.kind == LEAVING:
-            self.leaver = source
-            fetch_add32(&self.leavers, 1)
-            self.ring_worker_slots()
-        elif not load32(&self.failed):
+            self.failure.note_leaver(source)
+        elif not has_failed(self.failure):
             status = self.handle(source, frame)
             if status == NO_MEMORY:
-                self.fail_with("out of memory while serving other ranks")
+                self.failure.fail_with("out of memory while serving other ranks")
             elif status != OK:
-                self.fail_with(self.rank.error)
+                self.failure.fail_with(self.rank.error)
 
     cdef inline int handle(self, int32_t source, frame_t* frame) noexcept nogil:
         """What asks for many values is answered part by part: while one is under way the next is gathered."""
@@ -445,7 +442,7 @@ cdef class Comm:
             return 0
         MPI_Error_string(code, text, &size)
         text[size] = 0
-        self.fail_with(text)
+        self.failure.fail_with(text)
         return 1
 
     # Waiting -----------------------------------------------------------------------------------------
@@ -480,7 +477,7 @@ cdef class Comm:
             heard_at_door = load32(&doorbell.rings)
             if ready(what):
                 return OK
-            if self.is_broken():
+            if is_broken(self.failure):
                 return FAILED
             if load32(&self.stopped):
                 return CLOSED
@@ -559,7 +556,7 @@ cdef class Comm:
             heard = load32(&worker_slot.bell.rings)
             if ready(what):
                 return OK
-            if load32(&self.failed):
+            if has_failed(self.failure):
                 return FAILED
             time = now()
             if time > deadline:
@@ -699,7 +696,7 @@ cdef class Comm:
         self.withdraw_receives()
         store32(&self.stopped, 1)
         drop_latch(&self.engine)
-        self.ring_worker_slots()
+        self.failure.wake_waiting_threads()
 
     cdef bint drive_once(self) noexcept nogil:
         cdef bint moved = False
@@ -739,7 +736,7 @@ cdef class Comm:
         cdef int64_t length = LONG_SLEEP
         if load32(&self.unrung):
             self.ring_peers()
-        if self.transport.sends or load32(&self.unrung) or load32(&self.ending) or load32(&self.failed):
+        if self.transport.sends or load32(&self.unrung) or load32(&self.ending) or has_failed(self.failure):
             length = SHORT_SLEEP
         else:
             length = self.idle_sleep(now() - max(self.traffic_at, self.flushed_at))
@@ -761,23 +758,23 @@ cdef class Comm:
         cdef transport_t* t = self.transport
         if load32(&self.abandoned):
             return True
-        if not load32(&self.ending) and not load32(&self.failed):
+        if not load32(&self.ending) and not has_failed(self.failure):
             return False
         if t.ended_peers == t.size - 1 and t.sends == 0 and load32(&self.rank.outboxes_waiting) == 0 \
                 and not self.has_parts(t):
-            return load32(&self.ending) or self.told()
-        if load32(&self.failed) and now() - self.failed_at > GRACE:
-            self.told()
+            return load32(&self.ending) or self.is_failure_known()
+        if self.failure.is_overdue():
+            self.is_failure_known()
             return True
         return False
 
-    cdef bint told(self) noexcept nogil:
-        """Whether a caller of this rank knows of the failure; after GRACE without, the job ends here."""
-        if load32(&self.noticed) or load32(&self.ending):
+    cdef bint is_failure_known(self) noexcept nogil:
+        """Whether a caller of this rank knows of the failure; if none does in time, the job is aborted here."""
+        if load32(&self.failure.is_known) or load32(&self.ending):
             return True
-        if now() - self.failed_at > GRACE:
-            fprintf(stderr, "lapse: rank %d made no call for %d s after a failure and is ended: %s\n",
-                    self.rank.rank, <int>(GRACE // SECOND), self.failure_text)
+        if self.failure.is_overdue():
+            fprintf(stderr, "lapse: rank %d made no call for %d s after a failure; aborting the job: %s\n",
+                    self.rank.rank, <int>FAILURE_GRACE_SECONDS, self.failure.text)
             fflush(stderr)
             MPI_Abort(self.transport.comm, 1)
         return False
@@ -789,11 +786,6 @@ cdef class Comm:
             if t.receives[i] != MPI_REQUEST_NULL:
                 MPI_Cancel(&t.receives[i])
                 MPI_Wait(&t.receives[i], MPI_STATUS_IGNORE)
-
-    cdef void ring_worker_slots(self) noexcept nogil:
-        cdef int32_t i
-        for i in range(self.num_worker_slots):
-            ring_worker_slot(&self.worker_slots[i])
 
     def say_bye(self):
         """Queue the last message to every rank. Nothing may be sent after it."""
@@ -814,87 +806,9 @@ cdef class Comm:
         self.thread.join(seconds)
         return not self.thread.is_alive()
 
-    # Leaving without close, and failure ------------------------------------------------------------------
-
-    cdef bint is_broken(self) noexcept nogil:
-        """Whether calls must raise: a failure, or a rank whose interpreter has ended while this one works on."""
-        return load32(&self.failed) or (load32(&self.leavers) and not self.is_leaving)
-
-    def say_leaving(self):
-        """Tell all ranks that this one's interpreter ends."""
-        cdef int32_t i
-        self.is_leaving = True
-        for i in range(self.rank.size):
-            if i != self.rank.rank:
-                append_record(&self.rank.outboxes[i], LEAVING, <uint16_t>self.rank.rank, 0, 0, 0, 0, NULL, 0)
-        if self.transport != NULL:
-            self.ring_thread()
-
-    @property
-    def all_are_leaving(self):
-        return <int32_t>load32(&self.leavers) == self.rank.size - 1
-
-    @property
-    def first_leaver(self):
-        """A rank that has left while this one works on, or None."""
-        return self.leaver if load32(&self.leavers) and not self.is_leaving else None
-
     def abort(self):
-        """End all ranks at once."""
+        """Terminate all ranks at once."""
         MPI_Abort(self.transport.comm, 1)
-
-    cdef void fail_with(self, const char* text) noexcept nogil:
-        cdef int64_t size = 0
-        while text[size]:
-            size += 1
-        self.fail(self.rank.rank, text, size)
-
-    cdef void fail(self, int32_t origin, const char* text, int64_t size) noexcept nogil:
-        """The first error wins: it is kept, told to all ranks as the last message, and wakes everybody."""
-        cdef int32_t i
-        take_latch(&self.failure_latch)
-        if load32(&self.failed):
-            drop_latch(&self.failure_latch)
-            return
-        self.failure_text = <char*>malloc(size + 1)
-        if self.failure_text != NULL:
-            memcpy(self.failure_text, text, size)
-            self.failure_text[size] = 0
-        self.failure_rank = origin
-        self.failed_at = now()
-        if not load32(&self.ending):
-            for i in range(self.rank.size):
-                if i != self.rank.rank:
-                    append_last(&self.rank.outboxes[i], FAILURE, <uint16_t>origin, text, size)
-        store32(&self.failed, 1)
-        self.host_peers.tell_failure()
-        drop_latch(&self.failure_latch)
-        self.ring_worker_slots()
-        if self.transport != NULL:
-            self.ring_thread()
-
-    def report_failure(self, str text):
-        """Tell all ranks of an error of this rank; its callers know already."""
-        cdef bytes data = text.encode()
-        cdef const char* pointer = data
-        cdef int64_t size = len(data)
-        store32(&self.noticed, 1)
-        with nogil:
-            self.fail(self.rank.rank, pointer, size)
-
-    @property
-    def failure(self):
-        """(rank where it began, text), or None."""
-        if not load32(&self.failed):
-            return None
-        store32(&self.noticed, 1)
-        text = b"out of memory" if self.failure_text == NULL else <bytes>self.failure_text
-        return self.failure_rank, text.decode(errors="replace")
-
-    @property
-    def has_failed(self):
-        """As `failure`, without counting as told."""
-        return bool(load32(&self.failed))
 
     @property
     def silent_peers(self):
@@ -914,7 +828,7 @@ cdef class Comm:
         cdef int64_t size = (<record_t*>(frame + 1)).key
         cdef mail_t* mail = <mail_t*>malloc(sizeof(mail_t) + size)
         if mail == NULL:
-            self.fail_with("out of memory for the message of a collective call")
+            self.failure.fail_with("out of memory for the message of a collective call")
             return
         mail.next = NULL
         mail.size = size
@@ -926,7 +840,7 @@ cdef class Comm:
             peer.last_mail.next = mail
         peer.last_mail = mail
         drop_latch(&self.transport.mail_latch)
-        self.ring_worker_slots()
+        self.failure.wake_waiting_threads()
 
     def post(self, int32_t destination, bytes data):
         """Queue bytes for another rank."""

@@ -19,6 +19,10 @@ cdef enum status_t:
     CLOSED = 5
 
 
+cdef enum:
+    FAILURE_GRACE_SECONDS = 10  # from a failure to the end of a rank or thread that does not react to it
+
+
 cdef enum operation_kind:
     # Messages that carry such a request use the same numbers as their kind.
     PULL = 1

@@ -36,16 +36,13 @@ class Collectives:
     rank, size : int
     workers : int
         Of this rank.
-    fail : callable
-        `fail(error, worker)` ends the server on all ranks.
     """
 
-    def __init__(self, comm, rank, size, workers, fail):
+    def __init__(self, comm, rank, size, workers):
         self._comm = comm
         self._rank = rank
         self._size = size
         self._workers = workers
-        self._fail = fail
         self._lock = threading.Lock()
         self._rendezvous = None
 
@@ -137,7 +134,7 @@ class Collectives:
     def _mismatch(self, worker, text):
         """Those who wait in the other call can never go on: this ends the server everywhere."""
         error = LapseError(f"{text}: all workers of all ranks must make the same collective calls")
-        self._fail(error, worker if worker.id >= 0 else None)
+        self._comm.failure.report(error, worker.id if worker.id >= 0 else None)
         return error
 
     def barrier(self, worker, what="barrier"):

@@ -6,14 +6,12 @@ error of MPI) is told to all ranks, and every later call raises it.
 
 import contextlib
 import threading
-import traceback
-import weakref
 
 import numpy as np
 from mpi4py import MPI
 
 from lapse import _mpi_loader
-from lapse.errors import ClosedError, CommError, LapseError, RemoteError
+from lapse.errors import ClosedError, CommError
 from lapse.options.initializers import as_initializer
 from lapse.server import save_load
 from lapse.server.arguments import agree
@@ -121,7 +119,6 @@ class Server:
         arguments, self._worker_counts = agree(comm, given)
         self._seed, self._sampling = arguments.seed, arguments.sampling
         self._comm_given = comm
-        self._own_error = None
         self._lock = threading.Lock()  # one call of the server's own at a time
         self._create(comm, arguments)
 
@@ -129,12 +126,7 @@ class Server:
         parts = assemble(comm, arguments, self._first_id)
         self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
         self._sharing = parts.sharing
-        this = weakref.ref(self)  # what this server refers to does not keep it
-
-        def fail(error, worker=None):
-            this()._fail(error, worker)
-
-        self._collectives = Collectives(self._comm, comm.rank, comm.size, self.workers, fail)
+        self._collectives = Collectives(self._comm, comm.rank, comm.size, self.workers)
         self._workers = Workers(
             self,
             self._comm,
@@ -143,13 +135,11 @@ class Server:
             parts.samplers,
             self._first_id,
             self.num_workers,
-            fail,
-            lambda: this()._failure_error(),
         )
         self._calls = RankCalls(self._workers.new_control(), self._collectives, self._workers, comm.rank, comm.size)
         self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
         start(comm, parts)
-        self._shutdown = Shutdown(self._comm, parts.communicator, comm, fail, self._calls)
+        self._shutdown = Shutdown(self._comm, parts.communicator, comm, self._calls)
 
     # What it is ------------------------------------------------------------------------------------------
 
@@ -234,7 +224,7 @@ class Server:
         return int(lengths) if keys.ndim == 0 else lengths
 
     def __repr__(self):
-        state = "closed" if self._shutdown.is_done else "failed" if self._comm.has_failed else "open"
+        state = "closed" if self._shutdown.is_done else "failed" if self._comm.failure.has_failed else "open"
         return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self.workers} workers, {state}>"
 
     # Workers ------------------------------------------------------------------------------------
@@ -485,11 +475,11 @@ class Server:
         if self._shutdown.is_done or self._shutdown.is_in_child:
             return
         try:
-            if not self._comm.has_failed:
+            if not self._comm.failure.has_failed:
                 with self._lock:
                     self._calls.close()
         except BaseException as error:  # also a KeyboardInterrupt while waiting for the others
-            self._fail(error, None)
+            self._comm.failure.report(error)
             raise
         finally:
             self._shutdown.stop()
@@ -501,46 +491,14 @@ class Server:
 
     def __exit__(self, kind, error, trace):
         if error is not None and is_failure(error) and not self._shutdown.is_done and not self._shutdown.is_in_child:
-            self._fail(error, None)
+            self._comm.failure.report(error)
         self.close()
-
-    # Failure ------------------------------------------------------------------------------------------------------
-
-    def _fail(self, error, worker):
-        """Tell all ranks of an exception, unless it only repeats what ended the server already."""
-        if self._comm.has_failed:
-            if self._own_error is None and not isinstance(error, LapseError):
-                self._own_error = error
-            return
-        if isinstance(error, SystemExit) and worker is None:
-            described = f"SystemExit: {error.code}"
-        else:
-            described = "".join(traceback.format_exception_only(type(error), error)).strip()
-        who = f"rank {self.rank}" + (f", worker {worker.id}" if worker is not None else "")
-        self._own_error = error
-        self._comm.report_failure(f"{who}: {described}")
-
-    def _failure_error(self):
-        """What every call raises now."""
-        if self._own_error is not None:
-            return self._own_error
-        leaver = self._comm.first_leaver
-        if not self._comm.has_failed and leaver is not None:
-            self._comm.report_failure(
-                f"rank {leaver} ended its program with the server open, without close()"
-            )
-            return RemoteError(self._comm.failure[1])
-        rank, text = self._comm.failure
-        if rank == self.rank and not text.startswith("rank "):
-            return CommError(f"rank {rank}: {text}")
-        return RemoteError(text if text.startswith("rank ") else f"rank {rank}: {text}")
 
     def _check_open(self):
         if self._shutdown.is_done:
             raise ClosedError("the server is closed")
         self._calls.check_thread()
-        if self._comm.has_failed or self._comm.first_leaver is not None:
-            raise self._failure_error()
+        self._comm.failure.raise_if_set()
 
     def _as_keys(self, keys):
         keys = convert_keys(keys, self.num_keys)

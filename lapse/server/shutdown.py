@@ -9,14 +9,13 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable
 
 from mpi4py import MPI
 
 from lapse._comm import Comm
+from lapse.communication._failure import GRACE_SECONDS
 from lapse.server.rank_calls import RankCalls
 
-EXIT_SECONDS = 10  # how long an interpreter that exits with an open server waits for the other ranks
 ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
 
 _open: dict["Shutdown", None] = {}  # an ordered set: in the order of creation
@@ -33,8 +32,6 @@ class Shutdown:
         The server's private duplicate, freed at the end; None when there is one rank only.
     comm_given : mpi4py.MPI.Intracomm
         The user's communicator.
-    fail : callable
-        `fail(error)` reports an exception of this rank to all ranks.
     calls : RankCalls
         Released once nothing writes to the workers' buffers any more.
 
@@ -49,13 +46,12 @@ class Shutdown:
         comm: Comm,
         communicator: MPI.Intracomm | None,
         comm_given: MPI.Intracomm,
-        fail: Callable[[BaseException], None],
         calls: RankCalls,
     ) -> None:
         self._comm = comm
         self._communicator = communicator
         self._comm_given = comm_given
-        self._fail = fail
+        self._failure = comm.failure
         self._calls = calls
         self._process = os.getpid()
         self.is_done = False
@@ -71,11 +67,11 @@ class Shutdown:
         self.is_done = True
         _open.pop(self, None)
         self._comm.say_bye()
-        has_ended = self._comm.join(EXIT_SECONDS + 5)
-        if self._comm.has_failed:
+        has_ended = self._comm.join(GRACE_SECONDS + 5)
+        if self._failure.has_failed:
             self._note_silent_ranks()
         self._calls.release()
-        if has_ended and not self._comm.has_failed and self._communicator is not None:
+        if has_ended and not self._failure.has_failed and self._communicator is not None:
             self._communicator.Free()
 
     def _note_silent_ranks(self) -> None:
@@ -86,20 +82,20 @@ class Shutdown:
         """Tell the other ranks that this interpreter exits, by an uncaught exception or without `close`."""
         error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
         if error is not None:
-            self._fail(error)
-        elif not self._comm.has_failed:
-            self._comm.say_leaving()
+            self._failure.report(error)
+        elif not self._failure.has_failed:
+            self._failure.say_leaving()
 
     def exit_together(self) -> None:
         """Wait until all ranks have announced their exits; abort the job if they do not in time."""
         self._wait_for_exits()
-        if not self._comm.has_failed and self._comm_given.rank == 0:
+        if not self._failure.has_failed and self._comm_given.rank == 0:
             _print_last("a server was still open when the program exited: call close(), or use it in a with block")
         self._comm.say_bye()
 
     def _wait_for_exits(self) -> None:
-        deadline = time.monotonic() + EXIT_SECONDS
-        while not self._comm.all_are_leaving and not self._comm.has_failed:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while not self._failure.all_are_leaving and not self._failure.has_failed:
             if time.monotonic() > deadline:
                 rank = self._comm_given.rank
                 _print_last(f"rank {rank} exited with an open server while other ranks continue: aborting the job")
@@ -120,7 +116,7 @@ def _stop_open_servers() -> None:
 
 def _abort_job() -> None:
     ranks = ", ".join(map(str, sorted(_silent_ranks)))
-    _print_last(f"no answer from rank {ranks} for {EXIT_SECONDS} s after a failure: aborting the job")
+    _print_last(f"no answer from rank {ranks} for {GRACE_SECONDS} s after a failure: aborting the job")
     sys.stdout.flush()
     time.sleep(ABORT_DELAY)
     MPI.COMM_WORLD.Abort(1)

@@ -28,10 +28,6 @@ class Workers:
         The number of this rank's first worker.
     num_workers : int
         Of all ranks.
-    fail : callable
-        `fail(error, worker)` reports an exception to all ranks; `worker` is None when none of them raised it.
-    failure_error : callable
-        Returns what is to be raised once the server has failed.
     """
 
     def __init__(
@@ -43,8 +39,6 @@ class Workers:
         samplers: list[Sampler | None],
         first_id: int,
         num_workers: int,
-        fail: Callable[[BaseException, Worker | None], None],
-        failure_error: Callable[[], BaseException],
     ) -> None:
         self._server = server
         self._comm = comm
@@ -53,8 +47,6 @@ class Workers:
         self.samplers = samplers
         self._first_id = first_id
         self._num_workers = num_workers
-        self._fail = fail
-        self._failure_error = failure_error
         self._slots_taken = threading.Lock()
         self._retired: list[Worker] = []  # those whose operations a failure left unfinished
 
@@ -74,11 +66,11 @@ class Workers:
             try:
                 _join_all(threads)
             except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
-                self._fail(error, None)
+                self._comm.failure.report(error)
                 _join_all(threads)
                 raise
-            if self._comm.has_failed:
-                raise self._failure_error()
+            if self._comm.failure.has_failed:
+                raise self._comm.failure.error()
             return results
 
     def _work(self, slot: int, results: list[Any], fn: Callable[..., Any], args: tuple) -> None:
@@ -88,7 +80,7 @@ class Workers:
             worker.wait_all()
             self._collectives.barrier(worker, "the end of run")
         except BaseException as error:
-            self._fail(error, worker)
+            self._comm.failure.report(error, worker.id)
         finally:
             self._retire(worker)
 
@@ -102,7 +94,7 @@ class Workers:
                 worker.wait_all()
             except BaseException as error:
                 if is_failure(error):
-                    self._fail(error, worker)
+                    self._comm.failure.report(error, worker.id)
                 else:
                     worker.wait_all()
                 raise
@@ -129,7 +121,7 @@ class Workers:
 
     def _retire(self, worker: Worker) -> None:
         worker._retire()
-        if self._comm.has_failed:
+        if self._comm.failure.has_failed:
             self._retired.append(worker)  # messages may still be written to its buffers
 
     @contextlib.contextmanager

@@ -9,12 +9,12 @@ import os
 
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.base._sync cimport doorbell_t, load32, store32, swap32, watch_t
+from lapse.base._types cimport FAILURE_GRACE_SECONDS
 
 cdef enum:
     TEXT_SIZE = 256
 
-cdef int64_t SECOND = 1000000000
-cdef int64_t GRACE = 10 * SECOND    # from a failure to the end of a rank that waits for a latch all that time
+cdef int64_t GRACE = FAILURE_GRACE_SECONDS * <int64_t>1000000000
 
 
 cdef char process_state(int32_t process) noexcept nogil:

@@ -20,6 +20,7 @@ from lapse.errors import ClosedError
 cimport numpy as cnp
 
 from lapse.worker._arrays cimport as_keys
+from lapse.communication._failure cimport is_broken
 from lapse.messaging._operations cimport complete
 from lapse.protocol._protocol cimport ask, ask_location, localize
 from lapse.protocol._replication cimport begin_round_if_due, mark, note_pushes, replication_t, runs_ahead
@@ -133,7 +134,7 @@ cdef class Operation:
         if self.is_done():
             return self.result
         if worker.retired:  # a failed run left it unfinished
-            worker.raise_status(FAILED if worker.comm.is_broken() else CLOSED)
+            worker.raise_status(FAILED if is_broken(worker.comm.failure) else CLOSED)
         worker.check_thread()
         if timeout is not None:
             deadline = now() + <int64_t>(max(0.0, min(float(timeout), 1e9)) * 1e9)
@@ -152,7 +153,7 @@ cdef class Operation:
             return True
         with nogil:
             worker.comm.wait(worker.worker_slot, is_finished, self.c, 0)
-        return self.is_done() or worker.comm.is_broken() or not worker.comm.is_running
+        return self.is_done() or is_broken(worker.comm.failure) or not worker.comm.is_running
 
     def _complete(self):
         """Finish a collective call's operation, from whichever thread."""
@@ -227,7 +228,7 @@ cdef class Worker:
             self.check_thread()
         if load32(&self.comm.ending):
             self.raise_status(CLOSED)
-        if self.comm.is_broken():
+        if is_broken(self.comm.failure):
             self.raise_status(FAILED)
         self.sweep()
         return 0
@@ -849,7 +850,7 @@ cdef class Worker:
         """Why a call cannot be made now; OK where it can. It has no handle yet."""
         if operation != NULL:
             operation[0] = NULL
-        if self.comm.is_broken():
+        if is_broken(self.comm.failure):
             return FAILED
         if load32(&self.comm.ending):
             return CLOSED
@@ -1268,7 +1269,7 @@ cdef class Worker:
             raise interrupt
         if status == CLOSED:
             raise ClosedError("the server is closed")
-        raise self.server._failure_error()
+        raise self.comm.failure.error()
 
 
 cdef inline size_t value_bytes_at_most(const store_t* store) noexcept nogil:

@@ -1,0 +1,177 @@
+"""Floor 3. The failure of a server: the first error on any rank ends it on all ranks."""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, strlen
+
+import traceback
+
+from lapse.base._sync cimport drop_latch, fetch_add32, load32, now, ring_doorbell, store32, take_latch
+from lapse.base._types cimport FAILURE_GRACE_SECONDS, worker_slot_t
+from lapse.messaging._messages cimport FAILURE, LEAVING
+from lapse.messaging._operations cimport ring_worker_slot
+from lapse.messaging._outbox cimport append_last, append_record
+
+from lapse.errors import CommError, LapseError, RemoteError
+
+#: From a failure to the end of the ranks that do not react to it, in seconds.
+GRACE_SECONDS = FAILURE_GRACE_SECONDS
+
+
+cdef class Failure:
+    """Whether, where and by which error the server has failed, as this rank knows it.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The rank's outboxes and worker slots.
+    host_peers : HostPeers
+        The ranks of this host, whose threads may wait for each other's latches.
+    """
+
+    def __cinit__(self, Protocol protocol, HostPeers host_peers):
+        self.protocol = protocol
+        self.state = &protocol.c.rank
+        self.host_peers = host_peers
+
+    def __dealloc__(self):
+        free(self.text)
+
+    # From C -------------------------------------------------------------------------------------------
+
+    cdef void fail_with(self, const char* text) noexcept nogil:
+        """Fail by an error of this rank."""
+        self.fail(self.state.rank, text, strlen(text))
+
+    cdef void fail(self, int32_t origin, const char* text, int64_t size) noexcept nogil:
+        """Keep an error, tell all other ranks of it and wake all waiting threads; does nothing if there is one."""
+        take_latch(&self.latch)
+        if load32(&self.is_set):
+            drop_latch(&self.latch)
+            return
+        self.keep_text(text, size)
+        self.origin = origin
+        self.since = now()
+        self.send_to_all(text, size)
+        store32(&self.is_set, 1)
+        self.host_peers.tell_failure()
+        drop_latch(&self.latch)
+        self.wake_waiting_threads()
+        self.wake_communication_thread()
+
+    cdef void keep_text(self, const char* text, int64_t size) noexcept nogil:
+        self.text = <char*>malloc(size + 1)
+        if self.text != NULL:
+            memcpy(self.text, text, size)
+            self.text[size] = 0
+
+    cdef void send_to_all(self, const char* text, int64_t size) noexcept nogil:
+        # Outboxes that hold the last message already drop this one.
+        cdef int32_t i
+        for i in range(self.state.size):
+            if i != self.state.rank:
+                append_last(&self.state.outboxes[i], FAILURE, <uint16_t>self.origin, text, size)
+
+    cdef void note_leaver(self, int32_t rank) noexcept nogil:
+        self.leaver = rank
+        fetch_add32(&self.leavers, 1)
+        self.wake_waiting_threads()
+
+    cdef bint is_overdue(self) noexcept nogil:
+        """Whether the failure is so old that nobody waits for ranks and callers any longer."""
+        return load32(&self.is_set) and now() - self.since > FAILURE_GRACE_SECONDS * <int64_t>1000000000
+
+    cdef void wake_waiting_threads(self) noexcept nogil:
+        cdef int32_t i
+        for i in range(self.state.num_worker_slots):
+            ring_worker_slot(&self.state.worker_slots[i])
+
+    cdef void wake_communication_thread(self) noexcept nogil:
+        ring_doorbell(self.state.worker_slots[0].doorbell)
+
+    # From Python --------------------------------------------------------------------------------------
+
+    def report(self, error, worker_id=None):
+        """Tell all ranks of an exception of this rank, unless it only repeats what ended the server already.
+
+        Parameters
+        ----------
+        error : BaseException
+        worker_id : int, optional
+            The worker that raised it; None if no worker did.
+        """
+        if load32(&self.is_set):
+            if self.own_error is None and not isinstance(error, LapseError):
+                self.own_error = error
+            return
+        self.own_error = error
+        where = f"rank {self.state.rank}" + ("" if worker_id is None else f", worker {worker_id}")
+        self._tell(f"{where}: {_described(error, worker_id)}")
+
+    def error(self):
+        """The exception that every call raises now; whoever asks counts as knowing of the failure.
+
+        Returns
+        -------
+        BaseException
+            This rank's own, if it raised one; `CommError` if its communication failed; else `RemoteError`.
+        """
+        if self.own_error is not None:
+            return self.own_error
+        leaver = self.first_leaver
+        if not load32(&self.is_set) and leaver is not None:
+            self._tell(f"rank {leaver} ended its program with the server open, without close()")
+            return RemoteError(self._text())
+        store32(&self.is_known, 1)
+        text = self._text()
+        if self.origin == self.state.rank and not text.startswith("rank "):
+            return CommError(f"rank {self.origin}: {text}")
+        return RemoteError(text if text.startswith("rank ") else f"rank {self.origin}: {text}")
+
+    def raise_if_set(self):
+        """Raise `error()` if this server has failed, or another rank has left it."""
+        if is_broken(self):
+            raise self.error()
+
+    def say_leaving(self):
+        """Tell all ranks that this rank's interpreter ends with the server open."""
+        cdef int32_t i
+        self.is_leaving = True
+        for i in range(self.state.size):
+            if i != self.state.rank:
+                append_record(&self.state.outboxes[i], LEAVING, <uint16_t>self.state.rank, 0, 0, 0, 0, NULL, 0)
+        self.wake_communication_thread()
+
+    @property
+    def has_failed(self):
+        """Whether there is a failure; to ask for that does not count as knowing of it."""
+        return bool(load32(&self.is_set))
+
+    @property
+    def all_are_leaving(self):
+        """Whether the interpreters of all other ranks have ended with the server open."""
+        return <int32_t>load32(&self.leavers) == self.state.size - 1
+
+    @property
+    def first_leaver(self):
+        """A rank that has left while this one works on, or None."""
+        return self.leaver if load32(&self.leavers) and not self.is_leaving else None
+
+    def _tell(self, text):
+        """Fail by an error that a caller of this rank knows of."""
+        cdef bytes data = text.encode()
+        cdef const char* pointer = data
+        cdef int64_t size = len(data)
+        store32(&self.is_known, 1)
+        with nogil:
+            self.fail(self.state.rank, pointer, size)
+
+    def _text(self):
+        return "out of memory" if self.text == NULL else (<bytes>self.text).decode(errors="replace")
+
+
+def _described(error, worker_id):
+    """An exception as the last line of its traceback shows it."""
+    if isinstance(error, SystemExit) and worker_id is None:
+        return f"SystemExit: {error.code}"
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
