@@ -8,7 +8,13 @@ import numpy as np
 
 from lapse.base.checks import check_int
 
-SCHEMES = ("naive", "preloc", "pool", "local")
+#: The class that carries each scheme out. Its module is imported when a server uses it.
+SCHEMES = {
+    "naive": "lapse.sampling._naive.NaiveSampler",
+    "preloc": "lapse.sampling._preloc.PrelocSampler",
+    "pool": "lapse.sampling._pool.PoolSampler",
+    "local": "lapse.sampling._local.LocalSampler",
+}
 MAX_REUSE = 2**31 - 1
 MAX_IN_GROUP = 2**26
 MAX_KEYS = 2**32 - 2

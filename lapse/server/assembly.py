@@ -16,7 +16,8 @@ from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 from lapse.protocol._protocol import Protocol
 from lapse.sampling._draws import Table
-from lapse.sampling._sampling import Sampler
+from lapse.sampling._sampler import Sampler
+from lapse.sampling.schemes import make_sampler
 from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host
@@ -137,7 +138,7 @@ def _make_samplers(sampling: Sampling | None, seed: int, ids: range) -> list[Sam
         return [None] * len(ids)
     distribution = sampling.distribution
     table = Table(distribution.low, distribution.high, distribution.weights)
-    return [Sampler(sampling, table, seed, worker) for worker in ids]
+    return [make_sampler(sampling, table, seed, worker) for worker in ids]
 
 
 def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers) -> list[int]:

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lapse.server.collectives import Collectives, ignore
 from lapse.server.workers import Workers
-from lapse.worker._worker import Worker
+from lapse.worker._waiter import check_thread, wait_for_rank
+from lapse.worker._worker import Worker, find_owners, retire
+from lapse.worker.collectives import Collectives, ignore
 
 T = TypeVar("T")
 
@@ -59,21 +60,21 @@ class RankCalls:
         self.exchange("close")
 
     def _finish_operations(self) -> None:
-        self._control._wait_for_rank()
+        wait_for_rank(self._control)
         self._control.wait_replica_sync()
 
     def owner(self, keys: np.ndarray) -> np.ndarray:
         """The rank that owns each key, as its home knows it. Not collective."""
-        return self._control._owner(keys)
+        return find_owners(self._control, keys)
 
     def check_thread(self) -> None:
         """Raise in a process that was forked from the server's."""
-        self._control.check_thread()
+        check_thread(self._control)
 
     def release(self) -> None:
         """Let go of the workers; the values' memory then goes with the last reference to the server."""
         self._workers.release()
-        self._control._retire()
+        retire(self._control)
         del self._control
 
 

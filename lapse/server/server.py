@@ -16,18 +16,13 @@ from lapse.options.initializers import as_initializer
 from lapse.server import save_load
 from lapse.server.arguments import agree
 from lapse.server.assembly import assemble, start
-from lapse.server.collectives import Collectives
 from lapse.server.rank_calls import RankCalls
 from lapse.server.shutdown import Shutdown
 from lapse.server.workers import Workers, is_failure
 from lapse.worker._arrays import convert_keys, outside
-from lapse.worker._worker import clear_counters, sum_counters
-
-_TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received")
-_RELOCATIONS = ("relocations_in", "relocations_out", "relocations_passed_on")
-_REPLICAS = ("replica_syncs", "replica_keys_sent")
-
-_WAITED = "waited_nanoseconds"  # kept with the counters, but a time
+from lapse.worker._counters import Counters
+from lapse.worker.collectives import Collectives
+from lapse.worker.group import WorkerGroup
 
 
 class Server:
@@ -126,18 +121,20 @@ class Server:
         parts = assemble(comm, arguments, self._first_id)
         self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
         self._sharing = parts.sharing
-        self._collectives = Collectives(self._comm, comm.rank, comm.size, self.workers)
-        self._workers = Workers(
-            self,
+        collectives = Collectives(self._comm, comm.rank, comm.size, self.workers)
+        self._counters = Counters(self._comm, self._protocol)
+        group = WorkerGroup(
             self._comm,
             self._store,
-            self._collectives,
-            parts.samplers,
+            self._protocol,
+            collectives,
+            self._counters,
+            self.seed,
             self._first_id,
             self.num_workers,
         )
-        self._calls = RankCalls(self._workers.new_control(), self._collectives, self._workers, comm.rank, comm.size)
-        self._zero = (0,) * len(_TRAFFIC + _RELOCATIONS + _REPLICAS)
+        self._workers = Workers(group, parts.samplers)
+        self._calls = RankCalls(self._workers.new_control(), collectives, self._workers, comm.rank, comm.size)
         start(comm, parts)
         self._shutdown = Shutdown(self._comm, parts.communicator, comm, self._calls)
 
@@ -273,9 +270,6 @@ class Server:
             raise ValueError(f"worker() is for workers=1, but this rank has {self.workers}: use run(fn)")
         with self._workers.lend() as worker:
             yield worker
-
-    def _setup(self, worker):
-        return _Setup(self, worker)
 
     # Values ----------------------------------------------------------------------------------------------
 
@@ -415,7 +409,7 @@ class Server:
             homes and as sums to the other ranks.
         """
         self._check_open()
-        counters = self._counters()
+        counters = self._counters.read()
         if all_ranks:
             with self._lock:
                 counters = self._calls.exchange("stats", counters, _sum_by_name)
@@ -436,7 +430,7 @@ class Server:
         float
         """
         self._check_open()
-        seconds = sum_counters(self._comm)[_WAITED] / 1e9
+        seconds = self._counters.seconds_waited()
         if all_ranks:
             with self._lock:
                 seconds = self._calls.exchange("seconds_waited", seconds, sum)
@@ -445,22 +439,7 @@ class Server:
     def reset_stats(self):
         """Let this rank's counters start at zero."""
         self._check_open()
-        clear_counters(self._comm)
-        self._zero = self._running_counters()
-
-    def _counters(self):
-        counters = dict(sum_counters(self._comm))
-        del counters[_WAITED]
-        running = np.subtract(self._running_counters(), self._zero).tolist()
-        counters.update(zip(_TRAFFIC + _RELOCATIONS + _REPLICAS, running))
-        return counters
-
-    def _running_counters(self):
-        return (
-            self._comm.traffic_counters()
-            + self._protocol.relocations
-            + self._protocol.replica_counters
-        )
+        self._counters.reset()
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -506,35 +485,6 @@ class Server:
             if not 0 <= key < self.num_keys:
                 raise IndexError(outside(key, self.num_keys))
         return keys
-
-
-class _Setup:
-    """The initialisation phase; see `Worker.setup`."""
-
-    def __init__(self, server, worker):
-        self._server = server
-        self._worker = worker
-
-    def __enter__(self):
-        self._switch(True, "the start of setup", "the beginning of the setup phase")
-
-    def __exit__(self, kind, error, trace):
-        if error is None:
-            self._switch(False, "the end of setup", "the reset of statistics")
-        else:  # it ends the run, or all workers catch it: the phase is over in any case
-            self._server._protocol.enter_setup(False)
-
-    def _switch(self, inside, what, then):
-        """Deliver what was pushed before, meet, let one worker of the rank switch, meet again."""
-        server, worker = self._server, self._worker
-        worker.wait_all()
-        worker.wait_replica_sync()
-        server._collectives.barrier(worker, what)
-        if worker.id == sum(server._worker_counts[: server.rank]):
-            server._protocol.enter_setup(inside)
-            if not inside:
-                server.reset_stats()
-        server._collectives.barrier(worker, then)
 
 
 def _sum_by_name(dictionaries):

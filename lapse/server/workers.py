@@ -5,11 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lapse._comm import Comm
-from lapse._store import Store
-from lapse.sampling._sampling import Sampler
-from lapse.server.collectives import Collectives
-from lapse.worker._worker import Worker, new_worker
+from lapse.sampling._sampler import Sampler
+from lapse.worker._worker import Worker, new_worker, retire
+from lapse.worker.group import WorkerGroup
 
 
 class Workers:
@@ -17,36 +15,16 @@ class Workers:
 
     Parameters
     ----------
-    server : Server
-        The one that the workers belong to.
-    comm : lapse._comm.Comm
-    store : Store
-    collectives : Collectives
+    group : WorkerGroup
+        What they have in common.
     samplers : list of Sampler or None
         One for each worker slot.
-    first_id : int
-        The number of this rank's first worker.
-    num_workers : int
-        Of all ranks.
     """
 
-    def __init__(
-        self,
-        server: Any,
-        comm: Comm,
-        store: Store,
-        collectives: Collectives,
-        samplers: list[Sampler | None],
-        first_id: int,
-        num_workers: int,
-    ) -> None:
-        self._server = server
-        self._comm = comm
-        self._store = store
-        self._collectives = collectives
+    def __init__(self, group: WorkerGroup, samplers: list[Sampler | None]) -> None:
+        self._group = group
+        self._failure = group.comm.failure
         self.samplers = samplers
-        self._first_id = first_id
-        self._num_workers = num_workers
         self._slots_taken = threading.Lock()
         self._retired: list[Worker] = []  # those whose operations a failure left unfinished
 
@@ -66,11 +44,11 @@ class Workers:
             try:
                 _join_all(threads)
             except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
-                self._comm.failure.report(error)
+                self._failure.report(error)
                 _join_all(threads)
                 raise
-            if self._comm.failure.has_failed:
-                raise self._comm.failure.error()
+            if self._failure.has_failed:
+                raise self._failure.error()
             return results
 
     def _work(self, slot: int, results: list[Any], fn: Callable[..., Any], args: tuple) -> None:
@@ -78,9 +56,9 @@ class Workers:
         try:
             results[slot] = fn(worker, *args)
             worker.wait_all()
-            self._collectives.barrier(worker, "the end of run")
+            self._group.collectives.barrier(worker, "the end of run")
         except BaseException as error:
-            self._comm.failure.report(error, worker.id)
+            self._failure.report(error, worker.id)
         finally:
             self._retire(worker)
 
@@ -94,7 +72,7 @@ class Workers:
                 worker.wait_all()
             except BaseException as error:
                 if is_failure(error):
-                    self._comm.failure.report(error, worker.id)
+                    self._failure.report(error, worker.id)
                 else:
                     worker.wait_all()
                 raise
@@ -103,25 +81,14 @@ class Workers:
 
     def new_control(self) -> Worker:
         """The server's own worker, on the last worker slot."""
-        return new_worker(
-            self._server, self._comm, self._store, len(self), 0, self._num_workers, any_thread=True
-        )
+        return new_worker(self._group, len(self), any_thread=True)
 
     def _new_worker(self, slot: int) -> Worker:
-        return new_worker(
-            self._server,
-            self._comm,
-            self._store,
-            slot,
-            self._first_id,
-            self._num_workers,
-            any_thread=False,
-            sampler=self.samplers[slot],
-        )
+        return new_worker(self._group, slot, sampler=self.samplers[slot])
 
     def _retire(self, worker: Worker) -> None:
-        worker._retire()
-        if self._comm.failure.has_failed:
+        retire(worker)
+        if self._failure.has_failed:
             self._retired.append(worker)  # messages may still be written to its buffers
 
     @contextlib.contextmanager
@@ -139,9 +106,8 @@ class Workers:
             raise RuntimeError(f"{what} while {len(self)} workers of a rank are at work: call it between two runs")
 
     def release(self) -> None:
-        """Let go of the server, and of buffers that messages could have been written to before its end."""
+        """Let go of buffers that messages could have been written to before its end."""
         self._retired.clear()
-        self._server = None
 
 
 def is_failure(error: BaseException) -> bool:

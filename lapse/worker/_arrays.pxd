@@ -1,4 +1,4 @@
-"""Floor 3. What users pass as keys and values, as arrays that C code can use."""
+"""Floor 4. What users pass as keys and values, as arrays that C code can use."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t

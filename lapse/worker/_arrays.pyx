@@ -1,4 +1,4 @@
-"""Floor 3. What users pass as keys and values, as arrays that C code can use; errors that say what is wrong."""
+"""Floor 4. What users pass as keys and values, as arrays that C code can use; errors that say what is wrong."""
 
 import numpy as np
 
@@ -144,3 +144,11 @@ def last_occurrences(keys):
     """Positions of the last occurrence of each key, ascending."""
     _, from_the_end = np.unique(keys[::-1], return_index=True)
     return np.sort(len(keys) - 1 - from_the_end)
+
+
+def rows_at(values, lengths, positions):
+    """The values at some positions, one after another; `lengths` is one number, or one for each value."""
+    if np.ndim(lengths) == 0:
+        return np.ascontiguousarray(values.reshape(-1, lengths)[positions])
+    parts = np.split(values.reshape(-1), np.cumsum(lengths))
+    return np.concatenate([parts[position] for position in positions])

@@ -10,7 +10,7 @@ from mpi4py.MPI import COMM_WORLD as comm
 
 import lapse
 from lapse.sampling._draws import Generator, Table
-from lapse.sampling._sampling import DRAWS
+from lapse.sampling._sampler import DRAWS
 
 NUM_KEYS = 60
 KEYS = np.arange(NUM_KEYS)

@@ -8,7 +8,8 @@ from frequencies import assert_conform
 
 import lapse
 from lapse.sampling._draws import Generator, Table
-from lapse.sampling._sampling import Sampler
+from lapse.sampling.schemes import make_sampler
+from lapse.testing._sampling import pull_here
 from lapse._store import Store
 
 FULL = 2**32
@@ -127,9 +128,9 @@ def find(weights, count, group_size=250, replicated=()):
     store = Store(len(weights), 2, "float32", 0, 3, np.array(replicated, np.int64))
     distribution = lapse.Weighted(weights)
     sampling = lapse.Sampling("local", distribution, group_size=group_size)
-    sampler = Sampler(sampling, Table(0, len(weights), distribution.weights), 1, 0)
+    sampler = make_sampler(sampling, Table(0, len(weights), distribution.weights), 1, 0)
     here = store.is_here(np.arange(len(weights)))
-    return *sampler.search(store, count), here
+    return *pull_here(sampler, store, count), here
 
 
 def test_local_draws_conform_among_what_is_here():

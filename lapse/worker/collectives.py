@@ -1,4 +1,4 @@
-"""Floor 5. Calls in which all workers of all ranks, or all ranks, take part.
+"""Floor 4. Calls in which all workers of all ranks, or all ranks, take part.
 
 First the workers of a rank meet; the last to come goes on for all of them and exchanges with the
 other ranks by the server's own messages, never by MPI collectives: a rank that has failed or is
@@ -13,6 +13,8 @@ import threading
 import numpy as np
 
 from lapse.errors import LapseError
+from lapse.worker._operation import finish_rendezvous, open_rendezvous
+from lapse.worker._waiter import receive, send_queued
 
 _OPERATORS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
 
@@ -58,7 +60,7 @@ class Collectives:
             if is_last:
                 self._rendezvous = None
             else:
-                operation = worker._open_rendezvous()
+                operation = open_rendezvous(worker)
                 rendezvous.waiting.append(operation)
         if not is_last:
             operation.wait()
@@ -66,7 +68,7 @@ class Collectives:
         values = [rendezvous.values[id] for id in sorted(rendezvous.values)]
         rendezvous.result = self.exchange(worker, what, combine(values), combine)
         for operation in rendezvous.waiting:
-            operation._complete()
+            finish_rendezvous(operation)
         return rendezvous.result
 
     def _join(self, worker, what, value):
@@ -89,13 +91,13 @@ class Collectives:
             return combine([value])
         if self._rank != 0:
             self._comm.post(0, pickle.dumps((what, value)))
-            return pickle.loads(worker._receive(0))
+            return pickle.loads(receive(worker, 0))
         values = [value] + [self._value_of(worker, rank, what) for rank in range(1, self._size)]
         result = combine(values)
         data = pickle.dumps(result)
         for rank in range(1, self._size):
             self._comm.post(rank, data)
-        worker._nudge()
+        send_queued(worker)
         return result
 
     def attempt(self, worker, what, fn, *args):
@@ -126,7 +128,7 @@ class Collectives:
         return [result for result, _ in outcomes]
 
     def _value_of(self, worker, rank, what):
-        there, value = pickle.loads(worker._receive(rank))
+        there, value = pickle.loads(receive(worker, rank))
         if there != what:
             raise self._mismatch(worker, f"rank 0 is at {what}, but rank {rank} is at {there}")
         return value

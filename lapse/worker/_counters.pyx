@@ -1,0 +1,66 @@
+"""Floor 4. The counters of a rank, from wherever they are kept.
+
+Each worker slot has counters of its own, which a reset clears. Those of messages, relocations and replicas belong to
+whoever drives the communication and only grow; a reset notes where they are.
+"""
+
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+import collections
+
+import numpy as np
+
+from lapse.protocol._rank cimport rank_t
+from lapse.base._types cimport counters_t
+
+_RUNNING = ("messages_sent", "bytes_sent", "messages_received", "bytes_received", "relocations_in", "relocations_out",
+            "relocations_passed_on", "replica_syncs", "replica_keys_sent")
+_WAITED = "waited_nanoseconds"  # kept with the counters, but a time
+
+
+cdef class Counters:
+    """What `Server.stats` reports of one rank.
+
+    Parameters
+    ----------
+    comm : Comm
+    protocol : Protocol
+    """
+
+    def __cinit__(self, Comm comm, Protocol protocol):
+        self.comm = comm
+        self.protocol = protocol
+        self.zero = (0,) * len(_RUNNING)
+
+    def read(self):
+        """The counters since the last reset: a dict of str to int."""
+        counters = sum_of_workers(&self.protocol.c.rank)
+        del counters[_WAITED]
+        counters.update(zip(_RUNNING, np.subtract(self.running(), self.zero).tolist()))
+        return counters
+
+    def seconds_waited(self):
+        """The time that workers have spent waiting since the last reset, added up."""
+        return sum_of_workers(&self.protocol.c.rank)[_WAITED] / 1e9
+
+    def reset(self):
+        """Let all counters start at zero."""
+        cdef rank_t* state = &self.protocol.c.rank
+        cdef int32_t i
+        for i in range(state.num_worker_slots):
+            memset(&state.worker_slots[i].counters, 0, sizeof(counters_t))
+        self.zero = self.running()
+
+    def running(self):
+        """The counters that only grow, in the order of `_RUNNING`."""
+        return self.comm.traffic_counters() + self.protocol.relocations + self.protocol.replica_counters
+
+
+cdef dict sum_of_workers(const rank_t* state):
+    """The counters of this rank's workers, added up by name. The server's own calls do not count."""
+    cdef int32_t i
+    total = collections.Counter()
+    for i in range(state.num_worker_slots - 1):
+        total.update(<dict>state.worker_slots[i].counters)
+    return dict(total)

@@ -1,0 +1,47 @@
+"""Floor 4. A thread's place on a rank: its worker slot, how it waits there, and the errors that it raises.
+
+All waiting of worker threads is in this module. A waiting thread drives the communication, in slices between which the
+main thread looks for signals; it holds no lock.
+"""
+
+from libc.stdint cimport int32_t, int64_t
+
+from lapse._comm cimport Comm, ready_t
+from lapse.protocol._protocol cimport protocol_t
+from lapse.base._sync cimport load
+from lapse.base._types cimport operation_t, worker_slot_t
+
+
+cdef inline bint has_room(void* protocol) noexcept nogil:
+    return load(&(<protocol_t*>protocol).rank.flow.over_limit) <= 0
+
+
+cdef class Waiter:
+    cdef Comm comm
+    cdef protocol_t* protocol
+    cdef worker_slot_t* worker_slot
+    cdef object handles             # deque of Python handles of operations that may not be done
+    cdef object interrupt           # what a signal handler raised while a call held no GIL
+    cdef unsigned long thread
+    cdef bint any_thread
+    cdef bint retired
+    cdef readonly int id
+    cdef readonly int rank
+
+    cdef int check_thread(self) except -1
+    cdef int check_usable(self) except -1
+
+    # Until `ready(what)`: OK, or TIMED_OUT at the deadline (in nanoseconds of `now`); raises if the server ended.
+    cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil
+    cdef int block_on_operation(self, operation_t* operation, int64_t deadline) except -1 nogil
+    cdef int block_on_own_operations(self) except -1 nogil
+    cdef bytes receive(self, int32_t source)
+    # While a call is being issued; these return a status, since the call must be brought to an end.
+    cdef int wait_for_room(self) noexcept nogil
+    cdef int wait_for_round(self) noexcept nogil
+    cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil
+
+    cdef bint is_interrupted(self) noexcept with gil
+    cdef int report_wait(self, double seconds) except -1
+    cdef int check(self, int status) except -1 nogil
+    cdef int raise_status(self, int status) except -1

@@ -1,0 +1,209 @@
+"""Floor 4. A thread's place on a rank: its worker slot, how it waits there, and the errors that it raises."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX, uint32_t
+
+import os
+import sys
+
+from lapse.errors import ClosedError
+
+from lapse.communication._failure cimport is_broken
+from lapse.protocol._rank cimport rank_t
+from lapse.protocol._replication cimport begin_round_if_due, replication_t, runs_ahead
+from lapse.worker._slot_operations cimport is_finished
+from lapse.base._sync cimport fetch_add32, load, load32, now
+from lapse.base._types cimport CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
+cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
+cdef bint forked = False
+
+
+def _after_fork():
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+# Conditions to wait for ----------------------------------------------------------------------------------------------
+
+cdef bint nothing_unfinished(void* worker_slot) noexcept nogil:
+    return load(&(<worker_slot_t*>worker_slot).unfinished) == 0
+
+
+cdef bint is_rank_at_rest(void* protocol) noexcept nogil:
+    cdef rank_t* state = &(<protocol_t*>protocol).rank
+    cdef int32_t i
+    for i in range(state.num_worker_slots):
+        if load(&state.worker_slots[i].unfinished):
+            return False
+    return True
+
+
+cdef bint keeps_pace(void* replication) noexcept nogil:
+    return not runs_ahead(<replication_t*>replication)
+
+
+cdef struct mail_wait_t:
+    void* comm
+    int32_t source
+
+
+cdef bint has_mail(void* what) noexcept nogil:
+    cdef mail_wait_t* wanted = <mail_wait_t*>what
+    return (<Comm>wanted.comm).has_mail(wanted.source)
+
+
+cdef class Waiter:
+    """One thread at one worker slot of a rank. Nothing of it is for users."""
+
+    # Whether the thread may make calls -----------------------------------------------------------------------------
+
+    cdef int check_thread(self) except -1:
+        if forked:
+            raise RuntimeError("a worker cannot be used in a forked child, because MPI does not survive a fork; "
+                               "start ranks with mpirun")
+        if not self.any_thread and PyThread_get_thread_ident() != self.thread:
+            raise RuntimeError(f"worker {self.id} belongs to another thread: give each thread a worker of its own "
+                               "(Server(workers=N) and run)")
+        return 0
+
+    cdef int check_usable(self) except -1:
+        if self.retired:
+            raise ClosedError(f"worker {self.id} was used after its run")
+        self.check_thread()
+        if load32(&self.comm.ending):
+            self.raise_status(CLOSED)
+        if is_broken(self.comm.failure):
+            self.raise_status(FAILED)
+        return 0
+
+    # Waiting -------------------------------------------------------------------------------------------------------
+
+    cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:
+        cdef int64_t began, time
+        cdef bint counts, reported = False
+        cdef int status
+        if ready(what):
+            return OK
+        # When it is done, an operation may belong to somebody else already: its kind is read before.
+        counts = ready != has_mail and not (ready == is_finished and (<operation_t*>what).kind == RENDEZVOUS)
+        began = time = now()
+        while True:
+            status = self.comm.wait(self.worker_slot, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
+            if counts:
+                self.worker_slot.counters.waited_nanoseconds += now() - time
+            if status != TIMED_OUT:
+                return self.check(status)
+            time = now()
+            if time >= deadline:
+                return TIMED_OUT
+            if self.is_interrupted():
+                return self.check(INTERRUPTED)
+            if not reported and time - began > REPORT_AFTER:
+                reported = True
+                with gil:
+                    self.report_wait((time - began) / 1e9)
+
+    cdef int block_on_operation(self, operation_t* operation, int64_t deadline) except -1 nogil:
+        return self.block(is_finished, operation, deadline)
+
+    cdef int block_on_own_operations(self) except -1 nogil:
+        return self.block(nothing_unfinished, self.worker_slot, INT64_MAX)
+
+    cdef bytes receive(self, int32_t source):
+        """Wait for the next mail from a rank."""
+        cdef mail_wait_t wanted
+        wanted.comm = <void*>self.comm
+        wanted.source = source
+        with nogil:
+            self.block(has_mail, &wanted, INT64_MAX)
+        return self.comm.take_mail(source)
+
+    cdef int wait_for_room(self) noexcept nogil:
+        """Too many bytes are in flight: drive until there are fewer."""
+        return self.wait_or_interrupt(has_room, self.protocol)
+
+    cdef int wait_for_round(self) noexcept nogil:
+        """This rank runs ahead of what the others know of it: drive until its next round has begun."""
+        cdef replication_t* replication = &self.protocol.replication
+        cdef int status
+        fetch_add32(&replication.waiting, 1)
+        status = begin_round_if_due(replication)
+        if status == OK:
+            status = self.wait_or_interrupt(keeps_pace, replication)
+        fetch_add32(&replication.waiting, <uint32_t>-1)
+        return status
+
+    cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil:
+        cdef int status = TIMED_OUT
+        cdef int64_t began = now()
+        while status == TIMED_OUT:
+            status = self.comm.wait(self.worker_slot, ready, what, SIGNAL_EVERY)
+            if status == TIMED_OUT and self.is_interrupted():
+                status = INTERRUPTED
+        self.worker_slot.counters.waited_nanoseconds += now() - began
+        return status
+
+    cdef bint is_interrupted(self) noexcept with gil:
+        """Whether a signal handler of Python raises; `raise_status` raises it again. For the main thread only."""
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            self.interrupt = error
+        return self.interrupt is not None
+
+    cdef int report_wait(self, double seconds) except -1:
+        names = [repr(operation) for operation in self.handles][:3]
+        print(f"lapse: worker {self.id} on rank {self.rank} has been waiting for {seconds:.0f} s "
+              f"({load(&self.worker_slot.unfinished)} operations unfinished: {', '.join(names) or 'none from Python'}); "
+              "it continues to wait", file=sys.stderr, flush=True)
+        return 0
+
+    # Errors --------------------------------------------------------------------------------------------------------
+
+    cdef int check(self, int status) except -1 nogil:
+        if status != OK:
+            with gil:
+                self.raise_status(status)
+        return 0
+
+    cdef int raise_status(self, int status) except -1:
+        if status == NO_MEMORY:
+            raise MemoryError("no memory for an operation's bookkeeping; what was not sent was not carried out")
+        if status == INTERRUPTED:
+            interrupt, self.interrupt = self.interrupt, None
+            raise interrupt
+        if status == CLOSED:
+            raise ClosedError("the server is closed")
+        raise self.comm.failure.error()
+
+
+# For the modules above, without a place among a worker's methods -------------------------------------------------------
+
+def check_thread(Waiter waiter):
+    """Raise unless this thread may use the waiter."""
+    waiter.check_thread()
+
+
+def receive(Waiter waiter, int source):
+    """Wait for the next mail from a rank."""
+    return waiter.receive(source)
+
+
+def send_queued(Waiter waiter):
+    """Send what is queued, now."""
+    with nogil:
+        waiter.comm.nudge(waiter.worker_slot, 0, True)
+
+
+def wait_for_rank(Waiter waiter):
+    """Wait for everything that any worker of this rank has issued."""
+    with nogil:
+        waiter.block(is_rank_at_rest, waiter.protocol, INT64_MAX)
