@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from lapse.options.initializers import Constant, Normal, UniformValues
     from lapse.options.replication import Replication
     from lapse.options.sampling import Sampling, Uniform, Weighted
-    from lapse.sampling._sampling import Sample
+    from lapse.sampling._sampler import Sample
     from lapse.server.host import sharing_ranks
     from lapse.server.server import Server
-    from lapse.worker._worker import Operation, Worker
+    from lapse.worker._operation import Operation
+    from lapse.worker._worker import Worker
 
 _LAZY = {  # name: the module that is loaded when the name is used for the first time
     "Server": "lapse.server.server",

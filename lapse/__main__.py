@@ -47,10 +47,10 @@ def check() -> int:
 
 def versions() -> str:
     """The versions of Lapse, Python, NumPy, mpi4py and MPI, one per line."""
-    import mpi4py
     import numpy
 
     from lapse import _mpi_loader
+    import mpi4py
 
     return "\n".join(
         [

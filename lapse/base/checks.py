@@ -54,7 +54,6 @@ def check_lengths(given: Any, num_keys: int, most: int) -> int | np.ndarray:
     for bad in (array.min(), array.max()):
         if not 1 <= bad <= most:
             raise ValueError(
-                f"value_lengths has {bad} at key {int(np.argmax(array == bad))}, "
-                f"but lengths must be from 1 to {most}"
+                f"value_lengths has {bad} at key {int(np.argmax(array == bad))}, but lengths must be from 1 to {most}"
             )
     return array

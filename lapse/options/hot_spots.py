@@ -136,9 +136,7 @@ def _check_counts(given: Any) -> np.ndarray:
     if counts.dtype.kind not in "iuf" and counts.size:
         raise TypeError(f"counts must be numbers, not {counts.dtype}")
     if counts.ndim != 1 or counts.size == 0:
-        raise ValueError(
-            f"counts have shape {counts.shape}, but must have one number for each key, shape (num_keys,)"
-        )
+        raise ValueError(f"counts have shape {counts.shape}, but must have one number for each key, shape (num_keys,)")
     counts = counts.astype(np.float64)
     good = np.isfinite(counts) & (counts >= 0)
     if not good.all():

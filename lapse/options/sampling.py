@@ -200,9 +200,7 @@ def _check_weights(given: Any) -> np.ndarray:
     if array.dtype.kind not in "iuf" and array.size:
         raise TypeError(f"weights must be real numbers, not {array.dtype}")
     if array.ndim != 1 or not 1 <= array.size <= MAX_KEYS:
-        raise ValueError(
-            f"weights have shape {array.shape}, but must have one dimension, with 1 to {MAX_KEYS} numbers"
-        )
+        raise ValueError(f"weights have shape {array.shape}, but must have one dimension, with 1 to {MAX_KEYS} numbers")
     weights = np.array(array, dtype=np.float64)
     good = np.isfinite(weights) & (weights >= 0)
     if not good.all():

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from lapse._version import __version__
 from lapse.base import environment
@@ -17,6 +16,7 @@ from lapse.errors import CommError
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 from lapse.server.digests import sha256_of_array
+from mpi4py import MPI
 
 MAX_KEYS = 2**32 - 2  # slots and keys are 32 bits in the directory and in messages
 MAX_RANKS = 2**16 - 1

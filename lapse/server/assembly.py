@@ -6,9 +6,7 @@ When one rank has no memory or thread for a part, all ranks raise, and nothing i
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from mpi4py import MPI
+from typing import Any, TypeVar, cast
 
 from lapse._comm import Comm
 from lapse._store import Store
@@ -22,8 +20,11 @@ from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host
 from lapse.storage._host_peers import HostPeers
+from mpi4py import MPI
 
 T = TypeVar("T")
+
+AGREED_ERRORS = (MemoryError, RuntimeError)  # raised on all ranks when they occur on one
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,23 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, first_id: int) -> Parts:
         host.free()
     communicator = _duplicate(comm)
     is_crowded = _advise(comm, arguments.workers, host)
-    engine = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded)
-    return Parts(store, protocol, samplers, sharing, communicator, engine)
+    try:
+        own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded)
+    except AGREED_ERRORS:
+        _free(communicator)
+        raise
+    return Parts(store, protocol, samplers, sharing, communicator, own_comm)
 
 
 def start(comm: MPI.Intracomm, parts: Parts) -> None:
     """Start the communication threads of all ranks. Collective; raises as `assemble` does."""
     try:
         _agree_on(comm, parts.comm.start)
-    except BaseException:
+    except AGREED_ERRORS:
+        parts.comm.abandon()
+        _free(parts.communicator)
+        raise
+    except BaseException:  # on this rank alone, such as a KeyboardInterrupt: the others may not free with it
         parts.comm.abandon()
         raise
     if parts.communicator is not None:
@@ -92,14 +101,14 @@ def start(comm: MPI.Intracomm, parts: Parts) -> None:
 
 
 def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
-    """What `make(*args)` gives, when it succeeds on all ranks; else all raise."""
+    """What `make(*args)` returns, when it succeeds on all ranks; else all ranks raise."""
     made, error = None, None
     try:
         made = make(*args)
-    except (MemoryError, RuntimeError) as caught:
+    except AGREED_ERRORS as caught:
         error = caught
     raise_first(comm, error)
-    return made
+    return cast(T, made)
 
 
 def _make_local_parts(
@@ -155,6 +164,11 @@ def _duplicate(comm: MPI.Intracomm) -> MPI.Intracomm | None:
     communicator = comm.Dup()
     communicator.Set_errhandler(MPI.ERRORS_RETURN)
     return communicator
+
+
+def _free(communicator: MPI.Intracomm | None) -> None:
+    if communicator is not None:
+        communicator.Free()
 
 
 def _advise(comm: MPI.Intracomm, workers: int, host: Host) -> bool:

@@ -220,9 +220,7 @@ def current_step(path: StrPath) -> str:
     try:
         text = (path / CURRENT).read_text(errors="replace").strip()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no complete checkpoint in {path}: it has no file {CURRENT}"
-        ) from None
+        raise FileNotFoundError(f"no complete checkpoint in {path}: it has no file {CURRENT}") from None
     if not _STEP.fullmatch(text):
         raise CheckpointError(f"{path / CURRENT} has {text[:40]!r}, not the name of a step")
     return text

@@ -23,7 +23,7 @@ def sha256_of_integers(blocks: Iterable[np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for block in blocks:
-        digest.update(np.ascontiguousarray(block, dtype="<i8"))
+        digest.update(np.ascontiguousarray(block, dtype="<i8").data)
     return digest.hexdigest()
 
 

@@ -6,12 +6,11 @@ others open it through /proc while that rank waits.
 
 import sys
 
-from mpi4py import MPI
-
 from lapse._store import Store
 from lapse.base import environment
 from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
+from mpi4py import MPI
 
 MAX_SHARING = 254  # ranks of one host: a latch says in one byte who holds it
 
@@ -110,7 +109,7 @@ class Host:
             self._warn(f"{problem}; they send messages instead of reaching each other's values")
         return [self.place]
 
-    def _join(self, group: MPI.Intracomm, places: list[int], store: Store, host_peers: HostPeers) -> str | None:
+    def _join(self, group: MPI.Comm, places: list[int], store: Store, host_peers: HostPeers) -> str | None:
         """Map the others' stores, and let them map this rank's; returns why that is impossible, or None."""
         problem = store.reason
         if self.size > MAX_SHARING:
@@ -127,7 +126,7 @@ class Host:
         print(f"lapse: the ranks of this host cannot share memory: {problem}", file=sys.stderr)
 
 
-def _share_new(comm: MPI.Intracomm, size: int) -> tuple[Segment | None, str | None]:
+def _share_new(comm: MPI.Comm, size: int) -> tuple[Segment | None, str | None]:
     """Create one segment for all on the first rank; returns it, or None and the reason."""
     made, offer = _make(size) if comm.rank == 0 else (None, None)
     ticket, problem = comm.bcast(offer)
@@ -149,7 +148,7 @@ def _make(size: int) -> tuple[Segment | None, tuple]:
     return made, (made.ticket, made.reason)
 
 
-def _map_all(comm: MPI.Intracomm, ticket: tuple | None, problem: str | None) -> tuple[list[Segment | None], str | None]:
+def _map_all(comm: MPI.Comm, ticket: tuple | None, problem: str | None) -> tuple[list[Segment | None], str | None]:
     """The segments of all ranks (None for this one), and why they cannot be mapped, or None."""
     segments = []
     for rank, other in enumerate(comm.allgather(ticket)):
@@ -160,7 +159,7 @@ def _map_all(comm: MPI.Intracomm, ticket: tuple | None, problem: str | None) -> 
     return segments, _first_problem(comm, problem)
 
 
-def _first_problem(comm: MPI.Intracomm, problem: str | None) -> str | None:
+def _first_problem(comm: MPI.Comm, problem: str | None) -> str | None:
     """The problem of the first rank that has one. Collective: no rank continues before all have answered."""
     return next((text for text in comm.allgather(problem) if text is not None), None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lapse.server.workers import Workers
 from lapse.worker._waiter import check_thread, wait_for_rank
@@ -46,7 +47,8 @@ class RankCalls:
 
     def attempt_on_rank_0(self, what: str, fn: Callable[..., T], *args: Any) -> T:
         """As `attempt`, but only rank 0 calls `fn`; all ranks get its result."""
-        return self.attempt(what, fn if self.rank == 0 else _do_nothing, *args)[0]
+        results: list[Any] = self.attempt(what, fn if self.rank == 0 else _do_nothing, *args)
+        return results[0]
 
     def come_to_rest(self, what: str) -> None:
         """Wait until nothing is under way on any rank; then owners stay as they are until somebody moves a key."""
@@ -63,7 +65,7 @@ class RankCalls:
         wait_for_rank(self._control)
         self._control.wait_replica_sync()
 
-    def owner(self, keys: np.ndarray) -> np.ndarray:
+    def owner(self, keys: ArrayLike) -> np.ndarray:
         """The rank that owns each key, as its home knows it. Not collective."""
         return find_owners(self._control, keys)
 

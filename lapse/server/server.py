@@ -1,28 +1,38 @@
-"""Floor 5. The life of a server on one rank: creation, worker threads, counters, the end.
+"""Floor 5. `Server`: what a user may ask of a parameter server as a whole.
 
-All ranks create it together. Whatever ends it (an exception in a worker, a rank that leaves, an
-error of MPI) is told to all ranks, and every later call raises it.
+All ranks create it together. Whatever makes it fail (an exception in a worker, a rank that leaves, an error of MPI)
+is reported to all ranks, and every later call raises it.
 """
+
+from __future__ import annotations  # help shows ArrayLike, not what it stands for
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
 
 import numpy as np
-from mpi4py import MPI
+from numpy.typing import ArrayLike, DTypeLike
 
 from lapse import _mpi_loader
-from lapse.errors import ClosedError, CommError
-from lapse.options.initializers import as_initializer
-from lapse.server import save_load
-from lapse.server.arguments import agree
+from lapse.errors import ClosedError
+from lapse.options.initializers import Initializer, as_initializer
+from lapse.options.replication import Replication
+from lapse.options.sampling import Sampling
+from lapse.server import initialization, save_load
+from lapse.server.arguments import Arguments, agree
 from lapse.server.assembly import assemble, start
+from lapse.server.checkpoint import StrPath
 from lapse.server.rank_calls import RankCalls
 from lapse.server.shutdown import Shutdown
 from lapse.server.workers import Workers, is_failure
 from lapse.worker._arrays import convert_keys, outside
 from lapse.worker._counters import Counters
+from lapse.worker._worker import Worker
 from lapse.worker.collectives import Collectives
 from lapse.worker.group import WorkerGroup
+from mpi4py import MPI
 
 
 class Server:
@@ -33,43 +43,45 @@ class Server:
     num_keys : int
         Keys are the integers 0 .. num_keys - 1; at most 2**32 - 2.
     value_lengths : int or array_like of int
-        Elements per value: one number for all keys, or one for each, shape (num_keys,).
+        Elements per value: one number for all keys, or one for each key, shape (num_keys,).
     dtype : {"float32", "float64"}
+        Of all values.
     workers : int
         Worker threads of this rank; may differ from rank to rank.
     replicated_keys : array_like of int, optional
-        Keys of which every rank holds a replica: pulls and pushes of them are local, and replicas are synchronised
-        in the background. For the few that all ranks use all the time; `choose_hot_spots` finds them. All other keys
-        are relocated on request.
+        Keys of which every rank holds a replica: they are pulled and pushed locally, and the replicas are synchronised
+        in the background. Meant for the few keys that all ranks use all the time; `choose_hot_spots` finds them. All
+        other keys are relocated on request.
     replication : Replication, optional
         How replicas are synchronised; by default 5 times a second.
     sampling : Sampling, optional
         How `Worker.prepare_sample` and `Worker.pull_sample` draw keys; without it they raise.
     shared_memory : bool, optional
         Whether ranks of one host reach each other's values directly, without messages: what one of them owns is local
-        to all. By default what the environment variable LAPSE_SHARED_MEMORY (0 or 1) says, else True; 0 forbids it in
-        any case. Ranks of other hosts always send messages.
+        to all. By default the environment variable LAPSE_SHARED_MEMORY (0 or 1) decides, and without it True. If the
+        variable is 0, it is off in any case. Ranks of other hosts always send messages.
     max_in_flight : int
-        Bytes of this rank's own unanswered operations per destination, above which calls block.
+        Bytes of this rank's own unanswered operations per destination above which calls block.
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks; by default MPI.COMM_WORLD. It is duplicated, so that messages never meet others.
+        The ranks; by default MPI.COMM_WORLD. It is duplicated, so that messages cannot be mixed up with the caller's.
     seed : int
         Of initial values and of the workers' generators.
 
     Raises
     ------
-    ValueError, TypeError
-        For arguments out of range; also, naming rank and argument, where the ranks' arguments differ.
+    TypeError, ValueError
+        When an argument has the wrong type or is out of range. A ValueError that names rank and argument when an
+        argument of another rank is bad, or the ranks' arguments differ.
     MemoryError
-        Where the directory or the address range for the values cannot be had.
+        When the directory or the address range for the values cannot be allocated.
     CommError
-        Where MPI does not grant MPI_THREAD_MULTIPLE.
+        When MPI does not grant MPI_THREAD_MULTIPLE.
 
     Notes
     -----
     Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
-    Allocation in Parameter Servers*, PVLDB 13(12), 2020. What a worker reads of a replicated key are all updates of
-    its own rank, and those of other ranks up to the last synchronisation.
+    Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a worker reads includes all
+    updates of its own rank, and those of other ranks up to the last synchronisation.
 
     Examples
     --------
@@ -81,43 +93,43 @@ class Server:
 
     def __init__(
         self,
-        num_keys,
-        value_lengths,
-        dtype="float32",
-        workers=1,
-        replicated_keys=None,
-        replication=None,
-        sampling=None,
+        num_keys: int,
+        value_lengths: ArrayLike,
+        dtype: DTypeLike = "float32",
+        workers: int = 1,
+        replicated_keys: ArrayLike | None = None,
+        replication: Replication | None = None,
+        sampling: Sampling | None = None,
         *,
-        shared_memory=None,
-        max_in_flight=64 << 20,
-        comm=None,
-        seed=0,
-    ):
+        shared_memory: bool | None = None,
+        max_in_flight: int = 64 << 20,
+        comm: MPI.Intracomm | None = None,
+        seed: int = 0,
+    ) -> None:
         if comm is None:
             comm = MPI.COMM_WORLD
             _mpi_loader.check_launcher(comm.size)
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}")
-        given = dict(
-            num_keys=num_keys,
-            value_lengths=value_lengths,
-            dtype=dtype,
-            workers=workers,
-            replicated_keys=replicated_keys,
-            replication=replication,
-            sampling=sampling,
-            shared_memory=shared_memory,
-            max_in_flight=max_in_flight,
-            seed=seed,
-        )
+        given = {
+            "num_keys": num_keys,
+            "value_lengths": value_lengths,
+            "dtype": dtype,
+            "workers": workers,
+            "replicated_keys": replicated_keys,
+            "replication": replication,
+            "sampling": sampling,
+            "shared_memory": shared_memory,
+            "max_in_flight": max_in_flight,
+            "seed": seed,
+        }
         arguments, self._worker_counts = agree(comm, given)
         self._seed, self._sampling = arguments.seed, arguments.sampling
         self._comm_given = comm
         self._lock = threading.Lock()  # one call of the server's own at a time
         self._create(comm, arguments)
 
-    def _create(self, comm, arguments):
+    def _create(self, comm: MPI.Intracomm, arguments: Arguments) -> None:
         parts = assemble(comm, arguments, self._first_id)
         self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
         self._sharing = parts.sharing
@@ -141,65 +153,65 @@ class Server:
     # What it is ------------------------------------------------------------------------------------------
 
     @property
-    def num_keys(self):
-        """Keys are 0 .. num_keys - 1."""
+    def num_keys(self) -> int:
+        """The number of keys: they are 0 .. num_keys - 1."""
         return self._store.num_keys
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """The `numpy.dtype` of all values."""
         return self._store.dtype
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         """The seed of initial values and generators."""
         return self._seed
 
     @property
-    def sampling(self):
+    def sampling(self) -> Sampling | None:
         """The `Sampling` that was passed, or None."""
         return self._sampling
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """This rank's number in `comm`."""
         return self._comm_given.rank
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of ranks."""
         return self._comm_given.size
 
     @property
-    def comm(self):
+    def comm(self) -> MPI.Intracomm:
         """The communicator that was passed."""
         return self._comm_given
 
     @property
-    def sharing_ranks(self):
-        """The ranks of this host that reach each other's values without messages, this one among them: a list of int.
+    def sharing_ranks(self) -> list[int]:
+        """The ranks of this host that reach each other's values without messages, including this one: a list of int.
 
-        All of the host, where shared memory is not forbidden; of each LAPSE_SHARED_MEMORY_RANKS neighbours, where that
-        environment variable asks for smaller groups (such as the ranks of one socket).
+        All ranks of the host, unless shared memory is off; groups of LAPSE_SHARED_MEMORY_RANKS neighbours if that
+        environment variable is set (to the ranks of one socket, for example).
         """
         return list(self._sharing)
 
     @property
-    def workers(self):
-        """Worker threads of this rank."""
+    def workers(self) -> int:
+        """The number of worker threads of this rank."""
         return self._worker_counts[self.rank]
 
     @property
-    def num_workers(self):
-        """Worker threads of all ranks."""
+    def num_workers(self) -> int:
+        """The number of worker threads of all ranks."""
         return sum(self._worker_counts)
 
     @property
-    def _first_id(self):
+    def _first_id(self) -> int:
         """The number of this rank's first worker."""
         return sum(self._worker_counts[: self.rank])
 
-    def value_length(self, keys):
+    def value_length(self, keys: ArrayLike) -> int | np.ndarray:
         """Elements per value.
 
         Parameters
@@ -213,57 +225,58 @@ class Server:
 
         Raises
         ------
-        IndexError, TypeError
-            For a key outside the range; for keys that are not integers.
+        IndexError
+            When a key is outside the range.
+        TypeError
+            When keys are not integers.
         """
-        keys = self._as_keys(keys)
-        lengths = self._store.value_length(keys)
-        return int(lengths) if keys.ndim == 0 else lengths
+        lengths = self._store.value_length(self._as_keys(keys))
+        return int(lengths) if lengths.ndim == 0 else lengths
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "closed" if self._shutdown.is_done else "failed" if self._comm.failure.has_failed else "open"
         return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self.workers} workers, {state}>"
 
     # Workers ------------------------------------------------------------------------------------
 
-    def run(self, fn, *args):
+    def run(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """Call `fn(worker, *args)` in every worker thread of every rank. Collective.
 
-        Ends when every worker of every rank has returned and all operations have taken effect.
+        Returns when every worker of every rank has returned and all operations have taken effect.
 
         Parameters
         ----------
         fn : callable
         *args
-            Passed on; the threads share these objects.
+            Passed to `fn`; the threads share these objects.
 
         Returns
         -------
         list
-            What this rank's workers returned, in worker order.
+            What `fn` returned in this rank's workers, in worker order.
 
         Raises
         ------
         BaseException
-            An exception of a worker of this rank.
+            The exception of a worker of this rank.
         RemoteError
-            Where a worker of another rank raised one: names rank, worker and message. The server has
+            When a worker of another rank raised an exception: names rank, worker and message. The server has
             then failed: every later call but `close` raises the same.
         """
         self._check_open()
         return self._workers.run(fn, args)
 
     @contextlib.contextmanager
-    def worker(self):
+    def worker(self) -> Iterator[Worker]:
         """A context manager that gives one `Worker` to the calling thread, for scripts with `workers=1`.
 
-        At its end all operations of the worker have taken effect. An exception inside is told to all
-        ranks, as in `run`.
+        At the end of the block all operations of the worker have taken effect. An exception inside is reported to
+        all ranks, as in `run`.
 
         Raises
         ------
         ValueError
-            Where this rank has more than one worker: use `run`.
+            When this rank has more than one worker: use `run`.
         """
         self._check_open()
         if self.workers != 1:
@@ -273,8 +286,8 @@ class Server:
 
     # Values ----------------------------------------------------------------------------------------------
 
-    def initialize(self, keys, init):
-        """Set where values begin, without messages: every rank fills what it holds. Collective.
+    def initialize(self, keys: ArrayLike, init: Initializer | Callable[[np.ndarray, np.random.Generator], Any]) -> None:
+        """Set initial values without messages: every rank fills the keys that it holds. Collective.
 
         Parameters
         ----------
@@ -282,50 +295,44 @@ class Server:
             The same on all ranks.
         init : Normal, UniformValues, Constant or callable
             A function is called as `fn(keys, rng)` for one key at a time, `keys` of shape (1,), with a
-            `numpy.random.Generator` of that key's own, and returns the value's elements. Values depend
+            `numpy.random.Generator` of that key's own, and returns the elements of the value. Values depend
             on (seed, key) only, not on the number of ranks.
 
         Raises
         ------
-        IndexError, TypeError, ValueError
-            For keys outside the range, an `init` of no known kind, values of another length.
+        IndexError
+            When a key is outside the range.
+        TypeError
+            When keys are not integers, or `init` is none of the above.
+        ValueError
+            When a function returns the wrong number of elements.
         """
         self._check_open()
-        init = as_initializer(init)
-        keys = np.unique(self._as_keys(keys))
+        initializer = as_initializer(init)
+        distinct = np.unique(self._as_keys(keys))
         with self._lock:
-            self._calls.come_to_rest("initialize")
-            self._fill(keys[self._store.is_here(keys)], init)
-            self._calls.exchange("the end of initialize")
+            initialization.initialize(self._calls, self._store, distinct, initializer, self.seed)
 
-    def _fill(self, keys, init, block=4096):
-        lengths = self._store.value_length(keys)
-        for length in np.unique(lengths):
-            group = keys[lengths == length]
-            for first in range(0, len(group), block):
-                part = group[first : first + block]
-                values = init.values(part, int(length), self.seed).astype(self.dtype)
-                self._store.fill(part, values.reshape(-1))
-
-    def save(self, path, metadata=None):
+    def save(self, path: StrPath, metadata: dict[str, Any] | None = None) -> None:
         """Write all values into a folder, every rank those that it owns. Collective.
 
-        The values are those after all operations that were issued before the call; nobody may use the server
-        during it: call it between two runs, or from `run` or `worker` where ranks have one worker. A save that is killed or fails at whatever moment leaves the one before it as it was; a save that
-        succeeds deletes it. Files in the folder that are not Lapse's are left alone.
+        The values are those after all operations that were issued before the call. The server must not be used
+        during the call: make it between two runs, or from `run` or `worker` if every rank has one worker. A save that
+        fails or is killed leaves the checkpoint before it as it was; a save that succeeds deletes it. Files in the
+        folder that were not written by Lapse are never deleted.
 
         Parameters
         ----------
         path : path-like
-            The same on all ranks, on a file system that all of them see. It is made where it is missing, its
+            The same on all ranks, on a file system that all of them see. The folder is created if it is missing, its
             parent is not.
         metadata : dict, optional
-            Anything that fits into JSON, to be had back from `load`. That of rank 0 counts.
+            Anything that can be written as JSON; `load` returns it. That of rank 0 is saved.
 
         Raises
         ------
         OSError, CheckpointError, ValueError, TypeError
-            On every rank, where something cannot be written on one; the server can be used as before.
+            On every rank, when something cannot be written on one; the server can be used as before.
 
         Notes
         -----
@@ -335,35 +342,35 @@ class Server:
         with self._lock:
             save_load.save(self._calls, self._store, path, metadata)
 
-    def load(self, path):
-        """Read what `save` wrote, with any number of ranks; values go where their keys are now. Collective.
+    def load(self, path: StrPath) -> dict[str, Any]:
+        """Read what `save` wrote, with any number of ranks; values go to where their keys are now. Collective.
 
-        Every value of the server is replaced; where the checkpoint has none, by zeros.
+        Every value of the server is replaced, by zeros if the checkpoint has none.
 
         Parameters
         ----------
         path : path-like
-            As it was given to `save`.
+            As it was passed to `save`.
 
         Returns
         -------
         dict
-            The metadata that was given to `save`.
+            The metadata that was passed to `save`.
 
         Raises
         ------
         FileNotFoundError
-            On every rank, where there is no complete checkpoint.
+            On every rank, when there is no complete checkpoint.
         CheckpointError
-            On every rank, where the checkpoint is damaged or of a server with other keys, lengths or dtype; the
-            values are then as they were before. (An OSError of a disk that fails while values are read may leave
-            some replaced and others not.)
+            On every rank, when the checkpoint is damaged or of a server with other keys, lengths or dtype; the
+            values are then as they were before. (After an OSError of a disk that fails while values are read, some
+            values may be replaced and others not.)
         """
         self._check_open()
         with self._lock:
             return save_load.load(self._calls, self._store, path)
 
-    def owner(self, keys):
+    def owner(self, keys: ArrayLike) -> int | np.ndarray:
         """The rank that owns each key now, as its home knows it. Not collective.
 
         Parameters
@@ -373,7 +380,8 @@ class Server:
         Returns
         -------
         int or numpy.ndarray of int64
-            Of the shape of `keys`. A key that is on its way counts to the rank that it goes to.
+            Of the shape of `keys`. A key that is being relocated belongs to the rank that it is sent to; a replicated
+            key to its home.
 
         Raises
         ------
@@ -385,28 +393,51 @@ class Server:
             owners = self._calls.owner(keys)
         return int(owners) if owners.ndim == 0 else owners
 
-    def local_keys(self):
+    def local_keys(self) -> np.ndarray:
         """The keys that this rank owns at this moment: a sorted int64 array."""
         self._check_open()
         return self._store.local_keys()
 
     # Counters ------------------------------------------------------------------------------------------------
 
-    def stats(self, all_ranks=False):
-        """Counters since the last reset.
+    def stats(self, all_ranks: bool = False) -> dict[str, int]:
+        """What this rank has counted since the last reset.
 
         Parameters
         ----------
         all_ranks : bool
-            Sum over all ranks; collective then.
+            Whether to sum over all ranks; the call is collective then.
 
         Returns
         -------
         dict of str to int
-            Key positions pulled, pushed, localized and sampled, how many of them locally, relocations, messages
-            and bytes. What was not `_local` and not `_in_transit` was remote. `replica_syncs`: rounds in which this
-            rank sent changes of replicas; `replica_keys_sent`: values that it sent for that, as contributions to
-            homes and as sums to the other ranks.
+            =======================  =================================================================================
+            name                     what is counted
+            =======================  =================================================================================
+            pulled_keys              key positions in pulls
+            pulled_local             of these, those answered without leaving the rank, shared ones among them
+            pulled_shared            of these, keys of another rank of this host, reached through shared memory
+            pulled_in_transit        key positions in pulls that waited for an arriving key; not in `pulled_local`
+            pushed_keys              key positions in pushes and sets
+            pushed_local             as `pulled_local`
+            pushed_shared            as `pulled_shared`
+            pushed_in_transit        as `pulled_in_transit`
+            localize_keys            key positions in localizes
+            localize_local           of these, those that were local already
+            relocations_in           keys that this rank has got from another rank
+            relocations_out          keys that this rank has given to another rank
+            relocations_passed_on    of these, keys that were given away as soon as they arrived
+            replica_syncs            rounds in which this rank sent changes of replicas
+            replica_keys_sent        values sent in these rounds: changes to homes, and sums to the other ranks
+            messages_sent            MPI messages, each with many operations
+            bytes_sent               bytes in these
+            messages_received        MPI messages
+            bytes_received           bytes in these
+            sampled_keys             keys that were drawn and pulled; they count in no other row
+            sampled_local            of these, those answered without leaving the rank
+            =======================  =================================================================================
+
+            Key positions that were neither local nor in transit were remote.
         """
         self._check_open()
         counters = self._counters.read()
@@ -415,15 +446,15 @@ class Server:
                 counters = self._calls.exchange("stats", counters, _sum_by_name)
         return counters
 
-    def seconds_waited(self, all_ranks=False):
-        """The time that workers have spent waiting for operations since the last `reset_stats`, added up.
+    def seconds_waited(self, all_ranks: bool = False) -> float:
+        """The total time that workers have spent waiting for operations since the last reset.
 
-        Barriers do not count.
+        Waiting in barriers does not count.
 
         Parameters
         ----------
         all_ranks : bool
-            Of the workers of all ranks; collective then.
+            Whether to sum over all ranks; the call is collective then.
 
         Returns
         -------
@@ -436,20 +467,20 @@ class Server:
                 seconds = self._calls.exchange("seconds_waited", seconds, sum)
         return seconds
 
-    def reset_stats(self):
-        """Let this rank's counters start at zero."""
+    def reset_stats(self) -> None:
+        """Set this rank's counters to zero."""
         self._check_open()
         self._counters.reset()
 
     # The end ----------------------------------------------------------------------------------------------------
 
-    def close(self):
-        """Finish what is under way and stop. Collective; calling it again does nothing.
+    def close(self) -> None:
+        """Finish all operations and stop. Collective; calling it again does nothing.
 
         Raises
         ------
         RemoteError
-            Where another rank failed instead of closing. This server is closed all the same.
+            When another rank failed instead of closing. This server is closed all the same.
         """
         if self._shutdown.is_done or self._shutdown.is_in_child:
             return
@@ -463,29 +494,31 @@ class Server:
         finally:
             self._shutdown.stop()
 
-    def __enter__(self):
+    def __enter__(self) -> Server:
         if self._shutdown.is_done:
             raise ClosedError("the server is closed")
         return self  # one that has failed meanwhile is closed at the end of the block
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None and is_failure(error) and not self._shutdown.is_done and not self._shutdown.is_in_child:
             self._comm.failure.report(error)
         self.close()
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         if self._shutdown.is_done:
             raise ClosedError("the server is closed")
         self._calls.check_thread()
         self._comm.failure.raise_if_set()
 
-    def _as_keys(self, keys):
-        keys = convert_keys(keys, self.num_keys)
-        for key in (keys.min(), keys.max()) if keys.size else ():
+    def _as_keys(self, keys: ArrayLike) -> np.ndarray:
+        converted = convert_keys(keys, self.num_keys)
+        for key in (converted.min(), converted.max()) if converted.size else ():
             if not 0 <= key < self.num_keys:
                 raise IndexError(outside(key, self.num_keys))
-        return keys
+        return converted
 
 
-def _sum_by_name(dictionaries):
+def _sum_by_name(dictionaries: list[dict[str, int]]) -> dict[str, int]:
     return {name: sum(counters[name] for counters in dictionaries) for name in dictionaries[0]}

@@ -10,11 +10,10 @@ import os
 import sys
 import time
 
-from mpi4py import MPI
-
 from lapse._comm import Comm
 from lapse.communication._failure import GRACE_SECONDS
 from lapse.server.rank_calls import RankCalls
+from mpi4py import MPI
 
 ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
 
