@@ -153,25 +153,25 @@ def launcher_path() -> str | None:
     return None
 
 
-def _build_info():
+def _build_info() -> ModuleType:
     from lapse import _build_info
 
     return _build_info
 
 
-def _path_for_mpi4py(info):
+def _path_for_mpi4py(info: ModuleType) -> str:
     """Return the library under the name that mpi4py knows it by."""
     return os.path.join(os.path.dirname(__file__), info.alias) if info.alias else library_path()
 
 
-def _require_build(package_path):
+def _require_build(package_path: list[str]) -> None:
     compiled = importlib.machinery.PathFinder.find_spec("lapse._store", package_path)
     written = importlib.machinery.PathFinder.find_spec("lapse._build_info", package_path)
     if compiled is None or written is None:
         raise ImportError(_NOT_BUILT.format(sys.version.split()[0]))
 
 
-def _prefixes():
+def _prefixes() -> list[str]:
     """Return the folders below which pip may have installed an MPI: of this environment, the user and the interpreter."""
     prefixes = [sys.prefix]
     if site.ENABLE_USER_SITE:
@@ -179,7 +179,7 @@ def _prefixes():
     return prefixes if sys.base_prefix in prefixes else [*prefixes, sys.base_prefix]
 
 
-def _check_users_choice(info):
+def _check_users_choice(info: ModuleType) -> None:
     """Compare the user's environment variables with the build, as far as that is possible before loading."""
     abi = os.environ.get("MPI4PY_MPIABI")
     if abi and re.sub("[ _-]", "", abi).lower() != info.family:
@@ -191,7 +191,7 @@ def _check_users_choice(info):
         raise ImportError(_mismatch(info, said))
 
 
-def _family_of(library):
+def _family_of(library: str) -> str | None:
     """Return the family of an MPI library, by a symbol that only one has; None if it cannot be loaded."""
     try:
         handle = ctypes.CDLL(library)
@@ -200,7 +200,7 @@ def _family_of(library):
     return "openmpi" if hasattr(handle, "ompi_mpi_comm_self") else "mpich"
 
 
-def _is_loaded(soname):
+def _is_loaded(soname: str) -> bool:
     try:
         ctypes.CDLL(soname, mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
     except OSError:
@@ -208,20 +208,20 @@ def _is_loaded(soname):
     return True
 
 
-def _loaded_library():
+def _loaded_library() -> str:
     """Return the MPI library that is mapped into this process."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         found = re.search(r"(/\S*/libmpi(?:ch)?\.so\S*)", maps.read())
     return found[1] if found else "library unknown"
 
 
-def _ranks_started_by(family):
+def _ranks_started_by(family: str) -> int:
     """Return the number of ranks that a launcher of this family reports; 0 without a launcher."""
     ranks = os.environ.get(_RANKS_BY_LAUNCHER[family], "")
     return int(ranks) if ranks.isdecimal() else 0
 
 
-def _wrong_launcher(family):
+def _wrong_launcher(family: str) -> str:
     return (
         f"{_RANKS_BY_LAUNCHER[family]} says that {_ranks_started_by(family)} ranks were started, but they are not "
         f"connected: the job was started by the mpirun of {FAMILY_NAMES[family]} (the first mpirun on PATH is "
@@ -230,18 +230,18 @@ def _wrong_launcher(family):
     )
 
 
-def _mismatch(info, found):
+def _mismatch(info: ModuleType, found: str) -> str:
     return (
         f"lapse was built for {describe_build()}, but {found}. A process cannot use two MPI libraries. {_cure(info)}"
     )
 
 
-def _no_library(info, error):
+def _no_library(info: ModuleType, error: Exception) -> str:
     built = describe_build()
     return f"lapse was built for {built}, but mpi4py cannot load it: {error}. {_cure(info)}"
 
 
-def _cure(info):
+def _cure(info: ModuleType) -> str:
     """Explain how to use the MPI of the build, and how to build for the other one."""
     if info.folder == "wheel":
         own = f"run 'python -m pip install {info.family}', unset MPI4PY_LIBMPI and MPI4PY_MPIABI"

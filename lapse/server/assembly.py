@@ -20,6 +20,9 @@ from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host
 from lapse.storage._host_peers import HostPeers
+from lapse.worker._counters import Counters
+from lapse.worker.collectives import Collectives
+from lapse.worker.group import WorkerGroup
 from mpi4py import MPI
 
 T = TypeVar("T")
@@ -29,48 +32,45 @@ AGREED_ERRORS = (MemoryError, RuntimeError)  # raised on all ranks when they occ
 
 @dataclass(frozen=True)
 class Parts:
-    """What a server consists of below its workers.
+    """What a server is made of, apart from its workers.
 
     Attributes
     ----------
-    store : Store
-    protocol : Protocol
+    group : WorkerGroup
+        What the workers use together. Its communication is not started yet: see `start`.
     samplers : list of Sampler or None
         One for each worker slot of this rank; they continue from one run to the next.
     sharing : list of int
         The ranks that reach this one's values without messages, and it theirs; itself among them.
     communicator : mpi4py.MPI.Intracomm or None
         A private duplicate of the user's; None when there is one rank only.
-    comm : lapse._comm.Comm
-        Not started yet: see `start`.
     """
 
-    store: Store
-    protocol: Protocol
+    group: WorkerGroup
     samplers: list[Sampler | None]
     sharing: list[int]
     communicator: MPI.Intracomm | None
-    comm: Comm
 
 
-def assemble(comm: MPI.Intracomm, arguments: Arguments, first_id: int) -> Parts:
+def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]) -> Parts:
     """Make the parts of a server, without starting it. Collective.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
     arguments : Arguments
-    first_id : int
-        The number of this rank's first worker.
+    worker_counts : list of int
+        By rank.
 
     Raises
     ------
     MemoryError, RuntimeError
         On every rank, when a part cannot be made on one.
     """
+    ids = range(sum(worker_counts[: comm.rank]), sum(worker_counts[: comm.rank + 1]))
     host = Host(comm)
     try:
-        store, protocol, samplers = _agree_on(comm, _make_local_parts, comm, arguments, first_id, host.size > 1)
+        store, protocol, samplers = _agree_on(comm, _make_local_parts, comm, arguments, ids, host.size > 1)
         host_peers = host.make_host_peers() if comm.size > 1 else HostPeers()
         sharing = _share(store, arguments, host, host_peers)
     finally:
@@ -82,19 +82,23 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, first_id: int) -> Parts:
     except AGREED_ERRORS:
         _free(communicator)
         raise
-    return Parts(store, protocol, samplers, sharing, communicator, own_comm)
+    counters = Counters(own_comm, protocol)
+    collectives = Collectives(own_comm, comm.rank, comm.size, len(ids))
+    group = WorkerGroup(own_comm, store, protocol, collectives, counters, arguments.seed, ids.start, sum(worker_counts))
+    return Parts(group, samplers, sharing, communicator)
 
 
 def start(comm: MPI.Intracomm, parts: Parts) -> None:
     """Start the communication threads of all ranks. Collective; raises as `assemble` does."""
+    own_comm = parts.group.comm
     try:
-        _agree_on(comm, parts.comm.start)
+        _agree_on(comm, own_comm.start)
     except AGREED_ERRORS:
-        parts.comm.abandon()
+        own_comm.abandon()
         _free(parts.communicator)
         raise
     except BaseException:  # on this rank alone, such as a KeyboardInterrupt: the others may not free with it
-        parts.comm.abandon()
+        own_comm.abandon()
         raise
     if parts.communicator is not None:
         parts.communicator.Barrier()  # every rank receives before any sends
@@ -112,7 +116,7 @@ def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
 
 
 def _make_local_parts(
-    comm: MPI.Intracomm, arguments: Arguments, first_id: int, has_neighbours: bool
+    comm: MPI.Intracomm, arguments: Arguments, ids: range, has_neighbours: bool
 ) -> tuple[Store, Protocol, list[Sampler | None]]:
     store = Store(
         arguments.num_keys,
@@ -125,7 +129,6 @@ def _make_local_parts(
     )
     protocol = Protocol(store, arguments.workers, arguments.max_in_flight)
     protocol.manage_replicas(**_management(arguments.replication))
-    ids = range(first_id, first_id + arguments.workers)
     return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
 
 

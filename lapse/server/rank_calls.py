@@ -13,6 +13,7 @@ from lapse.server.workers import Workers
 from lapse.worker._waiter import check_thread, wait_for_rank
 from lapse.worker._worker import Worker, find_owners, retire
 from lapse.worker.collectives import Collectives, ignore
+from mpi4py import MPI
 
 T = TypeVar("T")
 
@@ -27,15 +28,15 @@ class RankCalls:
     collectives : Collectives
     workers : Workers
         Those of this rank.
-    rank, size : int
+    comm : mpi4py.MPI.Intracomm
+        The ranks.
     """
 
-    def __init__(self, control: Worker, collectives: Collectives, workers: Workers, rank: int, size: int) -> None:
+    def __init__(self, control: Worker, collectives: Collectives, workers: Workers, comm: MPI.Intracomm) -> None:
         self._control = control
         self._collectives = collectives
         self._workers = workers
-        self.rank = rank
-        self.size = size
+        self.rank, self.size = comm.rank, comm.size
 
     def exchange(self, what: str, value: Any = None, combine: Callable[[list], T] = ignore) -> T:
         """Give `value` in the call named `what`, and get what `combine` makes of the values by rank."""

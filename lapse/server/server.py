@@ -21,17 +21,14 @@ from lapse.options.initializers import Initializer, as_initializer
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 from lapse.server import initialization, save_load
-from lapse.server.arguments import Arguments, agree
+from lapse.server.arguments import agree
 from lapse.server.assembly import assemble, start
 from lapse.server.checkpoint import StrPath
 from lapse.server.rank_calls import RankCalls
 from lapse.server.shutdown import Shutdown
 from lapse.server.workers import Workers, is_failure
 from lapse.worker._arrays import convert_keys, outside
-from lapse.worker._counters import Counters
 from lapse.worker._worker import Worker
-from lapse.worker.collectives import Collectives
-from lapse.worker.group import WorkerGroup
 from mpi4py import MPI
 
 
@@ -123,32 +120,16 @@ class Server:
             "max_in_flight": max_in_flight,
             "seed": seed,
         }
-        arguments, self._worker_counts = agree(comm, given)
-        self._seed, self._sampling = arguments.seed, arguments.sampling
-        self._comm_given = comm
+        arguments, worker_counts = agree(comm, given)
+        parts = assemble(comm, arguments, worker_counts)
+        self._comm_given, self._sampling = comm, arguments.sampling
+        self._group, self._sharing = parts.group, parts.sharing
+        self._store, self._failure = parts.group.store, parts.group.comm.failure
         self._lock = threading.Lock()  # one call of the server's own at a time
-        self._create(comm, arguments)
-
-    def _create(self, comm: MPI.Intracomm, arguments: Arguments) -> None:
-        parts = assemble(comm, arguments, self._first_id)
-        self._store, self._protocol, self._comm = parts.store, parts.protocol, parts.comm
-        self._sharing = parts.sharing
-        collectives = Collectives(self._comm, comm.rank, comm.size, self.workers)
-        self._counters = Counters(self._comm, self._protocol)
-        group = WorkerGroup(
-            self._comm,
-            self._store,
-            self._protocol,
-            collectives,
-            self._counters,
-            self.seed,
-            self._first_id,
-            self.num_workers,
-        )
-        self._workers = Workers(group, parts.samplers)
-        self._calls = RankCalls(self._workers.new_control(), collectives, self._workers, comm.rank, comm.size)
+        self._workers = Workers(parts.group, parts.samplers)
+        self._calls = RankCalls(self._workers.new_control(), parts.group.collectives, self._workers, comm)
         start(comm, parts)
-        self._shutdown = Shutdown(self._comm, parts.communicator, comm, self._calls)
+        self._shutdown = Shutdown(parts.group.comm, parts.communicator, comm, self._calls)
 
     # What it is ------------------------------------------------------------------------------------------
 
@@ -165,7 +146,7 @@ class Server:
     @property
     def seed(self) -> int:
         """The seed of initial values and generators."""
-        return self._seed
+        return self._group.seed
 
     @property
     def sampling(self) -> Sampling | None:
@@ -199,17 +180,12 @@ class Server:
     @property
     def workers(self) -> int:
         """The number of worker threads of this rank."""
-        return self._worker_counts[self.rank]
+        return len(self._workers)
 
     @property
     def num_workers(self) -> int:
         """The number of worker threads of all ranks."""
-        return sum(self._worker_counts)
-
-    @property
-    def _first_id(self) -> int:
-        """The number of this rank's first worker."""
-        return sum(self._worker_counts[: self.rank])
+        return self._group.num_workers
 
     def value_length(self, keys: ArrayLike) -> int | np.ndarray:
         """Elements per value.
@@ -234,7 +210,7 @@ class Server:
         return int(lengths) if lengths.ndim == 0 else lengths
 
     def __repr__(self) -> str:
-        state = "closed" if self._shutdown.is_done else "failed" if self._comm.failure.has_failed else "open"
+        state = "closed" if self._shutdown.is_done else "failed" if self._failure.has_failed else "open"
         return f"<lapse.Server: {self.num_keys} keys, rank {self.rank} of {self.size}, {self.workers} workers, {state}>"
 
     # Workers ------------------------------------------------------------------------------------
@@ -440,7 +416,7 @@ class Server:
             Key positions that were neither local nor in transit were remote.
         """
         self._check_open()
-        counters = self._counters.read()
+        counters = self._group.counters.read()
         if all_ranks:
             with self._lock:
                 counters = self._calls.exchange("stats", counters, _sum_by_name)
@@ -461,7 +437,7 @@ class Server:
         float
         """
         self._check_open()
-        seconds = self._counters.seconds_waited()
+        seconds = self._group.counters.seconds_waited()
         if all_ranks:
             with self._lock:
                 seconds = self._calls.exchange("seconds_waited", seconds, sum)
@@ -470,7 +446,7 @@ class Server:
     def reset_stats(self) -> None:
         """Set this rank's counters to zero."""
         self._check_open()
-        self._counters.reset()
+        self._group.counters.reset()
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -485,11 +461,11 @@ class Server:
         if self._shutdown.is_done or self._shutdown.is_in_child:
             return
         try:
-            if not self._comm.failure.has_failed:
+            if not self._failure.has_failed:
                 with self._lock:
                     self._calls.close()
         except BaseException as error:  # also a KeyboardInterrupt while waiting for the others
-            self._comm.failure.report(error)
+            self._failure.report(error)
             raise
         finally:
             self._shutdown.stop()
@@ -503,14 +479,14 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and is_failure(error) and not self._shutdown.is_done and not self._shutdown.is_in_child:
-            self._comm.failure.report(error)
+            self._failure.report(error)
         self.close()
 
     def _check_open(self) -> None:
         if self._shutdown.is_done:
             raise ClosedError("the server is closed")
         self._calls.check_thread()
-        self._comm.failure.raise_if_set()
+        self._failure.raise_if_set()
 
     def _as_keys(self, keys: ArrayLike) -> np.ndarray:
         converted = convert_keys(keys, self.num_keys)
