@@ -1,0 +1,10 @@
+from collections.abc import Sequence
+
+from typing_extensions import Self
+
+from lapse.storage._segment import Segment
+
+class HostPeers:
+    def __new__(cls, rank: int = 0, page: Segment | None = None, places: Sequence[int] = ()) -> Self: ...
+    @staticmethod
+    def page_bytes(ranks: int) -> int: ...
