@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import find_mpi  # noqa: E402  (a neighbour of this file, which build backends do not look for)
+import find_mpi  # (a neighbour of this file, which build backends do not look for)
 
 MODULES = [
     "lapse.storage._replicas",
@@ -71,7 +71,7 @@ def extension(name, mpi):
         name,
         [source],
         include_dirs=include_dirs + options.get("include_dirs", []),
-        define_macros=[NUMPY_API] + options.get("define_macros", []),
+        define_macros=[NUMPY_API, *options.get("define_macros", [])],
         library_dirs=options.get("library_dirs", []),
         libraries=options.get("libraries", []),
         extra_compile_args=CFLAGS,
@@ -79,20 +79,47 @@ def extension(name, mpi):
     )
 
 
-def translate(extensions):
+def translate(extensions, settings, force):
     """Translate to C what has changed, and let the extensions name the results."""
     from Cython.Build import cythonize
 
     translated = cythonize(
         list(extensions),
         nthreads=JOBS,
+        force=force or None,  # None: what has changed, and all if CYTHON_FORCE_REGEN is set
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,
     )
     by_name = {result.name: result for result in translated}
     for ext in extensions:
         ext.sources = by_name[ext.name].sources
-        ext.depends = [*by_name[ext.name].depends, "setup.py", "find_mpi.py"]
+        ext.depends = [*by_name[ext.name].depends, settings]
+
+
+def note_settings(extensions):
+    """Note what the modules are compiled with.
+
+    Returns
+    -------
+    path : str
+        A file that is newer than what was compiled with other settings. It stands for this file, which changes with
+        every new module.
+    changed : bool
+    """
+    path = os.path.join(BUILD_BASE, "settings.txt")
+    options = {repr((e.include_dirs[2:], e.define_macros, e.library_dirs, e.libraries)) for e in extensions}
+    text = "\n".join([sys.version, repr(DIRECTIVES), repr(CFLAGS), *sorted(options)])
+    known = None
+    if os.path.exists(path):
+        with open(path) as file:
+            known = file.read()
+    if known != text:
+        os.makedirs(BUILD_BASE, exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+    if known is None:
+        os.utime(path, (0, 0))  # nothing was compiled with other settings
+    return path, known is not None and known != text
 
 
 class BuildExt(build_ext):
@@ -102,7 +129,7 @@ class BuildExt(build_ext):
         if self.editable_mode:  # keep the objects, so that only what changed is compiled again
             self.build_lib = os.path.join(BUILD_BASE, f"lib-{sys.implementation.cache_tag}")
             self.build_temp = os.path.join(BUILD_BASE, f"temp-{sys.implementation.cache_tag}")
-        translate(self.extensions)
+        translate(self.extensions, *note_settings(self.extensions))
         super().run()
         MPI.write_build_info(os.path.join(self.build_lib, "lapse"))
         if self.editable_mode or self.inplace:
