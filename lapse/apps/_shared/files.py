@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import lapse
 
 
 @contextlib.contextmanager
-def replacing(path: Path, unique: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path`; the file that the body writes there takes the place of `path` if the body succeeds.
 
-    The next run overwrites what a killed one has left there, unless the path is `unique`, as it must be if several
-    processes may write at the same time.
+    The next run overwrites what a killed one has left there.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part" if unique else path.name + ".part")
+    temporary = path.with_name(path.name + ".part")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -29,9 +27,9 @@ def replacing(path: Path, unique: bool = False) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(path: Path, text: str, unique: bool = False) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file; see `replacing`."""
-    with replacing(path, unique) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -1,4 +1,4 @@
-"""An application as a job of several ranks: errors that every rank raises, one message for each, and no rank left waiting."""
+"""An application as a job of several ranks: errors are raised on all ranks, and reported once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 #: When this process started, for ``--max-runtime`` (the imports before this one take 0.1 s).
 PROCESS_START = time.monotonic()
@@ -25,7 +25,7 @@ class AppError(Exception):
     """An error that the user can fix; raised on all ranks, reported once and without a traceback."""
 
 
-def collectively(comm: Comm, fn: Callable[..., Result], *args: object) -> Result:
+def collectively(comm: Intracomm, fn: Callable[..., Result], *args: object) -> Result:
     """Call `fn` on this rank; if it fails on any rank, raise on all of them.
 
     Otherwise, the ranks on which it succeeded would wait for the others forever.
@@ -48,7 +48,7 @@ def collectively(comm: Comm, fn: Callable[..., Result], *args: object) -> Result
     return result  # type: ignore[return-value]  # None only if `fn` returned it: an error was raised above
 
 
-def on_rank_0(comm: Comm, fn: Callable[..., Result], *args: object) -> Result:
+def on_rank_0(comm: Intracomm, fn: Callable[..., Result], *args: object) -> Result:
     """Call `fn` on rank 0 only and return its result on all ranks; errors as in `collectively`."""
     result = collectively(comm, lambda: fn(*args) if comm.rank == 0 else None)
     return comm.bcast(result)
@@ -62,7 +62,7 @@ def describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def start() -> Iterator[Comm]:
+def start() -> Iterator[Intracomm]:
     """Start MPI and run the body of an application; gives the communicator of all ranks.
 
     All ranks raise an `AppError` together, and a `lapse.RemoteError` means that another rank has failed and

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 import lapse
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Ranks:
     sharing: int = 1
 
     @classmethod
-    def of(cls, comm: Comm) -> Ranks:
+    def of(cls, comm: Intracomm) -> Ranks:
         """Those of a communicator. Collective."""
         return cls(comm.size, lapse.sharing_ranks(comm))
 
@@ -73,8 +73,8 @@ class Placement:
 
     localize: bool
     lookahead: int
-    replicated_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    replication: lapse.Replication = lapse.Replication()
+    replicated_keys: np.ndarray
+    replication: lapse.Replication
     sampling: lapse.Sampling | None = None
 
 
@@ -136,18 +136,24 @@ def choose_scheme(args: argparse.Namespace, ranks: Ranks, num_sampled: int, few:
     return "preloc" if scheme == "local" and num_sampled < few * ranks.count / ranks.sharing else scheme
 
 
-def make_sampling(args: argparse.Namespace, scheme: str, distribution: lapse.Uniform | lapse.Weighted) -> lapse.Sampling:
+def make_sampling(args: argparse.Namespace, scheme: str,
+                  distribution: lapse.Uniform | lapse.Weighted) -> lapse.Sampling:
     """The sampling of negatives, for the server."""
     return lapse.Sampling(scheme, distribution, reuse=args.sampling_reuse, postpone=args.sampling_postpone)
 
 
-def choose_replicated(args: argparse.Namespace, usage: Usage, ranks: Ranks, items_per_round: int,
-                      value_lengths: int | np.ndarray, *, scheme: str = "naive", first: int = 0,
-                      **limit: float) -> np.ndarray:
-    """The keys to replicate, sorted: those for which it is cheaper, or as many as ``--replicate`` says.
+def not_replicated() -> tuple[np.ndarray, lapse.Replication]:
+    """What `replicate` returns if no key is replicated."""
+    return np.empty(0, np.int64), lapse.Replication()
 
-    Negatives count as uses if their scheme relocates or pulls them: not in the local scheme, and in a pool once for all
-    the times that a draw is used.
+
+def replicate(args: argparse.Namespace, usage: Usage, ranks: Ranks, items_per_round: int,
+              value_lengths: int | np.ndarray, *, scheme: str = "naive", first: int = 0,
+              memory: float = 0.1) -> tuple[np.ndarray, lapse.Replication]:
+    """Choose the keys to replicate (sorted), and how often replicas are synchronized.
+
+    The keys are those for which it is cheaper, or as many as ``--replicate`` says. Negatives count as uses if their
+    scheme relocates or pulls them: not in the local scheme, and in a pool once for all the times that a draw is used.
 
     Parameters
     ----------
@@ -155,16 +161,17 @@ def choose_replicated(args: argparse.Namespace, usage: Usage, ranks: Ranks, item
         The maximum number of items between two synchronizations of replicas.
     first
         Keys below this one are not replicated.
-    **limit
-        ``memory`` of `lapse.choose_hot_spots`.
+    memory
+        The maximum share of the size of all values that replicas take.
     """
     times = {"local": 0.0, "pool": 1 / getattr(args, "sampling_reuse", 1)}.get(scheme, 1.0)
     counts = usage.positive + times * usage.sampled
-    if args.replicate is not None:
-        return first + np.sort(np.argsort(-counts[first:], kind="stable")[: args.replicate])
-    rounds = max(usage.items / items_per_round, 1)
-    return lapse.choose_hot_spots(counts, ranks=ranks.count, rounds=rounds, value_lengths=value_lengths,
-                                  sharing=ranks.sharing, **limit)
+    if args.replicate is None:
+        keys = lapse.choose_hot_spots(counts, ranks=ranks.count, rounds=max(usage.items / items_per_round, 1),
+                                      value_lengths=value_lengths, memory=memory, sharing=ranks.sharing)
+    else:
+        keys = first + np.sort(np.argsort(-counts[first:], kind="stable")[: args.replicate])
+    return keys, pace(usage, keys, items_per_round, ranks)
 
 
 def pace(usage: Usage, replicated: np.ndarray, items_per_round: int, ranks: Ranks) -> lapse.Replication:
@@ -180,7 +187,7 @@ def log_replicated(placement: Placement, num_keys: int, keys: str, items_per_rou
                  f"{len(placement.replicated_keys):,}", f"{num_keys:,}", keys, f"{items_per_round:,}", items)
 
 
-def make_server(comm: Comm, args: argparse.Namespace, placement: Placement, num_keys: int,
+def make_server(comm: Intracomm, args: argparse.Namespace, placement: Placement, num_keys: int,
                 value_lengths: int | np.ndarray, seed: int) -> lapse.Server:
     """A server with this placement. Collective."""
     return lapse.Server(num_keys, value_lengths, workers=args.workers, comm=comm, seed=seed,

@@ -43,7 +43,7 @@ class Progress:
 
     @classmethod
     def of_epoch(cls, kv: lapse.Worker, args: argparse.Namespace, epoch: int, total: float, unit: str) -> Progress:
-        """That of an epoch, shown by the first worker only: shares are about equal, so that it represents all of them."""
+        """The progress of an epoch, shown by the first worker only: shares are about equal, so it represents all."""
         return cls(f"epoch {epoch + 1}/{args.epochs}", total, unit, kv.id == 0 and not args.no_progress)
 
     def show(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
@@ -65,4 +65,5 @@ class Progress:
         self._last_line = now
         rate = done / max(now - self._start, 1e-9)
         shown = "".join(f", {name} {value}" for name, value in figures().items())
-        log.info("%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit, shown)
+        log.info("%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit,
+                 shown)

@@ -11,6 +11,7 @@ import atexit
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -18,8 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-
-from lapse.apps._shared.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -75,24 +74,41 @@ def interpreter_name() -> str:
     return f"{version}-{folder}"
 
 
-def cached(name: str, gather: Callable[[], str], what: str) -> Path:
-    """The file of that name in the cache, written with the result of `gather` if it does not exist.
+def cached(name: str, extract: Callable[[Path], object], what: str) -> Path:
+    """The file or folder of that name in the cache, written by `extract` if it does not exist; `what` is for messages.
 
-    If the cache folder cannot be written, a temporary file is used, which is removed at exit. `what` is for messages.
+    It appears when it is complete. If the cache folder cannot be written, a temporary folder is used, which is removed
+    at exit.
     """
     path = cache_folder() / name
-    if path.is_file() and path.stat().st_size > 0:
+    if path.exists() and path.stat().st_size > 0:
         log.info("using %s extracted earlier: %s", what, path)
         return path
-    text = gather()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text, unique=True)
-        log.info("extracted %s of this machine: %s", what, path)
-        return path
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=name))
     except OSError as error:
-        log.warning("cannot write to the cache folder (%s): using a temporary file", error)
-        return write_temporary(text)
+        log.warning("cannot write to the cache folder (%s): using a temporary folder", error)
+        temporary = Path(tempfile.mkdtemp(prefix="lapse-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        extract(temporary / name)
+        return temporary / name
+    try:
+        extract(temporary / name)
+        _move(temporary / name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    log.info("extracted %s: %s", what, path)
+    return path
+
+
+def _move(source: Path, path: Path) -> None:
+    """Move a file or folder to its path; if another process has put a folder there meanwhile, that one is as good."""
+    try:
+        os.replace(source, path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 def write_temporary(text: str) -> Path:

@@ -40,7 +40,7 @@ from lapse.apps._shared.metrics import Metrics, local_share, locality_report, su
 from lapse.apps._shared.signals import Signals
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
     import lapse
 
@@ -87,13 +87,14 @@ class Training:
         written, ``--plot`` without matplotlib.
     """
 
-    def __init__(self, app: str, comm: Comm, args: argparse.Namespace, quality: tuple[str, ...] = (),
+    def __init__(self, app: str, comm: Intracomm, args: argparse.Namespace, quality: tuple[str, ...] = (),
                  is_logged: bool = True) -> None:
         self._comm = comm
         self._quality = quality
         self._is_logged = is_logged
         self._signals = Signals()
-        self.args, self._saved, self._result, was_found, self._keeps_checkpoints = job.on_rank_0(comm, _prepare, app, args)
+        self.args, self._saved, self._result, was_found, self._keeps_checkpoints = job.on_rank_0(
+            comm, _prepare, app, args)
         self.epoch = self._saved.epoch
         self.state = self._saved.state
         self.resumed_from = self.epoch if was_found else None
@@ -107,7 +108,7 @@ class Training:
 
     @property
     def seed(self) -> int:
-        """For the server: its generators continue from epoch to epoch, and must not repeat themselves in a resumed run."""
+        """The seed of the server: its generators run on from epoch to epoch, and must not repeat in a resumed run."""
         if not self.resumed_from:
             return self.args.seed
         sequence = np.random.SeedSequence((self.args.seed, self.resumed_from))
@@ -168,7 +169,7 @@ class Training:
         self._start = time.perf_counter()
 
     def should_stop(self) -> bool:
-        """Asked by a worker before each block: whether to leave the epoch now, because of a signal or ``--max-runtime``."""
+        """For a worker before each block: whether to leave the epoch, because of a signal or ``--max-runtime``."""
         stops = self._signals.received is not None or job.out_of_time(self.args.max_runtime)
         if stops:
             self._was_cut = True
@@ -282,7 +283,7 @@ class Training:
             print(line, flush=True)
 
     def exit_if_interrupted(self) -> None:
-        """Exit if a signal stopped the run, with 128 plus its number, as shells report it; call it after closing the server."""
+        """Exit if a signal stopped the run, with 128 plus its number, as shells report it; for after the server."""
         if self._signal is not None:
             name = signal.Signals(self._signal).name
             log.info("stopped by %s after epoch %d; %s", name, self.epoch, "continue with --resume"

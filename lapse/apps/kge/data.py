@@ -91,7 +91,8 @@ def find(folder: Path, stem: str) -> Path:
 
 
 def _read_names(paths: list[Path]) -> Dataset:
-    entities, relations = {}, {}
+    entities: dict[str, int] = {}
+    relations: dict[str, int] = {}
 
     def parse(columns: list[str]) -> tuple[int, int, int]:
         s, r, o = columns
@@ -103,12 +104,11 @@ def _read_names(paths: list[Path]) -> Dataset:
 
 
 def _read_ids(folder: Path, paths: list[Path]) -> Dataset:
-    splits = [_read_triples(path, lambda columns: tuple(map(_to_id, columns))) for path in paths]
+    splits = [_read_triples(path, _to_ids) for path in paths]
     together = np.concatenate(splits)
     counts = (int(together[:, [0, 2]].max(initial=-1)) + 1, int(together[:, 1].max(initial=-1)) + 1)
-    names = [_read_id_names(folder, stem, count)
-             for stem, count in zip(("entity_ids", "relation_ids"), counts, strict=True)]
-    return Dataset(*names, *splits)
+    return Dataset(_read_id_names(folder, "entity_ids", counts[0]), _read_id_names(folder, "relation_ids", counts[1]),
+                   *splits)
 
 
 def _read_id_names(folder: Path, stem: str, count: int) -> list[str]:
@@ -127,6 +127,11 @@ def _read_id_names(folder: Path, stem: str, count: int) -> list[str]:
         names.extend(str(i) for i in range(len(names), names_at + 1))
         names[names_at] = name
     return names
+
+
+def _to_ids(columns: list[str]) -> tuple[int, int, int]:
+    s, r, o = columns
+    return _to_id(s), _to_id(r), _to_id(o)
 
 
 def _to_id(text: str) -> int:

@@ -75,11 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
     graph = parser.add_argument_group("data")
     graph.add_argument("--dataset", type=Path, metavar="DIR",
                        help="folder with train, valid and test, each .txt (subject, relation and object by name, "
-                            "separated by tabs) or .del (by id), plain or .gz (default: a graph of the modules, classes "
-                            "and functions of this Python's standard library)")
+                            "separated by tabs) or .del (by id), plain or .gz (default: a graph of the modules, "
+                            "classes and functions of this Python's standard library)")
     graph.add_argument("--partition", choices=("random", "relation"), default="random",
-                       help="how triples are assigned to workers: at random, or all triples of a relation to one worker, "
-                            "so that no two workers need it (default: %(default)s)")
+                       help="how triples are assigned to workers: at random, or all triples of a relation to one "
+                            "worker, so that no two workers need it (default: %(default)s)")
     add_model_options(parser)
     add_optimizer_options(parser)
     system, output = options.add_shared_options(parser, epochs=None, dim=None)
@@ -132,8 +132,8 @@ def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
                             f"(default: {COMMON['lr_final']:g})")
     for kind in ("entity", "relation"):
         group.add_argument(f"--{kind}-n3", type=penalty, metavar="X",
-                           help=f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a triple "
-                                "(default: depends on the model)")
+                           help=f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a "
+                                "triple (default: depends on the model)")
         group.add_argument(f"--{kind}-l2", type=penalty, metavar="X",
                            help="L2 regularization: weight of x^2, likewise (default: depends on the model)")
         group.add_argument(f"--{kind}-dropout", type=probability, metavar="P",

@@ -27,17 +27,17 @@ def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ran
     few_entities = MIN_LOCAL_BLOCKS * usage.positive[: model.num_entities].sum() / usage.units
     scheme = shared.choose_scheme(args, ranks, model.num_entities, few_entities)
     localize = shared.localizes(args, ranks)
-    chosen = {}
+    replicated, replication = shared.not_replicated()
     if shared.replicates(args, ranks):
-        replicated = shared.choose_replicated(args, usage, ranks, args.sync_triples, value_lengths(model), scheme=scheme,
-                                              memory=MEMORY)
-        chosen = {"replicated_keys": replicated, "replication": shared.pace(usage, replicated, args.sync_triples, ranks)}
-    return Placement(localize=localize, lookahead=args.lookahead if localize else 0, **chosen,
+        replicated, replication = shared.replicate(args, usage, ranks, args.sync_triples, value_lengths(model),
+                                                   scheme=scheme, memory=MEMORY)
+    return Placement(localize=localize, lookahead=args.lookahead if localize else 0, replicated_keys=replicated,
+                     replication=replication,
                      sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)))
 
 
 def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> Usage:
-    """Estimate the use of keys by blocks from their counts, as if blocks were random (by relation they are not quite)."""
+    """Estimate the use of keys from their counts, as if blocks were random (by relation they are not quite)."""
     counts = np.bincount(train[:, [0, 2]].reshape(-1), minlength=model.num_entities)
     relations = np.bincount(train[:, 1], minlength=model.num_relations)
     counts = np.concatenate([counts] + [relations] * (model.relation_keys // model.num_relations))

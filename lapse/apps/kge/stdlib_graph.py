@@ -1,10 +1,10 @@
 """A knowledge graph that every machine with Python has: the standard library's own.
 
 Entities are modules, classes and functions by their full names (``json.decoder.JSONDecoder``; builtins
-without a prefix), relations what the sources say of them:
+without a prefix), relations are what the sources say about them:
 
 ============  ==========================  ==================================================
-relation      from ... to                 where it stands
+relation      from ... to                 found in
 ============  ==========================  ==================================================
 imports       module, module              an ``import``
 contains      module, class or function   a definition
@@ -19,29 +19,24 @@ uses          function, module            an attribute of a module that is neith
 mentions      any, class or function      its docstring
 ============  ==========================  ==================================================
 
-No relation is the inverse or a copy of another one. Sources are parsed, never imported. Entities with few
-triples are left out; those of valid and test occur in train. The graph is kept in the user's cache folder.
+No relation is the inverse or a copy of another one. Sources are parsed, never imported. Entities with few triples are
+omitted; those of valid and test occur in train. The graph is kept in the user's cache folder.
 """
 
 from __future__ import annotations
 
 import ast
-import atexit
 import builtins
-import logging
-import os
 import random
 import re
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from lapse.apps._shared.job import AppError
 from lapse.apps._shared.stdlib import (
-    cache_folder,
+    cached,
     interpreter_name,
     library_folder,
     parse_source,
@@ -49,65 +44,37 @@ from lapse.apps._shared.stdlib import (
 )
 from lapse.apps.kge.data import SPLITS, Dataset
 
-log = logging.getLogger(__name__)
-
 #: Part of the cached folder's name: raise it whenever the graph would come out differently.
 FORMAT_VERSION = 1
-#: With fewer triples, this Python has been stripped of its sources.
+#: With fewer triples, this Python was installed without its sources.
 MIN_TRIPLES = 2000
-#: Entities with fewer triples are left out.
+#: Entities with fewer triples are omitted.
 MIN_DEGREE = 4
 #: Share of the triples for each of valid and test, and the seed of the choice.
 HELD_OUT, SPLIT_SEED = 0.05, 20
 
 Triple = tuple[str, str, str]
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _CODE_WORD = re.compile(r"\b(?:[A-Za-z]+[A-Z_]\w*|\w+(?=\(\)))\b")  # camelCase, under_score, call()
-#: Questions that are shown after the training, where the graph has their subject.
+#: Questions that are shown after the training, if the graph has their subject.
 _QUESTIONS = (("json", "imports"), ("json.decoder.JSONDecodeError", "inherits"), ("shutil.copyfile", "raises"),
               ("tempfile.NamedTemporaryFile", "calls"), ("http.client.HTTPConnection", "has_method"),
               ("logging.handlers", "imports"), ("asyncio.queues.Queue.get", "raises"))
 
 
 def standard_graph() -> Path:
-    """The folder with train.txt, valid.txt and test.txt, made where the cache does not have it.
-
-    Where the cache folder cannot be written, a temporary one is used, which lives as long as this process.
-    """
-    folder = cache_folder() / f"python-knowledge-graph-{interpreter_name()}-v{FORMAT_VERSION}"
-    if all((folder / f"{split}.txt").is_file() for split in SPLITS):
-        log.info("using the graph of the standard library extracted earlier: %s", folder)
-        return folder
-    splits = split(prune(gather()))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
-    except OSError as error:
-        log.warning("cannot write to the cache folder (%s): using a temporary one", error)
-        folder = temporary = Path(tempfile.mkdtemp(prefix="lapse-graph-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _write(temporary, splits)
-    if temporary != folder:
-        _move(temporary, folder)
-    log.info("extracted the graph of the standard library: %s", folder)
-    return folder
+    """The folder with train.txt, valid.txt and test.txt, extracted if the cache does not have it."""
+    name = f"python-knowledge-graph-{interpreter_name()}-v{FORMAT_VERSION}"
+    return cached(name, _extract, "the graph of the standard library")
 
 
-def _write(folder: Path, splits: list[list[Triple]]) -> None:
-    for name, triples in zip(SPLITS, splits, strict=True):
+def _extract(folder: Path) -> None:
+    folder.mkdir()
+    for name, triples in zip(SPLITS, split(prune(gather())), strict=True):
         text = "".join("\t".join(triple) + "\n" for triple in triples)
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    """Into its place, unless somebody else was faster: then theirs is as good."""
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():
-            raise
 
 
 def questions(dataset: Dataset) -> list[tuple[int, int]]:
@@ -117,11 +84,11 @@ def questions(dataset: Dataset) -> list[tuple[int, int]]:
     return [(entities[s], relations[r]) for s, r in _QUESTIONS if s in entities and r in relations]
 
 
-# --- what is kept, and for what ---------------------------------------------------------------------------
+# --- selection and split -------------------------------------------------------------------------------------
 
 
 def prune(triples: list[Triple], degree: int = MIN_DEGREE) -> list[Triple]:
-    """Leave out entities with less than `degree` triples, until all have as many (the k-core)."""
+    """Remove entities with less than `degree` triples until none is left (the k-core)."""
     while True:
         degrees = Counter(entity for s, _, o in triples for entity in (s, o))
         kept = [t for t in triples if degrees[t[0]] >= degree and degrees[t[2]] >= degree]
@@ -130,17 +97,19 @@ def prune(triples: list[Triple], degree: int = MIN_DEGREE) -> list[Triple]:
         triples = kept
     if len(triples) < MIN_TRIPLES:
         raise AppError(f"the Python library under {library_folder()} has only {len(triples):,} triples worth "
-                       "training on: this Python seems to be stripped of its sources. Give a graph with --dataset")
+                       "training on: this Python seems to be installed without its sources. Provide a graph with "
+                       "--dataset")
     return triples
 
 
 def split(triples: list[Triple]) -> list[list[Triple]]:
-    """Train, valid and test; what is held out has other triples of its entities and relation in train."""
+    """Train, valid and test; entities and relations of valid and test have other triples in train."""
     shuffled = sorted(triples)
     random.Random(SPLIT_SEED).shuffle(shuffled)
     left = Counter(item for s, r, o in shuffled for item in (("e", s), ("r", r), ("e", o)))
     wanted = int(HELD_OUT * len(shuffled))
-    train, held_out = [], []
+    train: list[Triple] = []
+    held_out: list[Triple] = []
     for s, r, o in shuffled:
         items = Counter((("e", s), ("r", r), ("e", o)))
         if len(held_out) < 2 * wanted and all(left[item] > 1 + n for item, n in items.items()):
@@ -165,7 +134,7 @@ def gather(folder: Path | None = None) -> list[Triple]:
 
 
 def _parse_all(folder: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Modules and their syntax trees; files that do not parse are left out."""
+    """Modules and their syntax trees, without files that cannot be parsed."""
     for path in source_files(folder):
         parts = list(path.relative_to(folder).with_suffix("").parts)
         if parts[-1] == "__init__":
@@ -178,7 +147,7 @@ def _parse_all(folder: Path) -> Iterator[tuple[str, ast.Module]]:
 
 
 class _Names:
-    """What each full name stands for: "module", "class" or "function"."""
+    """The kind of each full name: "module", "class" or "function"."""
 
     def __init__(self, modules: dict[str, ast.Module]) -> None:
         self.packages = modules
@@ -214,7 +183,7 @@ class _Names:
     def origin(self, module: str, node: ast.ImportFrom) -> str:
         """The module that ``from ... import`` takes from; relative ones are resolved."""
         if not node.level:
-            return node.module
+            return node.module or ""
         is_package = any(name.startswith(module + ".") for name in self.packages)
         parts = module.split(".")
         base = parts[: len(parts) - node.level + is_package]
@@ -231,7 +200,7 @@ class _Names:
         return self.find(full + ("." + rest if rest else ""), depth)
 
     def find(self, full: str, depth: int = 0) -> str | None:
-        """The entity with this full name, also where its module has imported it from elsewhere."""
+        """The entity with this full name, even if its module has imported it from elsewhere."""
         if full in self.kinds:
             return full
         module, _, name = full.rpartition(".")
@@ -248,7 +217,7 @@ class _Reader:
         self._module, self._tree, self._names = module, tree, names
 
     def triples(self) -> Iterator[Triple]:
-        """All of them, some several times."""
+        """All of them; some occur several times."""
         yield from self._imports()
         yield from self._mentions(self._module, self._tree)
         yield from self._definitions(self._module, self._tree.body, None)
@@ -295,24 +264,24 @@ class _Reader:
             elif isinstance(node, ast.Call):
                 target = self._entity(node.func, owner)
                 relation = {"function": "calls", "class": "creates"}.get(self._kind(target))
-                if relation:
+                if relation and target:
                     yield name, relation, target
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 target = self._entity(node.value, owner)
-                if self._kind(target) == "module" and self._entity(node, owner) is None:
+                if target and self._kind(target) == "module" and self._entity(node, owner) is None:
                     yield name, "uses", target
 
     def _links(self, name: str, relation: str, nodes: list[ast.expr],
                kinds: tuple[str, ...] = ("class", "function")) -> Iterator[Triple]:
         for node in nodes:
             target = self._entity(node.func if isinstance(node, ast.Call) else node, None)
-            if self._kind(target) in kinds:
+            if target and self._kind(target) in kinds:
                 yield name, relation, target
 
-    def _mentions(self, name: str, node: ast.AST) -> Iterator[Triple]:
+    def _mentions(self, name: str, node: Documented) -> Iterator[Triple]:
         for word in _CODE_WORD.findall(ast.get_docstring(node, clean=False) or ""):
             target = self._names.resolve(self._module, word)
-            if self._kind(target) in ("class", "function"):
+            if target and self._kind(target) in ("class", "function"):
                 yield name, "mentions", target
 
     def _entity(self, node: ast.expr, owner: str | None) -> str | None:
@@ -327,5 +296,6 @@ class _Reader:
             return self._names.find(f"{owner}.{parts[0]}")
         return self._names.resolve(self._module, ".".join([node.id, *reversed(parts)]))
 
-    def _kind(self, name: str | None) -> str | None:
-        return self._names.kinds.get(name)
+    def _kind(self, name: str | None) -> str:
+        """The kind of an entity; "" for none."""
+        return self._names.kinds.get(name, "") if name else ""

@@ -1,7 +1,7 @@
 """The training run: data, server, epochs, evaluation, output.
 
-Every step is collective over the ranks. A worker trains its own share of the triples, in an order that
-depends on the seed, the epoch and its number only, so that all kinds of management train the same blocks.
+Every step is collective over the ranks. A worker trains its own share of the triples, in an order that depends on the
+seed, the epoch and its number only, so that all management techniques train the same blocks.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from lapse.apps.kge.models import Model
 from lapse.server import checkpoint
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 
-#: Purposes of random streams; with (seed, epoch, worker) they name a stream.
+#: Purposes of random streams; see `streams`.
 SHUFFLING, DROPOUT, SHARING = range(3)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all workers need to know.
+    """What all workers know.
 
     Attributes
     ----------
     shares
-        Per worker of all ranks: the rows of ``dataset.train`` it trains.
+        Per worker of all ranks: the rows of ``dataset.train`` that it trains.
     """
 
     args: argparse.Namespace
@@ -54,7 +54,7 @@ class Plan:
     shares: list[np.ndarray]
 
 
-def run(args: argparse.Namespace, comm: Comm) -> None:
+def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
     training = Training("kge", comm, args, quality=("mrr",))
     if training.repeat_result():
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, comm: Comm) -> None:
     dataset = load(comm, args.dataset)
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
-        job.on_rank_0(comm, _tell_rule, plan)
+        job.on_rank_0(comm, _log_rule, plan)
     best = Best(training, comm.rank)
     figures = {}
     with open_server(comm, plan, training.seed) as server:
@@ -72,18 +72,18 @@ def run(args: argparse.Namespace, comm: Comm) -> None:
         if not training.is_interrupted:
             figures = conclude(server, plan, best)
     training.finish(model=args.model, **figures)
-    if training.epoch >= args.epochs or best.is_enough:  # else it may go on, and the best is still needed
+    if training.epoch >= args.epochs or best.is_enough:  # otherwise it may be resumed, and needs it
         best.forget()
 
 
 def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
-    """Measure and write the best model; the figures for the ``RESULT`` line. Collective."""
+    """Evaluate and write the best model; returns the figures for the ``RESULT`` line. Collective."""
     best.restore(server)
     filtered, raw = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.test)[0]
     log.info("test, filtered: %s", filtered)
     log.info("test, raw: %s", raw)
     if plan.args.dataset is None:
-        _tell_completions(server, plan)
+        _print_completions(server, plan)
     if plan.args.output is not None:
         server.run(model_io.write, plan.model, plan.dataset, plan.args.output, filtered.named())
         log.info("wrote the model to %s", plan.args.output)
@@ -93,10 +93,10 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def load(comm: Comm, folder: Path | None) -> Dataset:
-    """Rank 0 reads, all have: other hosts need no copy of the files."""
+def load(comm: Intracomm, folder: Path | None) -> Dataset:
+    """Read on rank 0 and send to all ranks: other hosts need no copy of the files."""
     dataset = job.on_rank_0(comm, _read, folder)
-    log.info("%s entities, %s relations; triples: %s for training, %s to validate, %s to test",
+    log.info("%s entities, %s relations; triples: %s train, %s valid, %s test",
              *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid,
                                        dataset.test)))
     if comm.rank == 0 and (unseen := dataset.unseen()):
@@ -108,8 +108,8 @@ def _read(folder: Path | None) -> Dataset:
     return data.read(stdlib_graph.standard_graph() if folder is None else folder)
 
 
-def share_out(args: argparse.Namespace, train: np.ndarray, workers: int) -> list[np.ndarray]:
-    """Which rows of `train` each worker trains: at random, or all triples of a relation together."""
+def assign_triples(args: argparse.Namespace, train: np.ndarray, workers: int) -> list[np.ndarray]:
+    """The rows of `train` that each worker trains: at random, or all triples of a relation together."""
     if args.partition == "random":
         order = np.random.default_rng((args.seed, SHARING)).permutation(len(train))
         return [order[worker::workers] for worker in range(workers)]
@@ -123,9 +123,9 @@ def share_out(args: argparse.Namespace, train: np.ndarray, workers: int) -> list
 
 
 def batches(plan: Plan, worker: int, epoch: int) -> Iterator[np.ndarray]:
-    """A worker's triples in an epoch, a block at a time, in each block by relation.
+    """The triples of a worker in an epoch, a block at a time, sorted by relation.
 
-    A block's order does not matter for its gradients; neighbours with one relation find it in the cache.
+    The order within a block does not change its gradients; neighbors with the same relation find it in the cache.
     """
     rng = streams.generator(plan.args.seed, epoch, worker, SHUFFLING)
     order = rng.permutation(plan.shares[worker])
@@ -137,14 +137,14 @@ def batches(plan: Plan, worker: int, epoch: int) -> Iterator[np.ndarray]:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def make_plan(comm: Comm, args: argparse.Namespace, dataset: Dataset) -> Plan:
-    """Decide what is decided once for all epochs. Collective."""
+def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Plan:
+    """Make the decisions that hold for all epochs. Collective."""
     model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities),
                   len(dataset.relations))
     chosen = placement.decide(args, model, dataset.train, Ranks.of(comm))
     log_replicated(chosen, model.num_keys, "values", args.sync_triples, "triples")
     return Plan(args, dataset, Known(dataset.everything(), len(dataset.relations)), model, chosen,
-                share_out(args, dataset.train, comm.size * args.workers))
+                assign_triples(args, dataset.train, comm.size * args.workers))
 
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:
@@ -152,7 +152,7 @@ def start_values(args: argparse.Namespace) -> NormalThenZero:
     return NormalThenZero(lambda length: length // 2, args.init_std)
 
 
-def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
+def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the initial values."""
     model = plan.model
     uniform = model.relation_length == model.dim
@@ -163,7 +163,7 @@ def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
 
 
 def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> None:
-    """Run the epochs that are left."""
+    """Run the remaining epochs."""
     for epoch in training.epochs(server):
         best.is_present = False
         loss = server.run(train_epoch, plan, training, epoch)[0]
@@ -175,7 +175,7 @@ def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> N
                 best.offer(server, epoch + 1, filtered.mrr)
             figures = filtered.named()
         if best.is_enough:
-            log.info("no better model in %d evaluations: the training ends (--patience)", plan.args.patience)
+            log.info("no improvement in %d evaluations: stopping early (--patience)", plan.args.patience)
         training.end_epoch(loss=loss, state={"worse": best.worse}, is_last=best.is_enough, **figures)
 
 
@@ -187,7 +187,10 @@ def _is_to_validate(plan: Plan, training: Training, epoch: int) -> bool:
 
 
 def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) -> float | None:
-    """Train one worker's share once; the mean loss over triples and sides of all workers, without penalties."""
+    """Train the share of a worker once.
+
+    Returns the mean loss over triples and sides of all workers, without penalties.
+    """
     trainer = make_trainer(kv, plan, epoch)
     share = len(plan.shares[kv.id])
     progress = Progress.of_epoch(kv, plan.args, epoch, share * kv.num_workers, "triples")
@@ -196,16 +199,17 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
             break
         trainer.train(block)
         if trainer.triples:
-            progress.show(trainer.triples * kv.num_workers, lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"})
+            progress.show(trainer.triples * kv.num_workers,
+                          lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"})
     trainer.finish()
-    kv.wait_replica_sync()  # what comes next reads homes and replicas alike
+    kv.wait_replica_sync()  # what follows reads from homes and from replicas
     progress.close()
     loss, triples = kv.allreduce(np.array([trainer.loss, trainer.triples])).tolist()
     return loss / triples / 2 if triples else None
 
 
 def learning_rate(args: argparse.Namespace, epoch: int) -> float:
-    """Falls linearly from epoch to epoch, to `lr_final` times `lr` in the last one."""
+    """Decreases linearly from epoch to epoch, to `lr_final` times `lr` in the last one."""
     done = epoch / max(args.epochs - 1, 1)
     return args.lr * (1 + (args.lr_final - 1) * done)
 
@@ -219,7 +223,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
 
 
 def kernel_options(plan: Plan, seed: int) -> dict:
-    """What `_kernel.Gradients` wants to know."""
+    """The parameters of the kernel's gradients."""
     args, model = plan.args, plan.model
     return dict(
         model=model.name, loss=args.loss, dim=model.dim, relation_length=model.relation_length,
@@ -232,22 +236,22 @@ def kernel_options(plan: Plan, seed: int) -> dict:
 class Best:
     """Keeps the best model so far.
 
-    With an output folder it is saved there as a checkpoint, so that a run that is continued has it too; without,
-    each rank keeps a copy of the values that it owned at that moment.
+    With an output folder it is saved there as a checkpoint, so that a resumed run has it, too; otherwise each rank
+    keeps a copy of the values that it owned at that moment.
 
     Parameters
     ----------
     training
-        The run: its options, and whether it is continued.
+        The run: its options, and whether it is resumed.
     rank
-        This one.
+        The rank of this process.
 
     Attributes
     ----------
     worse
-        How many evaluations in a row have found no better model.
+        Number of evaluations in a row without improvement.
     is_present
-        Whether the server has the best model at this moment.
+        Whether the values in the server are those of the best model.
     """
 
     FOLDER = "checkpoint-best"
@@ -255,28 +259,30 @@ class Best:
     def __init__(self, training: Training, rank: int) -> None:
         self._rank = rank
         self._patience = training.args.patience
-        output_folder = training.args.output
-        self._folder = None if output_folder is None else output_folder / self.FOLDER
+        output: Path | None = training.args.output
+        self._folder = None if output is None else output / self.FOLDER
         self.worse = (training.state or {}).get("worse", 0)
-        self._epoch, self._mrr = 0, None
-        self._keys = self._values = None
+        self._epoch = 0
+        self._mrr: float | None = None
+        self._keys: np.ndarray | None = None
+        self._values: np.ndarray | None = None
         self.is_present = False
         if training.resumed_from is None:
             self.forget()
-        elif self._is_saved():
-            found = checkpoint.read_manifest(self._folder)["metadata"]
+        elif folder := self._saved_folder():
+            found = checkpoint.read_manifest(folder)["metadata"]
             self._epoch, self._mrr = found["epoch"], found["mrr"]
 
-    def _is_saved(self) -> bool:
-        return self._folder is not None and (self._folder / "CURRENT").is_file()
+    def _saved_folder(self) -> Path | None:
+        return self._folder if self._folder is not None and (self._folder / "CURRENT").is_file() else None
 
     @property
     def is_enough(self) -> bool:
-        """Whether there was no better one for as long as ``--patience`` says."""
+        """Whether there was no improvement for as many evaluations as ``--patience`` says."""
         return 0 < self._patience <= self.worse
 
     def offer(self, server: lapse.Server, epoch: int, mrr: float) -> None:
-        """Keep the present model if it is better. Collective."""
+        """Keep the current model if it is better. Collective."""
         if self._mrr is not None and not mrr > self._mrr:
             self.worse += 1
             return
@@ -288,7 +294,7 @@ class Best:
         self._values = server.run(_pull_once, server.workers, self._keys)[0]
 
     def restore(self, server: lapse.Server) -> None:
-        """Set the values to the best model's, where the present one is another. Collective."""
+        """Set the values to those of the best model, unless it is the current one. Collective."""
         if self._mrr is None or self.is_present:
             return
         log.info("the best model is that of epoch %d: MRR %.4f on valid", self._epoch, self._mrr)
@@ -298,13 +304,13 @@ class Best:
             server.run(_set_once, server.workers, self._keys, self._values)
 
     def forget(self) -> None:
-        """Remove what is saved: the run has ended, or another one begins here."""
-        if self._rank == 0 and self._is_saved():
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the saved model: the run is complete, or another one starts here."""
+        if self._rank == 0 and (folder := self._saved_folder()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pull_once(kv: lapse.Worker, workers: int, keys: np.ndarray) -> np.ndarray | None:
-    """The values of keys, by the first worker of each rank (the others have None)."""
+    """The values of keys, pulled by the first worker of each rank (the others return None)."""
     return kv.pull(keys).wait() if kv.id == kv.rank * workers else None
 
 
@@ -316,15 +322,15 @@ def _set_once(kv: lapse.Worker, workers: int, keys: np.ndarray, values: np.ndarr
 # --- the graph that every machine has ------------------------------------------------------------------------------
 
 
-def _tell_rule(plan: Plan) -> None:
+def _log_rule(plan: Plan) -> None:
     dataset = plan.dataset
     rule = evaluate.frequency_rule(dataset.train, dataset.test, plan.known, len(dataset.entities))
     log.info('the rule "most frequent object of this relation" has MRR %.4f on test (s, r, ?), and %.4f on both '
              "sides", rule["object"].mrr, rule["both"].mrr)
 
 
-def _tell_completions(server: lapse.Server, plan: Plan) -> None:
-    """Show what the model adds to a few questions."""
+def _print_completions(server: lapse.Server, plan: Plan) -> None:
+    """Print the answers of the model to a few questions."""
     questions = stdlib_graph.questions(plan.dataset)
     answers = server.run(_answer, plan, questions)[0]
     if server.rank == 0:

@@ -326,6 +326,7 @@ def _parse_named(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
 
 
 def _parse_matrix_market(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
+    assert form.shape is not None
     num_rows, num_columns, _ = form.shape
     found = _Columns()
     for offset, line in lines:

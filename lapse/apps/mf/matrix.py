@@ -140,7 +140,8 @@ def _merge_names(comm, shares: list[Share]):
     """Give all shares of all ranks the same numbering, by sorted names; names and shape."""
     if len({one.shape is None for one in shares}) > 1 or (
             shares[0].shape is not None and len({one.shape for one in shares}) > 1):
-        shown = " and ".join("ratings with names" if s.shape is None else f"{s.shape[0]} x {s.shape[1]}" for s in shares)
+        shown = " and ".join("ratings with names" if one.shape is None else f"{one.shape[0]} x {one.shape[1]}"
+                             for one in shares)
         raise AppError(f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
                              f"as MatrixMarket of the same shape")
     if shares[0].shape is not None:

@@ -32,7 +32,7 @@ STDLIB = "stdlib"
 
 #: Defaults for ratings by people, and for the synthetic matrix, whose noise is small. On MovieLens 100k the held-out
 #: RMSE still decreases by 0.002 from 40 to 60 epochs.
-DEFAULTS = {
+DEFAULTS: dict[str, dict] = {
     "ratings": dict(rank=40, learning_rate=0.02, decay=0.95, regularization=0.1),
     "synthetic": dict(rank=None, learning_rate=0.05, decay=0.97, regularization=0.003),
 }
@@ -54,7 +54,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the defaults that depend on other options."""
-    defaults: dict = dict(DEFAULTS["synthetic" if args.ratings is None else "ratings"])
+    defaults = dict(DEFAULTS["synthetic" if args.ratings is None else "ratings"])
     if args.ratings is None:
         defaults["rank"] = args.planted_rank
     if args.step == "adagrad":
@@ -76,12 +76,12 @@ def make_parser() -> argparse.ArgumentParser:
         parser, epochs=40, dim=None, dim_names=("--rank",),
         dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)")
     system.add_argument("--algorithm", choices=tuple(BATCH), default="dsgd",
-                        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings of "
-                             "one column after the other, columns in random order; plain: all ratings in random order "
-                             "(default: %(default)s)")
+                        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings "
+                             "of one column after the other, columns in random order; plain: all ratings in random "
+                             "order (default: %(default)s)")
     system.add_argument("--batch", type=positive_int, metavar="N",
-                        help="number of ratings between a pull of their parameters and a push of the changes; if a block "
-                             "of dsgd has more, a batch has the ratings of a random group of rows "
+                        help="number of ratings between a pull of their parameters and a push of the changes; if a "
+                             "block of dsgd has more, a batch has the ratings of a random group of rows "
                              f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})")
     options.add_lookahead_option(system, DEFAULT_LOOKAHEAD, "batches (not in dsgd)")
     options.add_replication_options(
@@ -95,8 +95,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("ratings")
     data.add_argument("--ratings", metavar="FILE",
                       help="lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or "
-                           "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use which "
-                           "identifiers, in logarithms (default: a synthetic matrix)")
+                           "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use "
+                           "which identifiers, in logarithms (default: a synthetic matrix)")
     data.add_argument("--test", type=Path, metavar="FILE", help="held-out ratings (default: some of --ratings)")
     data.add_argument("--test-fraction", type=fraction, default=0.1, metavar="X",
                       help="without --test: hold out this share, determined by the seed, the same for any number of "
@@ -122,8 +122,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
                        help="standard deviation of the initial factors; biases start at 0 (default: %(default)s)")
     model.add_argument("--step", choices=("sgd", "adagrad", "bold-driver"), default="sgd",
                        help="sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; "
-                            "bold-driver: the rate increases by 5%% after an epoch in which the training loss decreased, "
-                            "and is halved after one in which it increased (default: %(default)s)")
+                            "bold-driver: the rate increases by 5%% after an epoch in which the training loss "
+                            "decreased, and is halved after one in which it increased (default: %(default)s)")
     model.add_argument("--learning-rate", "--lr", type=positive_float, metavar="X",
                        help="initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)")
     model.add_argument("--decay", type=positive_float, metavar="X",

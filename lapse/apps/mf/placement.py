@@ -19,7 +19,7 @@ from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import BATCHES_PER_ROUND, HOTTEST_PER_ROUND
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Placement(shared.Placement):
     moves: bool
 
 
-def decide(comm: Comm, args: argparse.Namespace, matrix: Matrix, length: int, ranks: Ranks) -> Placement:
+def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: int, ranks: Ranks) -> Placement:
     """Decide by the options and the ratings; the same on all ranks. Collective.
 
     `length` is that of a value.
@@ -47,18 +47,17 @@ def decide(comm: Comm, args: argparse.Namespace, matrix: Matrix, length: int, ra
     moves = shared.localizes(args, ranks)
     ahead = moves and shares_columns
     localized = np.full(matrix.num_columns, ahead, np.uint8)
-    chosen = {}
+    replicated, replication = shared.not_replicated()
     if shares_columns and shared.replicates(args, ranks):
         usage = count_usage(comm, matrix, args.batch, args.algorithm)
-        per_round = ratings_per_round(args, matrix, ranks.count)
-        replicated = shared.choose_replicated(args, usage, ranks, per_round, length, first=matrix.num_rows)
+        replicated, replication = shared.replicate(args, usage, ranks, ratings_per_round(args, matrix, ranks.count),
+                                                   length, first=matrix.num_rows)
         localized[replicated - matrix.num_rows] = 0
-        chosen = {"replicated_keys": replicated, "replication": shared.pace(usage, replicated, per_round, ranks)}
-    return Placement(localize=ahead, lookahead=args.lookahead if ahead else 0, **chosen, localized_columns=localized,
-                     moves=moves)
+    return Placement(localize=ahead, lookahead=args.lookahead if ahead else 0, replicated_keys=replicated,
+                     replication=replication, localized_columns=localized, moves=moves)
 
 
-def count_usage(comm: Comm, matrix: Matrix, batch: int, algorithm: str) -> Usage:
+def count_usage(comm: Intracomm, matrix: Matrix, batch: int, algorithm: str) -> Usage:
     """Estimate the use of columns by batches. Collective."""
     mine = np.zeros(matrix.num_columns)
     for part in matrix.training:
@@ -86,8 +85,8 @@ def expected_batches(counts: np.ndarray, batch: int, algorithm: str) -> np.ndarr
 def ratings_per_round(args: argparse.Namespace, matrix: Matrix, ranks: int) -> int:
     """The maximum number of ratings of all ranks between two synchronizations of replicas.
 
-    Between two of them, each rank changes a hot column by what it knows, and the changes are summed: with large steps and
-    many ratings of that column the sum overshoots, and the training diverges.
+    Between two of them, each rank changes a hot column by what it knows, and the changes are summed: with large steps
+    and many ratings of that column the sum overshoots, and the training diverges.
     """
     if args.sync_ratings is not None:
         return args.sync_ratings

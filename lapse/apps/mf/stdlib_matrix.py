@@ -30,8 +30,9 @@ FORMAT_VERSION = 1
 
 
 def standard_matrix() -> bytes:
-    """The lines of `gather`, from the cache where they are there."""
-    return cached(f"python-identifiers-{interpreter_name()}-v{FORMAT_VERSION}.tsv", gather, f"the {NAME}").read_bytes()
+    """The lines of `gather`, from the cache if it has them."""
+    name = f"python-identifiers-{interpreter_name()}-v{FORMAT_VERSION}.tsv"
+    return cached(name, lambda path: path.write_text(gather(), encoding="utf-8"), f"the {NAME}").read_bytes()
 
 
 def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:

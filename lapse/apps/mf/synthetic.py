@@ -2,7 +2,7 @@
 
 As in Renz-Wieland et al. (PVLDB 13(12), 2020; SIGMOD 2022): the numbers of entries in rows and in columns follow
 Zipf's law with exponent 1.1, an entry is the product of two planted factors plus noise, and no cell occurs twice.
-What is in a row depends on the seed and the row only, so that each rank makes its own rows.
+The content of a row depends on the seed and the row only, so that each rank generates its own rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import lapse
 from lapse.apps.mf.data import Share
 
-#: Rows in which more than this part of the cells is filled weigh all cells instead of drawing some.
+#: Rows with more than this share of filled cells weigh all cells instead of drawing some.
 DENSE = 1 / 8
 #: Purposes of random streams.
 ROW_FACTORS, COLUMN_FACTORS, ROW_CELLS = range(3)
@@ -23,20 +23,20 @@ DISTINCT = 7  # keeps these streams apart from those of the training
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the matrix is like.
+    """The properties of the matrix.
 
     Attributes
     ----------
     rows, columns, entries
         Its size; at least one entry per row.
     rank
-        Of the planted factors; entries without noise have variance 1.
+        Length of the planted factors; entries without noise have variance 1.
     noise
-        Its standard deviation.
+        Standard deviation of the noise.
     exponent
-        Of Zipf's law.
+        Exponent of Zipf's law.
     seed
-        Of all random streams.
+        Seed of all random streams.
     """
 
     rows: int
@@ -50,8 +50,8 @@ class Recipe:
     def __post_init__(self) -> None:
         most = self.rows * self.columns
         if not self.rows <= self.entries <= most:
-            raise ValueError(f"{self.entries:,} entries do not fit a matrix of {self.rows:,} x {self.columns:,}: must be "
-                             f"from {self.rows:,} (one per row) to {most:,}")
+            raise ValueError(f"{self.entries:,} entries do not fit into a matrix of {self.rows:,} x {self.columns:,}: "
+                             f"must be from {self.rows:,} (one per row) to {most:,}")
 
 
 def zipf(count: int, exponent: float) -> np.ndarray:
@@ -81,26 +81,26 @@ def _sizes(expected: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def make_share(recipe: Recipe, index: int = 0, count: int = 1) -> Share:
-    """Make every `count`-th row, from row `index` on."""
+    """Generate every `count`-th row, from row `index` on."""
     weights = zipf(recipe.columns, recipe.exponent)
     cumulated = np.cumsum(weights)
     mine = np.arange(index, recipe.rows, count)
     sizes = row_sizes(recipe)[mine]
-    columns, values = [], []
+    cells_of_rows, values_of_rows = [], []
     for row, size in zip(mine.tolist(), sizes.tolist()):
         rng = _stream(recipe.seed, ROW_CELLS, row)
         cells = draw_cells(rng, weights, cumulated, size)
-        columns.append(cells.astype(np.int32))
-        values.append(_entries(recipe, row, cells, rng))
+        cells_of_rows.append(cells.astype(np.int32))
+        values_of_rows.append(_entries(recipe, row, cells, rng))
     rows = np.repeat(mine, sizes)
-    columns = np.concatenate(columns) if columns else np.empty(0, np.int32)
-    values = np.concatenate(values) if values else np.empty(0, np.float32)
+    columns = np.concatenate([np.empty(0, np.int32), *cells_of_rows])
+    values = np.concatenate([np.empty(0, np.float32), *values_of_rows])
     identities = rows.astype(np.uint64) * np.uint64(recipe.columns) + columns.astype(np.uint64)
     return Share(rows.astype(np.int32), columns, values, identities, shape=(recipe.rows, recipe.columns))
 
 
 def draw_cells(rng: np.random.Generator, weights: np.ndarray, cumulated: np.ndarray, size: int) -> np.ndarray:
-    """Draw `size` distinct columns, one after the other by `weights` among those that are left; sorted.
+    """Draw `size` distinct columns, one after the other by `weights` among the remaining ones; sorted.
 
     A well filled row takes the largest of ``log(weight) + Gumbel noise``, which is the same distribution (the random
     keys of Efraimidis and Spirakis 2006, in logarithms); a sparse one draws with repetition until it has enough

@@ -29,23 +29,23 @@ from lapse.apps.mf.options import STDLIB
 from lapse.apps.mf.placement import Placement
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 
-#: Batches between two looks at the clock and at signals.
+#: Batches between two checks of the clock and of signals.
 BATCHES_AT_ONCE = 8
-#: Ratings of a batch in evaluation, where nothing changes meanwhile.
+#: Ratings of a batch in evaluation, in which nothing changes.
 EVALUATED_AT_ONCE = 16384
-#: The factors of rows and columns with so many ratings per element are known as well as the noise allows.
+#: With so many ratings per element, the factors of a row or column are determined as well as the noise allows.
 COVERED = 10
-#: What the bold driver does after an epoch in which the loss fell, and after one in which it rose (Gemulla et al.).
+#: Factors of the bold driver after an epoch in which the loss decreased or increased (Gemulla et al.).
 FASTER, SLOWER = 1.05, 0.5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all workers need to know for training and evaluation."""
+    """What all workers know for training and evaluation."""
 
     args: argparse.Namespace
     matrix: Matrix
@@ -58,7 +58,7 @@ class Plan:
         return self.matrix.num_rows + self.matrix.num_columns
 
 
-def run(args: argparse.Namespace, comm: Comm) -> None:
+def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
     training = Training("mf", comm, args, quality=("rmse", "train_rmse"))
     if training.repeat_result():
@@ -70,14 +70,14 @@ def run(args: argparse.Namespace, comm: Comm) -> None:
         if plan.args.output is not None and went_well and not training.is_interrupted:
             model_io.save(server, plan, plan.args.output)
     if not went_well:
-        raise job.AppError(f"the training diverged: its loss is no number any more. Give a --learning-rate smaller "
-                             f"than {plan.args.learning_rate:g}, or a --regularization other than "
-                             f"{plan.args.regularization:g}")
+        raise job.AppError(f"the training diverged: the loss is not finite. Choose a --learning-rate below "
+                           f"{plan.args.learning_rate:g}, or a --regularization other than "
+                           f"{plan.args.regularization:g}")
     training.finish(**_figures(training.history))
 
 
 def _figures(history: list[dict]) -> dict:
-    """For ``RESULT``: what the last epoch came to."""
+    """The figures of the last epoch, for ``RESULT``."""
     last = history[-1] if history else {}
     return {name: last[name] for name in ("rmse", "train_rmse", "rmse_covered") if name in last}
 
@@ -85,11 +85,11 @@ def _figures(history: list[dict]) -> dict:
 # --- ratings ---------------------------------------------------------------------------------------
 
 
-def load(comm: Comm, args: argparse.Namespace) -> Matrix:
-    """Read or make the ratings, each rank its share, and share them out by rows. Collective."""
+def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
+    """Read or generate the ratings, each rank a share, and distribute them by rows. Collective."""
     if args.ratings is None:
         if args.test is not None:
-            raise job.AppError("--test goes with --ratings FILE: of a synthetic matrix, --test-fraction is held out")
+            raise job.AppError("--test requires --ratings FILE; of a synthetic matrix, --test-fraction is held out")
         share, test = job.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
     else:
         share = read(comm, locate(comm, args.ratings))
@@ -110,17 +110,17 @@ def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.S
     return synthetic.make_share(recipe, index, count)
 
 
-def locate(comm: Comm, ratings: str) -> data.Source:
-    """The file of that name, or the matrix of the standard library as rank 0 has it."""
+def locate(comm: Intracomm, ratings: str) -> data.Source:
+    """The file of that name, or the matrix of the standard library of rank 0."""
     if ratings != STDLIB:
         return data.Source(ratings)
     if Path(STDLIB).exists():
-        log.warning("--ratings %s takes the standard library, not the file here of that name: write ./%s for that one",
-                    STDLIB, STDLIB)
+        log.warning("--ratings %s means the standard library, not the file of that name in this folder; for the file, "
+                    "use ./%s", STDLIB, STDLIB)
     return data.Source(stdlib_matrix.NAME, job.on_rank_0(comm, stdlib_matrix.standard_matrix))
 
 
-def read(comm: Comm, source: data.Source) -> data.Share:
+def read(comm: Intracomm, source: data.Source) -> data.Share:
     """Read this rank's share. Collective."""
     share = job.collectively(comm, data.read_share, source, comm.rank, comm.size)
     declared = job.collectively(comm, lambda: data.read_format(source).shape)
@@ -133,14 +133,15 @@ def read(comm: Comm, source: data.Source) -> data.Share:
 # --- the server ------------------------------------------------------------------------------------
 
 
-def make_plan(comm: Comm, args: argparse.Namespace, ratings: Matrix) -> Plan:
-    """Decide what is decided once for all epochs. Collective."""
+def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Plan:
+    """Make the decisions that hold for all epochs. Collective."""
     model = Model(rank=args.rank, biases=not args.no_biases, adagrad=args.step == "adagrad", mean=ratings.mean,
                   low=ratings.low, high=ratings.high, regularization=args.regularization,
                   bias_regularization=args.bias_regularization)
     ranks = Ranks.of(comm)
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
-    log_replicated(chosen, ratings.num_columns, "columns", placement.ratings_per_round(args, ratings, ranks.count), "ratings")
+    per_round = placement.ratings_per_round(args, ratings, ranks.count)
+    log_replicated(chosen, ratings.num_columns, "columns", per_round, "ratings")
     return Plan(args, ratings, model, chosen)
 
 
@@ -149,11 +150,11 @@ def start_values(args: argparse.Namespace) -> NormalThenZero:
     return NormalThenZero(lambda length: args.rank, args.init_std)
 
 
-def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
+def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the factors initialised.
 
-    Those of rows and columns without training ratings stay at 0, such that a held-out rating there is predicted by
-    what is known of it: the mean, and the bias of the other side.
+    Those of rows and columns without training ratings remain 0, so that a held-out rating there is predicted by the
+    mean and the bias of the other side.
     """
     server = make_server(comm, plan.args, plan.placement, plan.num_keys, plan.model.length, seed)
     counts = np.concatenate([plan.matrix.row_counts, plan.matrix.column_counts])
@@ -172,7 +173,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, part: Part, *, batch: int, lookah
 
 
 def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
-    """A worker's own among those of its rank."""
+    """The part of a worker among those of its rank."""
     return parts[kv.id - kv.rank * plan.args.workers]
 
 
@@ -180,7 +181,7 @@ def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
 
 
 def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
-    """Run the epochs that are left, as long as the loss is finite; whether it still is."""
+    """Run the remaining epochs while the loss is finite; returns whether it is."""
     if plan.placement.moves:
         server.run(localize_rows, plan)
     rates = Rates(plan.args, training.state)
@@ -188,11 +189,11 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
         used = rates.rate(epoch)
         counted = server.run(train_epoch, server, plan, training, epoch, used)[0]
         training.meet()
-        figures = {"loss": None}
+        figures: dict = {"loss": None}
         if not training.is_interrupted:
             with training.evaluating():
                 figures = evaluate(server, plan)
-            if not math.isfinite(figures["loss"]):  # it does not come back; nothing is saved of it
+            if not math.isfinite(figures["loss"]):  # it will not recover, and is not saved
                 return False
         state = rates.learn(figures["loss"]) if not training.is_partial else rates.state
         training.end_epoch(**figures, **counted, learning_rate=used, state=state)
@@ -200,7 +201,7 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
 
 
 def localize_rows(kv: lapse.Worker, plan: Plan) -> None:
-    """Take a worker's rows to its rank, where they stay."""
+    """Localize the rows of a worker; they stay on its rank."""
     first, end = plan.matrix.bounds[kv.id: kv.id + 2]
     kv.localize(np.arange(first, end)).wait()
 
@@ -213,7 +214,7 @@ class Rates:
     args
         With ``step``, ``learning_rate`` and ``decay``.
     state
-        Of the run that is continued, or None.
+        The state of the run that is resumed, or None.
     """
 
     def __init__(self, args: argparse.Namespace, state: dict | None) -> None:
@@ -221,11 +222,11 @@ class Rates:
         self.state = state or {"rate": args.learning_rate, "loss": None}
 
     def rate(self, epoch: int) -> float:
-        """That of an epoch, from 0."""
+        """The learning rate of an epoch, from 0."""
         return self.state["rate"] * (self._decay**epoch if self._step == "sgd" else 1.0)
 
     def learn(self, loss: float | None) -> dict:
-        """Note the training loss of a complete epoch; returns the state to go on from."""
+        """Record the training loss of a complete epoch; returns the state to resume from."""
         rate, before = self.state["rate"], self.state["loss"]
         if self._step == "bold-driver" and loss is not None and before is not None:
             rate *= FASTER if loss < before else SLOWER
@@ -235,7 +236,7 @@ class Rates:
 
 def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
                 rate: float) -> dict:
-    """Train one worker's ratings once; what all workers did."""
+    """Train the ratings of a worker once; returns figures of all workers."""
     part = part_of(kv, plan, plan.matrix.training)
     trainer = make_trainer(kv, plan, part, batch=plan.args.batch, lookahead=plan.placement.lookahead,
                            localize=plan.placement.localized_columns)
@@ -251,8 +252,9 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
     return {"ratings": int(trained), "kernel_seconds": float(compute / kv.num_workers)}
 
 
-def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
-    """DSGD: in each sub-epoch the worker's ratings in a block of columns that nobody else uses."""
+def train_blocks(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part,
+                 trainer: Trainer) -> Iterator[None]:
+    """DSGD: in each sub-epoch, the ratings of a worker in a block of columns that no other worker uses."""
     square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
     rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
     for order in square.orders(kv.id, part.rows, part.columns, plan.args.batch, rng):
@@ -260,15 +262,16 @@ def train_blocks(kv, plan: Plan, training: Training, epoch: int, rate: float, pa
         if kv.allreduce(int(training.should_stop()), op="max"):
             break
         if plan.placement.moves:
-            # waited for, since the first batch needs most of the block anyway
+            # wait, because the first batch needs most of the block anyway
             kv.localize(plan.matrix.num_rows + np.unique(part.columns[order])).wait()
         trainer.train(order, rate)
-        trainer.finish()  # or others would take the block with updates still on their way
+        trainer.finish()  # otherwise others would take the block before all updates have arrived
         yield
 
 
-def train_in_order(kv, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer):
-    """Column-wise or plain: all of the worker's ratings in a random order, while others use the same columns."""
+def train_in_order(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part,
+                   trainer: Trainer) -> Iterator[None]:
+    """Column-wise or plain: all ratings of a worker in a random order, while others use the same columns."""
     rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
     if plan.args.algorithm == "columnwise":
         order = schedule.columnwise_order(part.columns, plan.matrix.num_columns, rng)
@@ -288,8 +291,8 @@ def train_in_order(kv, plan: Plan, training: Training, epoch: int, rate: float, 
 def evaluate(server: lapse.Server, plan: Plan) -> dict:
     """Loss and RMSE on training ratings, RMSE on held-out ones. Collective.
 
-    The loss is the mean over the training ratings of the squared error plus the regularization of what the prediction
-    is made of. RMSEs are of predictions, which are clipped to the range of the training ratings.
+    The loss is the mean over the training ratings of the squared error plus the regularization of the parameters of the
+    prediction. RMSEs are of predictions, which are clipped to the range of the training ratings.
     """
     training, covered, others = (_mean(sums) for sums in server.run(evaluate_parts, plan)[0])
     figures = {"loss": training[0], "rmse": _rmse(covered, others), "train_rmse": _rmse(training)}
@@ -328,7 +331,7 @@ def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
 
 
 def is_covered(plan: Plan, part: Part, first_row: int) -> np.ndarray:
-    """Which ratings are in rows and columns with enough training ratings for their factors."""
+    """Which ratings are in rows and columns with enough training ratings to determine their factors."""
     least = COVERED * plan.args.rank
     return ((plan.matrix.row_counts[first_row + part.rows] >= least)
             & (plan.matrix.column_counts[part.columns] >= least))

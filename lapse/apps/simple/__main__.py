@@ -19,7 +19,7 @@ from lapse.apps._shared.metrics import locality_report
 from lapse.apps._shared.training import Training
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 
 def work(kv: lapse.Worker, args: argparse.Namespace, iteration: int) -> None:
@@ -41,7 +41,7 @@ def is_exact(kv: lapse.Worker, args: argparse.Namespace, expected: int) -> bool:
     return bool(kv.allreduce((values == expected).all(), op="min"))
 
 
-def run(args: argparse.Namespace, comm: Comm) -> None:
+def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Run the workers, check the sums and print the ``RESULT`` line."""
     training = Training("simple", comm, args, is_logged=False)
     if training.repeat_result():
@@ -66,9 +66,11 @@ def run(args: argparse.Namespace, comm: Comm) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """All options of the application."""
-    parser = options.new_parser("simple", __doc__, "example: mpirun -n 3 python -m lapse.apps.simple -k 14 -v 5 -i 10 -t 4")
+    example = "example: mpirun -n 3 python -m lapse.apps.simple -k 14 -v 5 -i 10 -t 4"
+    parser = options.new_parser("simple", __doc__, example)
     add = parser.add_argument
-    add("-k", "--keys", type=options.positive_int, default=10, metavar="N", help="number of keys (default: %(default)s)")
+    add("-k", "--keys", type=options.positive_int, default=10, metavar="N",
+        help="number of keys (default: %(default)s)")
     add("-v", "--values-per-key", "--dim", dest="dim", type=options.positive_int, default=3, metavar="N",
         help="number of values per key (default: %(default)s)")
     add("-i", "--iterations", "--epochs", dest="epochs", type=options.positive_int, default=4, metavar="N",

@@ -79,14 +79,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
                        help="number of negative samples per pair (default: %(default)s)")
     model.add_argument("--negatives-per", choices=("word", "pair"), default="word",
                        help="which pairs share negative samples. word: all pairs of a center word (Ji et al. 2016), so "
-                            "that fewer vectors are read and written; pair: none (Mikolov et al. 2013), which is two to "
-                            "three times as slow and not better by the objective on held-out text (default: "
+                            "that fewer vectors are read and written; pair: none (Mikolov et al. 2013), which is two "
+                            "to three times as slow and not better by the objective on held-out text (default: "
                             "%(default)s)")
     model.add_argument("--negative-reuse", type=positive_int, metavar="N",
                        help="how many center words of a unit (with --negatives-per pair: how many pairs) use the same "
                             "negative samples. Larger values save copies of vectors; values up to 8 did not change the "
-                            "objective (default: 4 on one or two hosts, otherwise 1; ranks that share no memory count as "
-                            "hosts)")
+                            "objective (default: 4 on one or two hosts, otherwise 1; ranks that share no memory count "
+                            "as hosts)")
     model.add_argument("--alpha", type=positive_float, default=0.025, metavar="X",
                        help="initial learning rate (default: %(default)s)")
     model.add_argument("--min-alpha", type=positive_float, default=1e-4, metavar="X",

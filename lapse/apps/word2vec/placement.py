@@ -20,7 +20,7 @@ from lapse.apps.word2vec.text import Block, Text
 from lapse.apps.word2vec.vocabulary import NOISE_POWER, Vocabulary
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 #: Words of each rank's text that the trial run reads.
 TRIAL_WORDS = 50_000
@@ -57,32 +57,31 @@ class Placement(shared.Placement):
     block_units: int
 
 
-def decide(comm: Comm, args: argparse.Namespace, text: Text) -> Placement:
+def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     """Decide by the options and the text; the same on all ranks. Collective."""
     ranks, vocabulary = Ranks.of(comm), text.vocabulary
     long_units = ranks.count <= FEW_HOSTS * ranks.sharing
     scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
     localize = shared.localizes(args, ranks)
-    chosen, block_units = {}, 1
+    replicated, replication = shared.not_replicated()
+    block_units = 1
     if shared.replicates(args, ranks):
         usage = survey_usage(comm, args, text, long_units)
-        replicated = shared.choose_replicated(args, usage, ranks, args.sync_words, args.dim, scheme=scheme)
-        chosen = {"replicated_keys": replicated, "replication": shared.pace(usage, replicated, args.sync_words, ranks)}
+        replicated, replication = shared.replicate(args, usage, ranks, args.sync_words, args.dim, scheme=scheme)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart else 1
-    return Placement(
-        localize=localize, lookahead=args.lookahead if localize else 0, **chosen, long_units=long_units,
-        block_units=block_units,
-        sampling=shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None)
+    sampling = shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None
+    return Placement(localize=localize, lookahead=args.lookahead if localize else 0, replicated_keys=replicated,
+                     replication=replication, sampling=sampling, long_units=long_units, block_units=block_units)
 
 
 def noise(vocabulary: Vocabulary) -> np.ndarray:
-    """The weight of each key as a negative: output vectors (keys 2w + 1) by the words' frequency to the power of 3/4."""
+    """The weight of each key as a negative: output vectors (keys 2w + 1) by the words' frequency to the 3/4."""
     weights = np.zeros(2 * len(vocabulary))
     weights[1::2] = vocabulary.counts.astype(np.float64) ** NOISE_POWER
     return weights
 
 
-def survey_usage(comm: Comm, args: argparse.Namespace, text: Text, long_units: bool) -> Usage:
+def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_units: bool) -> Usage:
     """Count a part of the text on each rank, and scale it to an epoch. Collective."""
     counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
     counter = Counter(counts=counts, **pair_options(args, text.vocabulary, long_units), block_units=1, lookahead=0,
@@ -91,12 +90,12 @@ def survey_usage(comm: Comm, args: argparse.Namespace, text: Text, long_units: b
     mine = np.append(counts, (counter.units, counter.sets, words)).astype(np.float64)
     everything = np.empty_like(mine)
     comm.Allreduce(mine, everything)
-    counts, (units, sets, words) = everything[:-3], everything[-3:]
+    used, (units, sets, words) = everything[:-3], everything[-3:]
     scale = text.words / max(words, 1)
     draws = args.negative * sets / max(units, 1)
     weights = noise(text.vocabulary)
     sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
-    return Usage(scale * counts, text.words, scale * sampled, scale * units)
+    return Usage(scale * used, text.words, scale * sampled, scale * units)
 
 
 def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:

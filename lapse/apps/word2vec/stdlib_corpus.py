@@ -1,8 +1,7 @@
 """Real text that every machine with Python has: the documentation of the standard library.
 
-The docstrings of the running interpreter's standard library and the topics of `pydoc`, in lower
-case, one sentence a line. Sources are parsed, never imported: importing all of the standard
-library opens windows and browsers. The result is kept in the user's cache folder.
+The docstrings of the running interpreter's standard library and the topics of `pydoc`, in lower case, one sentence per
+line. Sources are parsed, never imported. The result is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -38,12 +37,8 @@ _WORD = re.compile(r"[a-z]+(?:[_'][a-z]+)*")
 
 
 def standard_corpus() -> Path:
-    """Return the file with the text, gathering it where the cache does not have it.
-
-    Where the cache folder cannot be written, a temporary file is used, which lives as long as
-    this process.
-    """
-    return cached(cache_name(), gather, "the Python documentation")
+    """The file with the text, extracted if the cache does not have it."""
+    return cached(cache_name(), lambda path: path.write_text(gather(), encoding="utf-8"), "the Python documentation")
 
 
 def cache_name() -> str:
@@ -57,15 +52,15 @@ def gather(folder: Path | None = None) -> str:
     Returns
     -------
     str
-        One sentence a line.
+        One sentence per line.
     """
     folder = library_folder() if folder is None else folder
     lines = [line for text in _documentation(folder) for line in to_sentences(text)]
     words = sum(line.count(" ") + 1 for line in lines)
     if words < MIN_WORDS:
         raise StrippedPythonError(
-            f"the Python documentation under {folder} has only {words:,} words: this Python seems "
-            f"to be stripped of its sources. Give a text with --corpus"
+            f"the Python documentation under {folder} has only {words:,} words: this Python seems to be installed "
+            f"without its sources. Provide a text with --corpus"
         )
     return "\n".join(lines) + "\n"
 
@@ -73,14 +68,14 @@ def gather(folder: Path | None = None) -> str:
 def _documentation(folder: Path) -> Iterator[str]:
     sources = list(source_files(folder))
     if not sources:
-        log.warning("no Python sources under %s: this Python is stripped", folder)
+        log.warning("no Python sources under %s: this Python was installed without them", folder)
     for path in sources:
         yield from docstrings(path)
     yield from pydoc_topics(folder / _PYDOC_TOPICS)
 
 
 def docstrings(path: Path) -> Iterator[str]:
-    """The docstrings of a file's module, classes and functions, none where it does not parse."""
+    """The docstrings of a file's module, classes and functions; none if it cannot be parsed."""
     tree = parse_source(path)
     if tree is None:
         return
@@ -92,19 +87,17 @@ def docstrings(path: Path) -> Iterator[str]:
 def pydoc_topics(path: Path) -> Iterator[str]:
     """The texts of `pydoc`'s help topics: the values of a dictionary in its source."""
     tree = parse_source(path)
-    topics = next(
-        (node.value for node in getattr(tree, "body", ()) if isinstance(node, (ast.Assign,))), None
-    )
+    assigned = [node.value for node in getattr(tree, "body", ()) if isinstance(node, ast.Assign)]
     try:
-        texts = list(ast.literal_eval(topics).values())
-    except (ValueError, AttributeError, TypeError):
-        log.warning("the topics of pydoc are missing in this Python (%s): doing without", path)
+        texts = list(ast.literal_eval(assigned[0]).values())
+    except (ValueError, AttributeError, IndexError, TypeError):
+        log.warning("the topics of pydoc are missing in this Python (%s): continuing without them", path)
         return
     yield from (text for text in texts if isinstance(text, str))
 
 
 def to_sentences(text: str) -> Iterator[str]:
-    """Cut a text into sentences of lower-case words; those of a single word are left out."""
+    """Split a text into sentences of lower-case words, without those of a single word."""
     for paragraph in _PARAGRAPH_END.split(text.lower()):
         for sentence in _SENTENCE_END.split(paragraph):
             words = _WORD.findall(sentence)

@@ -1,7 +1,7 @@
-"""A corpus as training sees it: surveyed once, then numbers of words, a block at a time.
+"""A corpus as the training needs it: surveyed once, then numbers of words, a block at a time.
 
-The survey reads each share once, by one thread per worker, and keeps the numbers of its words; only a share that is
-too large for that (`corpus.MAX_KEPT_WORDS`) is read again in each epoch.
+The survey reads each share once, with one thread per worker, and keeps the numbers of its words; a share that is too
+large for that (`corpus.MAX_KEPT_WORDS`) is read again in each epoch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,17 +21,20 @@ from lapse.apps.word2vec import corpus
 from lapse.apps.word2vec._encoder import Encoder
 from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
 
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
 log = logging.getLogger(__name__)
 
-#: Words that the kernel gets at a time.
+#: Words that the kernel receives at a time.
 BLOCK_WORDS = 10_000
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some sentences as the kernel takes them: frequent words only, int32; where each ends, int64.
+    """Some sentences for the kernel: their frequent words, int32, and the end of each sentence, int64.
 
-    `read` is how many words they had in the file.
+    `read` is the number of words that they have in the file.
     """
 
     words: np.ndarray
@@ -47,7 +51,7 @@ class Sentences:
     words, ends
         As in a `Block`.
     ends_in_file
-        Where each sentence ends, rare words included.
+        The end of each sentence, rare words included.
     """
 
     words: np.ndarray
@@ -56,13 +60,13 @@ class Sentences:
 
     @classmethod
     def without_rare_words(cls, ids: np.ndarray, ends: np.ndarray) -> Sentences:
-        """Leave out the words that have no number (-1)."""
+        """Omit the words that have no number (-1)."""
         known = ids >= 0
         before = np.concatenate([[0], np.cumsum(known)])
         return cls(ids[known], before[ends], ends)
 
     def blocks(self) -> Iterator[Block]:
-        """Cut them, without a copy, where a sentence ends and there are `BLOCK_WORDS`."""
+        """Cut them, without a copy, at the first end of a sentence after `BLOCK_WORDS` words."""
         first = start = read = 0
         while first < len(self.ends):
             last = int(np.searchsorted(self.ends_in_file, read + BLOCK_WORDS))
@@ -83,9 +87,9 @@ class Text:
     vocabulary
         Its frequent words.
     share_words
-        How many words (frequent or not) each worker's share has.
+        The number of words, frequent or not, of each worker's share.
     kept
-        By the numbers of this rank's workers, what the survey has kept of their shares.
+        What the survey has kept of the shares of this rank, by worker.
     """
 
     path: str
@@ -95,11 +99,11 @@ class Text:
 
     @property
     def words(self) -> int:
-        """Words of the corpus, frequent or not."""
+        """The number of words of the corpus, frequent or not."""
         return sum(self.share_words)
 
     def blocks(self, worker: int) -> Iterator[Block]:
-        """Read the share of a worker once."""
+        """Read the share of a worker from its start."""
         if worker in self.kept:
             yield from self.kept[worker].blocks()
             return
@@ -111,24 +115,24 @@ class Text:
         yield from Sentences.without_rare_words(*encoder.take()).blocks()
 
 
-def survey(comm, path: str, workers: int, min_count: int) -> Text:
+def survey(comm: Intracomm, path: str, workers: int, min_count: int) -> Text:
     """Count the words of the corpus, each rank those of its own workers. Collective."""
     shares = range(comm.rank * workers, (comm.rank + 1) * workers)
     surveys, encoders = collectively(comm, _survey_shares, path, shares, comm.size * workers)
     counts = sum((found.counts for found in surveys[1:]), surveys[0].counts)
     for found in surveys:
-        found.counts = None  # the words travel once, in the reduction
+        found.counts = Counter()  # the words travel once, in the reduction
     everything = [found for group in comm.allgather(surveys) for found in group]
     if comm.rank == 0:
         for message in corpus.describe_bad_lines(path, everything, is_gzip(path)):
             log.warning(message)
     vocabulary = _merge_vocabulary(comm, counts, min_count)
     if len(vocabulary) == 0:
-        raise AppError(f"{path}: no word occurs at least {min_count} times (--min-count)")
+        raise AppError(f"{path}: no word occurs at least {min_count} times; choose a lower --min-count")
     kept = {share: _number(encoder, vocabulary) for share, encoder, found in zip(shares, encoders, surveys, strict=True)
             if encoder.collected == found.words}
     text = Text(path, vocabulary, [found.words for found in everything], kept)
-    log.info("%s words, %s of them different and at least %d times there",
+    log.info("%s words; %s distinct words occur at least %d times",
              f"{text.words:,}", f"{len(vocabulary):,}", min_count)
     return text
 
@@ -143,13 +147,13 @@ def _survey_shares(path: str, shares: range, count: int) -> tuple[list[corpus.Su
         return list(threads.map(survey_share, shares, encoders)), encoders
 
 
-def _merge_vocabulary(comm, counts: Counter, min_count: int) -> Vocabulary:
-    merged = comm.reduce(counts, op=merge_counts)
-    return comm.bcast(Vocabulary.from_counts(merged, min_count) if comm.rank == 0 else None)
+def _merge_vocabulary(comm: Intracomm, counts: Counter, min_count: int) -> Vocabulary:
+    merged = comm.reduce(counts, op=merge_counts)  # None on the other ranks
+    return comm.bcast(None if merged is None else Vocabulary.from_counts(merged, min_count))
 
 
 def _number(encoder: Encoder, vocabulary: Vocabulary) -> Sentences:
-    """Give the words of a share, which have the encoder's numbers, those of the vocabulary."""
+    """Replace the encoder's numbers of the words of a share by those of the vocabulary."""
     index = vocabulary.index
     numbers = np.array([index.get(word, -1) for word in encoder.words()] or [-1], np.int32)
     ids, ends = encoder.take()

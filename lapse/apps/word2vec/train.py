@@ -1,8 +1,8 @@
 """The training run: corpus, vocabulary, server, epochs, model files.
 
-Every step is collective over the ranks. A worker trains its own share of the corpus, the same one in
-each epoch; the learning rate falls with the words it has done of its own share, so that no rank has
-to tell another how far it is, and a run can be repeated.
+Every step is collective over the ranks. A worker trains its own share of the corpus, the same one in each epoch; the
+learning rate decreases with the words of the share that it has trained, so that ranks need not exchange their progress,
+and a run can be repeated.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from lapse.apps.word2vec.text import Text, survey
 from lapse.apps.word2vec.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm
+    from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 
-#: Vectors that are pulled at once when the model is written.
+#: Vectors that are pulled at once.
 SAVED_ROWS = 4096
-#: Purposes of random streams; with (seed, epoch, worker) they name a stream.
+#: Purposes of random streams; see `streams`.
 SUBSAMPLING, WINDOWS = range(2)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all workers need to know for training."""
+    """What all workers know for training."""
 
     args: argparse.Namespace
     text: Text
@@ -52,9 +52,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch came to, over all workers of all ranks; the same on every rank.
+    """The figures of an epoch over all workers of all ranks; the same on every rank.
 
-    `done` is, by worker, how much of its share lies behind it.
+    `done` is, by worker, the fraction of its share that is trained.
     """
 
     loss: float | None
@@ -63,7 +63,7 @@ class EpochResult:
     done: list[float]
 
 
-def run(args: argparse.Namespace, comm: Comm) -> None:
+def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
     training = Training("word2vec", comm, args, quality=("words_per_second",))
     if training.repeat_result():
@@ -88,8 +88,8 @@ def words_per_second(history: list[dict]) -> float:
 # --- corpus ----------------------------------------------------------------------------------
 
 
-def locate_corpus(comm: Comm, chosen: Path | None) -> str:
-    """The file to train on; without a choice, the Python documentation as rank 0 has it."""
+def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:
+    """The file to train on; by default, the Python documentation of rank 0."""
     if chosen is not None:
         return os.fspath(chosen)
     path = job.on_rank_0(comm, stdlib_corpus.standard_corpus)
@@ -97,7 +97,7 @@ def locate_corpus(comm: Comm, chosen: Path | None) -> str:
     here = os.path.isfile(path) and os.path.getsize(path) == size
     if all(comm.allgather(here)):
         return os.fspath(path)
-    # another host, another file system: all must train on the same text
+    # other hosts may have another Python, but all must train on the same text
     content = job.on_rank_0(comm, path.read_text, "utf-8")
     return os.fspath(job.collectively(
         comm, lambda: path if here else write_temporary(content)))
@@ -106,14 +106,14 @@ def locate_corpus(comm: Comm, chosen: Path | None) -> str:
 # --- training --------------------------------------------------------------------------------
 
 
-def make_plan(comm: Comm, args: argparse.Namespace, text: Text) -> Plan:
-    """Decide what is decided once for all epochs. Collective."""
+def make_plan(comm: Intracomm, args: argparse.Namespace, text: Text) -> Plan:
+    """Make the decisions that hold for all epochs. Collective."""
     chosen = job.collectively(comm, placement.decide, comm, args, text)
     log_replicated(chosen, 2 * len(text.vocabulary), "vectors", args.sync_words, "words")
     return Plan(args, text, chosen)
 
 
-def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
+def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
     args = plan.args
     keys = 2 * len(plan.text.vocabulary)
@@ -124,7 +124,7 @@ def open_server(comm: Comm, plan: Plan, seed: int) -> lapse.Server:
 
 
 def train(server: lapse.Server, plan: Plan, training: Training) -> None:
-    """Run the epochs that are left; the first of them may have begun before."""
+    """Run the remaining epochs; the first of them may be partly trained."""
     begun = (training.state or {}).get("done")
     for epoch in training.epochs(server):
         result = server.run(train_epoch, server, plan, training, epoch, begun)[0]
@@ -137,7 +137,7 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> None:
 
 def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
                 begun: list[float] | None) -> EpochResult:
-    """Train one worker's share once; without what lies behind it, where the epoch had begun in another process."""
+    """Train the share of a worker once, without what another process has trained of it (`begun`)."""
     trainer = make_trainer(kv, plan, epoch)
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
     progress = Progress.of_epoch(kv, plan.args, epoch, plan.text.words, "words")
@@ -163,7 +163,7 @@ def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Tr
 
 
 def _share_behind(kv: lapse.Worker, begun: list[float] | None) -> float:
-    """How much of its share a worker need not train again; with another number of workers, the mean."""
+    """The fraction of its share that a worker need not train again; with another number of workers, the mean."""
     if begun is None:
         return 0.0
     return begun[kv.id] if len(begun) == kv.num_workers else sum(begun) / len(begun)
@@ -182,7 +182,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
 
 
 def stream_seeds(args: argparse.Namespace, epoch: int, worker: int) -> list[int]:
-    """Of the kernel's random streams."""
+    """The starts of the kernel's random streams."""
     return [streams.start(args.seed, epoch, worker, purpose) for purpose in (SUBSAMPLING, WINDOWS)]
 
 
@@ -195,14 +195,14 @@ def _sum_up(kv: lapse.Worker, trainer: Trainer, schedule: Schedule, skipped: int
 
 
 class Schedule:
-    """The learning rate: falls linearly over all epochs with the words of a worker's own share.
+    """The learning rate: decreases linearly over all epochs with the words of a worker's share.
 
     Parameters
     ----------
     args
         With ``alpha``, ``min_alpha`` and ``epochs``.
     share_words
-        Words of the share.
+        Number of words of the share.
     epoch
         Number of this epoch, from 0.
     """
@@ -215,12 +215,12 @@ class Schedule:
 
     @property
     def fraction(self) -> float:
-        """How much of this epoch is done."""
+        """The fraction of this epoch that is done."""
         return self.words / self._share_words if self._share_words else 1.0
 
     @property
     def alpha(self) -> float:
-        """The rate at this moment."""
+        """The current rate."""
         done = min((self._epoch + self.fraction) / self._args.epochs, 1.0)
         return self._args.alpha - (self._args.alpha - self._args.min_alpha) * done
 
@@ -236,7 +236,7 @@ class Schedule:
 
 def save(server: lapse.Server, vocabulary: Vocabulary, folder: Path, dim: int,
          binary: bool) -> None:
-    """Write word vectors, context vectors and counts into `folder` (rank 0 does)."""
+    """Write word vectors, context vectors and counts into a folder, by the first worker of all."""
     server.run(_save, vocabulary, folder, dim, binary)
     log.info("wrote the model to %s", folder)
 
@@ -245,9 +245,9 @@ def _save(kv: lapse.Worker, vocabulary: Vocabulary, folder: Path, dim: int, bina
     if kv.id != 0:
         return
     words = vocabulary.words
-    for stem, keys in ((model_io.WORD_VECTORS, word_keys(len(words))), (model_io.CONTEXT_VECTORS, word_keys(len(words)) + 1)):
+    for stem, offset in ((model_io.WORD_VECTORS, 0), (model_io.CONTEXT_VECTORS, 1)):
         path = folder / model_io.file_name(stem, binary)
-        model_io.write_vectors(path, words, pull_rows(kv, keys, SAVED_ROWS), dim, binary)
+        model_io.write_vectors(path, words, pull_rows(kv, word_keys(len(words)) + offset, SAVED_ROWS), dim, binary)
     model_io.write_counts(folder / model_io.COUNTS, words, vocabulary.counts)
 
 

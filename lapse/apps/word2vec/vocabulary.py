@@ -7,7 +7,7 @@ its input vector, ``2 * index + 1`` its output vector.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,11 +51,6 @@ class Vocabulary:
     def total(self) -> int:
         """How many words of the corpus are in the vocabulary."""
         return int(self.counts.sum())
-
-    def lookup(self, sentence: Iterable[str]) -> list[int]:
-        """The indexes of a sentence's words; unknown words are dropped."""
-        index = self.index
-        return [index[word] for word in sentence if word in index]
 
     def keep_probability(self, sample: float) -> np.ndarray:
         """How likely one occurrence of each word is to survive subsampling.

@@ -78,7 +78,7 @@ def test_the_learning_rate_falls_linearly():
 def plan_of(args, triples, workers):
     names = [str(i) for i in range(100)]
     dataset = Dataset(names, names[:5], triples, triples[:0], triples[:0])
-    return train.Plan(args, dataset, None, model_of(args), None, train.share_out(args, triples, workers))
+    return train.Plan(args, dataset, None, model_of(args), None, train.assign_triples(args, triples, workers))
 
 
 @pytest.mark.parametrize("partition", ["random", "relation"])
@@ -97,7 +97,7 @@ def test_each_triple_is_trained_once_an_epoch(partition, workers):
 
 def test_triples_of_a_relation_stay_together():
     triples = graph(num_relations=5)
-    shares = train.share_out(options("--partition", "relation"), triples, 3)
+    shares = train.assign_triples(options("--partition", "relation"), triples, 3)
     owners = [{worker for worker, share in enumerate(shares) if r in triples[share, 1]} for r in range(5)]
     assert all(len(owner) <= 1 for owner in owners)
 

@@ -14,7 +14,7 @@ def test_words_by_falling_count_then_alphabet():
     assert vocabulary.words == ["the", "of", "a", "b", "rare"]
     assert vocabulary.counts.tolist() == [1000, 500, 7, 7, 2]
     assert vocabulary.total == 1516
-    assert vocabulary.lookup(["of", "unknown", "the"]) == [1, 0]
+    assert [vocabulary.index.get(word) for word in ("of", "unknown", "the")] == [1, None, 0]
 
 
 def test_nothing_frequent_enough():
