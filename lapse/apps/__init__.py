@@ -1,5 +1,5 @@
 """Applications of Lapse: programs for ``python -m lapse.apps.<name>``.
 
-Each one stands on the public API (``import lapse``) and, where it has a kernel of its own, on the
-C-level door (``cimport lapse``); nothing here reaches below these two.
+Each one uses the public API (``import lapse``) and, if it has a kernel of its own, the C-level interface
+(``cimport lapse``). What they have in common is in `_shared`; `simple` is the smallest of them.
 """

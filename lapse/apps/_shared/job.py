@@ -69,9 +69,8 @@ def start() -> Iterator[Intracomm]:
     terminates the job: in both cases each rank exits by itself. The other ranks may not know of any other error, so
     this one prints it and aborts the job.
     """
-    from mpi4py import MPI  # not before: `--help` must not start MPI
-
     from lapse import RemoteError
+    from mpi4py import MPI  # not before: `--help` must not start MPI
 
     comm = MPI.COMM_WORLD
     configure_logging(comm.rank)

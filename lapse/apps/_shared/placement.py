@@ -114,7 +114,7 @@ def localizes(args: argparse.Namespace, ranks: Ranks) -> bool:
 
 def replicates(args: argparse.Namespace, ranks: Ranks) -> bool:
     """Whether parameters may be replicated."""
-    return args.management == "lapse2" and (ranks.are_apart or bool(args.replicate) and ranks.count > 1)
+    return args.management == "lapse2" and (ranks.are_apart or (bool(args.replicate) and ranks.count > 1))
 
 
 def choose_scheme(args: argparse.Namespace, ranks: Ranks, num_sampled: int, few: float) -> str:

@@ -44,7 +44,9 @@ class Progress:
     @classmethod
     def of_epoch(cls, kv: lapse.Worker, args: argparse.Namespace, epoch: int, total: float, unit: str) -> Progress:
         """The progress of an epoch, shown by the first worker only: shares are about equal, so it represents all."""
-        return cls(f"epoch {epoch + 1}/{args.epochs}", total, unit, kv.id == 0 and not args.no_progress)
+        if kv.id != 0:
+            return _NoProgress()
+        return cls(f"epoch {epoch + 1}/{args.epochs}", total, unit, not args.no_progress)
 
     def show(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
         """Show how many items are done; `figures` is called only if its result will be shown."""
@@ -67,3 +69,16 @@ class Progress:
         shown = "".join(f", {name} {value}" for name, value in figures().items())
         log.info("%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit,
                  shown)
+
+
+class _NoProgress(Progress):
+    """Shows nothing: for all workers but the first one, which need not import tqdm."""
+
+    def __init__(self) -> None:
+        pass
+
+    def show(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

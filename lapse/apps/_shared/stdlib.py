@@ -41,6 +41,12 @@ def source_files(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(files) if name.endswith(".py"))
 
 
+def module_name(path: Path, folder: Path) -> str:
+    """The name by which a file under `folder` is imported: ``json`` for ``json/__init__.py``."""
+    parts = path.relative_to(folder).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
 def parse_source(path: Path) -> ast.Module | None:
     """The syntax tree of a file; None if it cannot be parsed."""
     try:

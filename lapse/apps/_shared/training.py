@@ -40,9 +40,8 @@ from lapse.apps._shared.metrics import Metrics, local_share, locality_report, su
 from lapse.apps._shared.signals import Signals
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Intracomm
-
     import lapse
+    from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 A data set is a folder with ``train``, ``valid`` and ``test``, each ending in
 
-* ``.txt``: a triple a line, three names between tabs (or, where there is no tab, between spaces), or
-* ``.del``: three ids from 0 on, as LibKGE writes them; names may stand beside, in ``entity_ids.del`` and
-  ``relation_ids.del`` (id, tab, name),
+* ``.txt``: one triple per line, three names separated by tabs (or by spaces if there is no tab), or
+* ``.del``: three ids from 0 on, as in LibKGE; their names may be in ``entity_ids.del`` and ``relation_ids.del``
+  (id, tab, name),
 
 plain or compressed by gzip (``.gz``).
 """
@@ -50,7 +50,7 @@ class Dataset:
         return np.concatenate([self.train, self.valid, self.test])
 
     def unseen(self) -> int:
-        """How many triples of valid and test have an entity or a relation that does not occur in train."""
+        """The number of triples of valid and test with an entity or relation that does not occur in train."""
         entities = np.zeros(len(self.entities), bool)
         relations = np.zeros(len(self.relations), bool)
         entities[self.train[:, [0, 2]]] = True
@@ -65,12 +65,12 @@ def read(folder: Path) -> Dataset:
     Raises
     ------
     AppError
-        For a file that is missing, or a line that is not a triple, with file and line.
+        For a missing file, or for a line that is not a triple, with file and line.
     """
     paths = [find(folder, split) for split in SPLITS]
     kinds = {".del" in path.suffixes for path in paths}
     if len(kinds) > 1:
-        raise AppError(f"{folder}: some of {', '.join(path.name for path in paths)} hold names (.txt) and some "
+        raise AppError(f"{folder}: some of {', '.join(path.name for path in paths)} contain names (.txt) and some "
                        "ids (.del), but all must be of one kind")
     dataset = _read_ids(folder, paths) if kinds.pop() else _read_names(paths)
     if len(dataset.train) == 0:
@@ -81,7 +81,7 @@ def read(folder: Path) -> Dataset:
 def find(folder: Path, stem: str) -> Path:
     """The one file of `folder` with this stem and one of `SUFFIXES`."""
     if not folder.is_dir():
-        raise AppError(f"{folder} is not a folder; --dataset wants one with train, valid and test in it")
+        raise AppError(f"{folder} is not a folder; --dataset must be a folder with train, valid and test")
     found = [folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()]
     if len(found) != 1:
         what = f"several of {', '.join(path.name for path in found)}" if found else "none"
@@ -112,7 +112,7 @@ def _read_ids(folder: Path, paths: list[Path]) -> Dataset:
 
 
 def _read_id_names(folder: Path, stem: str, count: int) -> list[str]:
-    """The names of ids, where they stand beside; an id is its own name otherwise."""
+    """The names of ids, if there is a file with them; otherwise an id is its own name."""
     path = next((folder / (stem + suffix) for suffix in (".del", ".del.gz")
                  if (folder / (stem + suffix)).is_file()), None)
     names = [str(i) for i in range(count)]
@@ -136,7 +136,7 @@ def _to_ids(columns: list[str]) -> tuple[int, int, int]:
 
 def _to_id(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is not an id; ids are integers from 0 on")
+        raise ValueError(f"{text!r} is not an id; ids must be integers from 0 on")
     if len(text.lstrip("0")) > 10 or int(text) >= MAX_IDS:
         raise ValueError(f"id {text[:40]} is too large; ids must be below {MAX_IDS}")
     return int(text)
@@ -171,18 +171,18 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise AppError(f"{path}: damaged gzip file after line {number}: {error}") from None
 
 
-# --- what is known -----------------------------------------------------------------------------------------------
+# --- known triples -----------------------------------------------------------------------------------------------
 
 
 class Known:
-    """The entities that are known to complete a pair, to be left out of filtered ranks.
+    """The entities that are known to complete a pair, which filtered ranks exclude.
 
     Parameters
     ----------
     triples
         All of train, valid and test.
     num_relations
-        How many there are.
+        The number of relations.
     """
 
     def __init__(self, triples: np.ndarray, num_relations: int) -> None:
@@ -192,7 +192,7 @@ class Known:
             pairs = self._number(triples[:, given_column], triples[:, 1])
             order = np.lexsort((triples[:, asked_column], pairs))
             pairs, entities = pairs[order], triples[order, asked_column]
-            first = np.ones(len(pairs), bool)  # a triple that is given twice counts once
+            first = np.ones(len(pairs), bool)  # a triple that occurs twice counts once
             first[1:] = (pairs[1:] != pairs[:-1]) | (entities[1:] != entities[:-1])
             self._pairs[asked_column], self._entities[asked_column] = pairs[first], entities[first]
 
@@ -205,7 +205,7 @@ class Known:
         Returns
         -------
         rows, entities
-            Entity ``entities[i]`` completes triple ``rows[i]``. The triple's own entity is left out.
+            Entity ``entities[i]`` completes triple ``rows[i]``. The triple's own entity is excluded.
         """
         wanted = self._number(triples[:, 2 - column], triples[:, 1])
         first = np.searchsorted(self._pairs[column], wanted, "left")

@@ -1,11 +1,11 @@
 """How well a model completes triples: the rank of the true entity among all.
 
-For each triple, all entities are scored in the place of its object, then of its subject. The *raw* rank
-counts every entity with a higher score, the *filtered* one leaves out those that make a triple known from
-train, valid or test (Bordes et al., NIPS 2013). Entities with an equal score count half: that is the expected rank
-when ties are broken at random.
+For each triple, all entities are scored in place of its object, then in place of its subject. The *raw* rank counts
+every entity with a higher score; the *filtered* one excludes those that make a triple known from train, valid or test
+(Bordes et al., NIPS 2013). Entities with an equal score count half: that is the expected rank if ties are broken at
+random.
 
-Every worker ranks a part of the triples. Entities are pulled in blocks, so that no rank holds the model.
+Every worker ranks a part of the triples. Entities are pulled in blocks, so that no rank needs to hold the model.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lapse.apps.kge import _kernel
 from lapse.apps.kge.data import Known
 from lapse.apps.kge.models import Model
 
-#: Triples that are ranked while the entities pass by once, and entities that are scored at once.
+#: Triples that are ranked in one pass over the entities, and entities that are scored at once.
 QUERY_ROWS, ENTITY_ROWS = 4096, 2048
 HITS = (1, 3, 10)
-#: The sums that ranks are reduced to, which can be added over workers.
+#: The number of sums that ranks are reduced to, which can be added over workers.
 SUMS = 3 + len(HITS)
 _COLUMNS = {_kernel.SUBJECT: 0, _kernel.OBJECT: 2}
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures over both sides of all triples; None where there are no triples."""
+    """Figures over both sides of all triples; None if there are no triples."""
 
     mrr: float | None
     mean_rank: float | None
@@ -56,7 +56,7 @@ class Quality:
 
 
 def sum_up(ranks: np.ndarray) -> np.ndarray:
-    """Count, sum of 1 / rank, of ranks, and numbers of hits; shape (SUMS,)."""
+    """The count, the sums of 1 / rank and of ranks, and the numbers of hits; shape (SUMS,)."""
     hits = [(ranks <= k).sum() for k in HITS]
     return np.array([len(ranks), (1 / ranks).sum(), ranks.sum(), *hits], dtype=np.float64)
 
@@ -93,7 +93,7 @@ def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> t
 
 
 def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tuple[np.ndarray, ...]:
-    """Queries for one side of triples, the entities that answer them, and these entities' scores."""
+    """Queries for one side of triples, the entities that answer them, and the scores of these entities."""
     column = _COLUMNS[asked]
     given, targets = triples[:, 2 - column], triples[:, column]
     relations = model.num_entities + triples[:, 1]
@@ -125,9 +125,9 @@ def pull_vectors(kv: lapse.Worker, keys: np.ndarray) -> np.ndarray:
 def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, int, np.ndarray]]:
     """All entities' vectors, a block at a time: first entity, how many, and their vectors, padded.
 
-    The next block is on its way when one is given out, which is written over then.
+    The next block is being pulled when one is returned; it overwrites that one.
     """
-    length = 2 * model.dim  # the sums of squares come along
+    length = 2 * model.dim  # including the sums of squares
     block = np.zeros((ENTITY_ROWS, _kernel.padded(model.dim)), dtype=np.float32)
     rooms = np.empty((2, ENTITY_ROWS * length), dtype=np.float32)
     firsts = range(0, model.num_entities, ENTITY_ROWS)
@@ -179,7 +179,7 @@ def _rule_sums(train, triples, known: Known, num_entities: int, column: int) -> 
 
 def complete(kv: lapse.Worker, model: Model, known: Known, subject: int, relation: int, most: int = 5,
              accept: Callable[[int], bool] = lambda entity: True) -> list[int]:
-    """The entities with the highest scores as objects of a subject and a relation, unknown ones only."""
+    """The entities with the highest scores as objects of a subject and a relation, without known ones."""
     triple = np.array([[subject, relation, subject]])
     queries = ask(kv, model, triple, _kernel.OBJECT)[0]
     scores = np.concatenate([_kernel.scores(model.name, model.norm, queries, block)[0, :count]

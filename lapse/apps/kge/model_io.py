@@ -4,7 +4,7 @@
 entities.npy          float32, shape (entities, dim)
 relations.npy         float32, shape (relations, dim); RESCAL: (relations, dim, dim)
 inverse_relations.npy  the same for the relations that predict subjects, if the model has them
-entities.tsv          a line per entity: id, tab, name
+entities.tsv          one line per entity: id, tab, name
 relations.tsv         likewise
 model.json            the model's name, sizes and norm, and its quality
 ====================  =========================================================================

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from lapse.apps._shared.job import AppError
 
+
 @dataclass(frozen=True)
 class Model:
     """A model and the sizes of its parameters.

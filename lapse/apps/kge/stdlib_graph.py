@@ -39,6 +39,7 @@ from lapse.apps._shared.stdlib import (
     cached,
     interpreter_name,
     library_folder,
+    module_name,
     parse_source,
     source_files,
 )
@@ -136,14 +137,10 @@ def gather(folder: Path | None = None) -> list[Triple]:
 def _parse_all(folder: Path) -> Iterator[tuple[str, ast.Module]]:
     """Modules and their syntax trees, without files that cannot be parsed."""
     for path in source_files(folder):
-        parts = list(path.relative_to(folder).with_suffix("").parts)
-        if parts[-1] == "__init__":
-            parts.pop()
-        if not parts or not all(part.isidentifier() for part in parts):
-            continue
-        tree = parse_source(path)
+        name = module_name(path, folder)
+        tree = parse_source(path) if all(part.isidentifier() for part in name.split(".")) else None
         if tree is not None:
-            yield ".".join(parts), tree
+            yield name, tree
 
 
 class _Names:

@@ -1,12 +1,12 @@
-"""Matrix factorization by stochastic gradient descent, its factors in a Lapse server.
+"""Matrix factorization by stochastic gradient descent, with its factors in a Lapse server.
 
-The way of a rating through the modules::
+The path of a rating through the modules::
 
     data ─ a file's share of each rank ─┐
     stdlib_matrix ─ text ─► data        ├─► matrix ─ each worker its rows ─► _kernel ─ pull, push, localize ─► server
     synthetic ─ rows of each rank ──────┘            (schedule: in which order; train drives it, epoch by epoch;
                                                       placement: what is localized or replicated)
-                                                     output ◄─ factors, biases ─ server
+                                                     model_io ◄─ factors, biases ─ server
 
 The model is that of Koren, Bell and Volinsky, *Matrix Factorization Techniques for Recommender Systems*, IEEE
 Computer 42(8), 2009; the schedule without conflicts that of Gemulla, Nijkamp, Haas and Sismanis, *Large-Scale Matrix

@@ -1,8 +1,8 @@
-"""Files of ratings: ``row column rating`` a line, as text, csv or tsv, or MatrixMarket; also compressed by gzip.
+"""Files of ratings: lines ``row column rating`` as text, csv or tsv, or MatrixMarket; also compressed by gzip.
 
-Each rank reads its share of the lines. A plain file is entered in the middle; a compressed one is unpacked by every
-rank, but only the rank's own lines are looked at. A rating is known by the place of its line in the (unpacked) text,
-so that what is decided by it, such as what is held out, does not depend on the number of ranks.
+Each rank reads its share of the lines. A plain file is read from the middle; a compressed one is decompressed by every
+rank, but only the rank's own lines are parsed. A rating is identified by the offset of its line in the (decompressed)
+text, so that what is decided by it, such as what is held out, does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 from lapse.apps._shared.files import is_gzip
 from lapse.apps._shared.job import AppError
 
-#: Of a compressed file the ranks take turns by pieces of so many bytes.
+#: The ranks take turns in pieces of a compressed file of so many bytes.
 PIECE = 1 << 20
-#: Separators that a first line is searched for, in this order; otherwise white space.
+#: Separators that are searched for in the first line, in this order; otherwise white space.
 SEPARATORS = (b"\t", b"::", b",", b";")
 BANNER = b"%%matrixmarket"
 MAX_INDEX = 2**31 - 1  # row and column numbers are int32
@@ -33,19 +33,19 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class RatingsError(AppError):
-    """A file that cannot be read as ratings; the text names file and line."""
+    """A file that cannot be read as ratings; the message names file and line."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a text in memory that goes by a name.
+    """A file, or a named text in memory.
 
     Attributes
     ----------
     name
-        Of the file; for messages otherwise.
+        The file; or a name for messages.
     content
-        The text; None: it is in the file.
+        The text; None: that of the file.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Source:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the file begins as gzip's do, whatever it is called."""
+        """Whether the file is a gzip file, whatever its name."""
         return self.content is None and is_gzip(self.name)
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
         return os.path.getsize(self.name) if self.content is None else len(self.content)
 
     def open(self) -> io.BufferedIOBase:
-        """A file of bytes, unpacked."""
+        """A file of bytes, decompressed."""
         if self.content is not None:
             return io.BytesIO(self.content)
         return gzip.open(self.name, "rb") if self.is_compressed else open(self.name, "rb")
@@ -70,18 +70,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Format:
-    """What the head of a file says.
+    """The format of a file, from its head.
 
     Attributes
     ----------
     begin
-        Where the first line with a rating may be.
+        The offset from which lines may have ratings.
     separator
-        Of fields; None: white space.
+        The separator of fields; None: white space.
     fields
-        How many the first line has.
+        The number of fields of the first line.
     shape
-        Rows, columns and entries of a MatrixMarket file; None for others.
+        The numbers of rows, columns and entries of a MatrixMarket file; None for other files.
     """
 
     begin: int
@@ -97,15 +97,15 @@ class Share:
     Attributes
     ----------
     rows, columns
-        int32: places in `row_ids` and `column_ids`, or, where these are None, the numbers themselves.
+        int32: indexes into `row_ids` and `column_ids`, or, if these are None, the row and column numbers.
     values
         float32.
     identities
-        uint64: by which a rating is known.
+        uint64: they identify ratings.
     row_ids, column_ids
-        Names, each once; None for a matrix of known `shape`.
+        Distinct names; None for a matrix of known `shape`.
     shape
-        Rows and columns; None where names are collected.
+        The numbers of rows and columns; None if names are collected.
     """
 
     rows: np.ndarray
@@ -121,7 +121,7 @@ class Share:
 
 
 class BadLine(Exception):
-    """What is wrong with the line at `offset`."""
+    """The line at `offset` cannot be read, for this reason."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(reason)
@@ -129,12 +129,12 @@ class BadLine(Exception):
 
 
 def read_share(source: Source, index: int = 0, count: int = 1) -> Share:
-    """Read part `index` of `count` of a file; together the parts have each rating once.
+    """Read part `index` of `count` of a file; each rating is in one part.
 
     Raises
     ------
     RatingsError
-        Names the file, the line where there is one, and what is expected.
+        With the file, the line if there is one, and what is expected.
     """
     try:
         form = read_format(source)
@@ -143,11 +143,11 @@ def read_share(source: Source, index: int = 0, count: int = 1) -> Share:
     except BadLine as bad:
         raise RatingsError(f"{source.name}:{line_number(source, bad.offset)}: {bad.reason}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise RatingsError(f"{source.name}: cannot be unpacked as gzip: {error}") from None
+        raise RatingsError(f"{source.name}: cannot be decompressed as gzip: {error}") from None
 
 
 def line_number(source: Source, offset: int) -> int:
-    """The number, from 1, of the line at an offset."""
+    """The number (from 1) of the line at an offset."""
     lines = 1
     with source.open() as file:
         while offset > 0 and (piece := file.read(min(offset, PIECE))):
@@ -157,7 +157,7 @@ def line_number(source: Source, offset: int) -> int:
 
 
 def check_entries(source: Source, declared: int, found: int) -> None:
-    """Compare what a MatrixMarket file declares with what all shares of it have together."""
+    """Compare the number of entries that a MatrixMarket file declares with that of all its shares."""
     if declared != found:
         raise RatingsError(f"{source.name}: {found:,} entries, but the size line declares {declared:,}: is the file "
                            f"complete?")
@@ -167,7 +167,7 @@ def check_entries(source: Source, declared: int, found: int) -> None:
 
 
 def read_format(source: Source) -> Format:
-    """Find out how a file is laid out."""
+    """Determine the format of a file."""
     with source.open() as file:
         offset = 0
         for line in file:
@@ -181,7 +181,7 @@ def read_format(source: Source) -> Format:
 
 
 def _guess(line: bytes, offset: int, after: int) -> Format:
-    """Separator and beginning by the first line, which may be a header: one without any number."""
+    """Determine separator and start by the first line, which may be a header: one without a number."""
     separator = next((s for s in SEPARATORS if s in line), None)
     fields = _split(line, separator)
     if len(fields) < 3:
@@ -195,13 +195,13 @@ def _read_size(file, banner: bytes, offset: int) -> Format:
     words = banner.decode("latin-1").lower().split()[1:]
     if words[:2] != ["matrix", "coordinate"] or words[2:3] not in (["real"], ["double"], ["integer"]) \
             or words[3:] != ["general"]:
-        raise BadLine(0, f"'{' '.join(words)}' is not a kind of MatrixMarket file with ratings: must be 'matrix "
+        raise BadLine(0, f"'{' '.join(words)}' is not a supported kind of MatrixMarket file: must be 'matrix "
                          f"coordinate real general' (or integer)")
     for line in file:
         if line.strip() and not line.startswith(b"%"):
             return Format(offset + len(line), shape=_parse_size(line, offset))
         offset += len(line)
-    raise BadLine(offset, "ends before the size line 'rows columns entries'")
+    raise BadLine(offset, "the file ends before the size line 'rows columns entries'")
 
 
 def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
@@ -210,8 +210,8 @@ def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
     except ValueError:
         raise BadLine(offset, f"{_show(line)} is not a size line 'rows columns entries'") from None
     if not (0 <= rows <= MAX_INDEX and 0 <= columns <= MAX_INDEX and entries >= 0):
-        raise BadLine(offset, f"a matrix of {rows} x {columns} with {entries} entries: rows and columns go up to "
-                              f"{MAX_INDEX:,}")
+        raise BadLine(offset, f"a matrix of {rows} x {columns} with {entries} entries: the numbers of rows and "
+                              f"columns must be at most {MAX_INDEX:,}")
     return rows, columns, entries
 
 
@@ -229,7 +229,7 @@ def _adjacent_lines(file, source: Source, begin: int, index: int, count: int) ->
     """The lines that begin in the part's range of bytes."""
     length = max(source.size - begin, 0)
     offset, end = (begin + length * i // count for i in (index, index + 1))
-    if offset > begin:  # a line that begins before belongs to the part before
+    if offset > begin:  # a line that begins in the previous part belongs to it
         file.seek(offset - 1)
         offset += len(file.readline()) - 1
     else:
@@ -259,9 +259,9 @@ def _split(line: bytes, separator: bytes | None) -> list[bytes]:
 def _fields(line: bytes, form: Format) -> list[bytes]:
     """The fields of a line.
 
-    Files with tabs were sometimes edited by hand, by people whose editor writes spaces instead (two lines of one copy
-    of MovieLens 100k are so): a line that has not as many fields as the first one, but has between white space, is
-    taken so. Names may contain spaces otherwise.
+    Files with tabs are sometimes edited by hand with an editor that writes spaces instead (as two lines of one copy of
+    MovieLens 100k were): a line with another number of fields than the first one is split at white space if that gives
+    the same number. Otherwise names may contain spaces.
     """
     fields = _split(line, form.separator)
     if form.separator == b"\t" and len(fields) != form.fields and len(words := line.split()) == form.fields:
@@ -274,7 +274,7 @@ def _fields(line: bytes, form: Format) -> list[bytes]:
 
 @dataclass
 class _Columns:
-    """Ratings while they are collected, four arrays that grow."""
+    """Ratings while they are collected, in four arrays that grow."""
 
     rows: array = field(default_factory=lambda: array("i"))
     columns: array = field(default_factory=lambda: array("i"))
@@ -293,7 +293,7 @@ class _Columns:
 
 
 class _Names(dict):
-    """Numbers names in the order in which they turn up."""
+    """Numbers names in the order of their first occurrence."""
 
     def __missing__(self, name: bytes) -> int:
         text = name.strip()
@@ -369,10 +369,10 @@ def _is_number(text: bytes) -> bool:
 
 
 def _expected(line: bytes, problem: str) -> str:
-    return f"{_show(line)} {problem}: a line must be 'row column rating', further fields are left out"
+    return f"{_show(line)} {problem}: a line must be 'row column rating'; further fields are ignored"
 
 
 def _show(text: bytes) -> str:
-    """Bytes of a file for a message, shortened."""
+    """Bytes of a file for a message, abbreviated."""
     shown = text.strip().decode("utf-8", "backslashreplace")
     return repr(shown if len(shown) <= 60 else shown[:57] + "...")

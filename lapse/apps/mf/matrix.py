@@ -1,12 +1,13 @@
-"""A matrix of ratings, shared out: each worker has a range of rows, with their training and held-out ratings.
+"""A matrix of ratings, distributed: each worker has a range of rows, with their training and held-out ratings.
 
-Made by all ranks together from what each has read. Who has which row, and in which order its ratings lie, depends on
-the ratings and on the number of workers only, not on the way in which ranks read them.
+All ranks together assemble it from what each has read. The assignment of rows to workers and the order of ratings
+depend on the ratings and on the number of workers only, not on which rank has read them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,15 +15,18 @@ from lapse.apps._shared.job import AppError, on_rank_0
 from lapse.apps.mf.data import MAX_INDEX, Share
 from lapse.apps.mf.schedule import cut_evenly
 
-#: How ratings travel.
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+#: Ratings as they are sent.
 RECORD = np.dtype([("row", "i4"), ("column", "i4"), ("value", "f4"), ("held_out", "u1")])
-#: Records for one rank that are sent at once: counts and sizes stay far below 2^31 whatever there is in all.
+#: Records that are sent to one rank at once: counts and sizes stay far below 2^31, however large the matrix.
 RECORDS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Part:
-    """Ratings of one worker, by column, then row.
+    """Ratings of one worker, sorted by column, then row.
 
     Attributes
     ----------
@@ -42,26 +46,26 @@ class Part:
         return len(self.values)
 
     def where(self, chosen: np.ndarray) -> Part:
-        """Those that a boolean array chooses."""
+        """The ratings that a boolean array selects."""
         return Part(self.rows[chosen], self.columns[chosen], self.values[chosen])
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a rank knows of the matrix.
+    """The matrix, as far as a rank has it.
 
     Attributes
     ----------
     bounds
         int64 of shape (workers + 1,): worker w has the rows ``bounds[w] .. bounds[w + 1] - 1``.
     row_counts, column_counts
-        int64: training ratings of each row and column.
+        int64: the number of training ratings of each row and column.
     training, held_out
         The parts of this rank's workers.
     num_held_out
-        Held-out ratings of all workers.
+        The number of held-out ratings of all workers.
     mean, low, high
-        Of all training ratings.
+        Mean and range of all training ratings.
     row_ids, column_ids
         Names; None: the numbers from 1.
     """
@@ -88,12 +92,12 @@ class Matrix:
 
     @property
     def num_training(self) -> int:
-        """Training ratings of all workers."""
+        """The number of training ratings of all workers."""
         return int(self.row_counts.sum())
 
 
 def is_held_out(identities: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose about this fraction of ratings, each by its identity and the seed alone.
+    """Select about this fraction of ratings, each by its identity and the seed alone.
 
     The function is the finalizer of SplitMix64 (Steele, Lea, Flood 2014), as in `lapse.options.initializers`.
     """
@@ -105,22 +109,23 @@ def is_held_out(identities: np.ndarray, fraction: float, seed: int) -> np.ndarra
     return (x >> np.uint64(11)) * 2.0**-53 < fraction
 
 
-def assemble(comm, workers: int, share: Share, test: Share | None, fraction: float, seed: int) -> Matrix:
-    """Make the matrix from what each rank has read. Collective.
+def assemble(comm: Intracomm, workers: int, share: Share, test: Share | None, fraction: float, seed: int) -> Matrix:
+    """Assemble the matrix from what each rank has read. Collective.
 
     Parameters
     ----------
     workers
-        Of each rank.
+        The number of workers of each rank.
     share
-        Ratings to train on, those to hold out among them if there is no `test`.
+        Ratings to train on, including those to hold out if there is no `test`.
     test
-        Ratings to hold out; None: choose the `fraction` of `share` by `seed`.
+        Ratings to hold out; None: select the `fraction` of `share` by `seed`.
     """
-    shares = [share] if test is None else [share, test]
-    row_ids, column_ids, shape = _merge_names(comm, shares)
-    records = np.concatenate([_records(one, held_out) for one, held_out in zip(
-        shares, [is_held_out(share.identities, fraction, seed)] if test is None else [False, True])])
+    row_ids, column_ids, shape = _merge_names(comm, [share] if test is None else [share, test])
+    if test is None:
+        records = _records(share, is_held_out(share.identities, fraction, seed))
+    else:
+        records = np.concatenate([_records(share, False), _records(test, True)])
     row_counts, column_counts = (
         _sum(comm, np.bincount(records[axis][records["held_out"] == 0], minlength=size))
         for axis, size in zip(("row", "column"), shape))
@@ -136,8 +141,8 @@ def assemble(comm, workers: int, share: Share, test: Share | None, fraction: flo
                   mean, low, high, row_ids, column_ids)
 
 
-def _merge_names(comm, shares: list[Share]):
-    """Give all shares of all ranks the same numbering, by sorted names; names and shape."""
+def _merge_names(comm: Intracomm, shares: list[Share]) -> tuple[list[str] | None, list[str] | None, tuple[int, int]]:
+    """Number rows and columns alike in all shares of all ranks, by sorted names; returns names and shape."""
     if len({one.shape is None for one in shares}) > 1 or (
             shares[0].shape is not None and len({one.shape for one in shares}) > 1):
         shown = " and ".join("ratings with names" if one.shape is None else f"{one.shape[0]} x {one.shape[1]}"
@@ -146,45 +151,44 @@ def _merge_names(comm, shares: list[Share]):
                              f"as MatrixMarket of the same shape")
     if shares[0].shape is not None:
         return None, None, shares[0].shape
-    names = []
+    names: dict[str, list[str]] = {}
     for axis in ("row", "column"):
         merged = _union(comm, [getattr(one, f"{axis}_ids") for one in shares])
         numbers = {name: number for number, name in enumerate(merged)}
         for one in shares:
             translation = np.array([numbers[name] for name in getattr(one, f"{axis}_ids")], np.int32)
             setattr(one, f"{axis}s", translation[getattr(one, f"{axis}s")])
-        names.append(merged)
-    return *names, (len(names[0]), len(names[1]))
+        names[axis] = merged
+    return names["row"], names["column"], (len(names["row"]), len(names["column"]))
 
 
-def _union(comm, lists: list[list[str]]) -> list[str]:
-    """The names that any rank has, integers by value, others by alphabet. Collective."""
-    gathered = comm.gather(sorted(set().union(*lists)))
-    merged = on_rank_0(comm, lambda: _sort_names(set().union(*gathered)))
-    return merged
+def _union(comm: Intracomm, lists: list[list[str]]) -> list[str]:
+    """The names of all ranks, integers by value, others in alphabetical order. Collective."""
+    gathered = comm.gather(sorted(set().union(*lists)))  # None on the other ranks
+    return on_rank_0(comm, lambda: _sort_names(set().union(*gathered or ())))
 
 
 def _sort_names(names: set[str]) -> list[str]:
     if len(names) > MAX_INDEX:
-        raise AppError(f"{len(names):,} different names, but rows and columns go up to {MAX_INDEX:,}")
+        raise AppError(f"{len(names):,} distinct names of rows or columns; the limit is {MAX_INDEX:,}")
     numeric = all(name.isascii() and name.isdigit() and len(name) < 19 for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
 
 
-def _records(share: Share, held_out) -> np.ndarray:
+def _records(share: Share, held_out: np.ndarray | bool) -> np.ndarray:
     records = np.empty(len(share), RECORD)
     records["row"], records["column"], records["value"] = share.rows, share.columns, share.values
     records["held_out"] = held_out
     return records
 
 
-def _sum(comm, mine: np.ndarray) -> np.ndarray:
+def _sum(comm: Intracomm, mine: np.ndarray) -> np.ndarray:
     total = np.empty(len(mine), np.int64)
     comm.Allreduce(mine.astype(np.int64), total)
     return total
 
 
-def _survey(comm, records: np.ndarray) -> tuple[float, float, float]:
+def _survey(comm: Intracomm, records: np.ndarray) -> tuple[float, float, float]:
     """Mean and range of the training ratings."""
     values = records["value"][records["held_out"] == 0].astype(np.float64)
     from mpi4py import MPI
@@ -195,10 +199,10 @@ def _survey(comm, records: np.ndarray) -> tuple[float, float, float]:
     return float(total / count), float(low), float(high)
 
 
-def _exchange(comm, records: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Send each rating to the rank that has its row, in rounds of bounded size. Collective."""
+def _exchange(comm: Intracomm, records: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Send each rating to the rank of its row, in rounds of bounded size. Collective."""
     destination = np.searchsorted(bounds, records["row"], side="right") - 1
-    # ranks without rows share a bound with the next one: the last of them would be chosen, which has the row
+    # ranks without rows share a bound with the next one: the search finds the last of them, which has the row
     records = records[np.argsort(destination, kind="stable")]
     ends = np.cumsum(np.bincount(destination, minlength=comm.size))
     starts = ends - np.bincount(destination, minlength=comm.size)
@@ -211,7 +215,7 @@ def _exchange(comm, records: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     return np.concatenate(received) if received else np.empty(0, RECORD)
 
 
-def _alltoall(comm, pieces: list[np.ndarray]) -> list[np.ndarray]:
+def _alltoall(comm: Intracomm, pieces: list[np.ndarray]) -> list[np.ndarray]:
     from mpi4py import MPI
 
     sizes = np.array([piece.nbytes for piece in pieces], np.int64)
@@ -224,7 +228,7 @@ def _alltoall(comm, pieces: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _sorted_parts(records: np.ndarray, bounds: np.ndarray, worker: int) -> tuple[Part, Part]:
-    """The training and held-out ratings of a worker; by value too, lest the order of reading matter."""
+    """The training and held-out ratings of a worker; sorted by value, too, so that reading order is irrelevant."""
     first, end = bounds[worker], bounds[worker + 1]
     mine = records[(records["row"] >= first) & (records["row"] < end)]
     mine = mine[np.lexsort((mine["value"], mine["row"], mine["column"]))]

@@ -1,7 +1,4 @@
-"""In which order a worker trains its ratings, by algorithm.
-
-Every random choice is a function of (seed, epoch, worker, purpose), so that nothing needs to be saved to repeat it.
-"""
+"""The order in which a worker trains its ratings, by algorithm."""
 
 from __future__ import annotations
 
@@ -10,27 +7,27 @@ import numpy as np
 from lapse.apps._shared import streams
 from lapse.apps.mf._kernel import shuffle
 
-#: Purposes of random streams.
+#: Purposes of random streams; see `streams`.
 BLOCKS, ORDER = range(2)
-#: In place of a worker's number: what all workers must choose alike.
+#: Instead of a worker's number, for choices that are the same for all workers.
 EVERYBODY = 2**32 - 1
 
 
 class LatinSquare:
     """DSGD's schedule for an epoch: in each sub-epoch, every worker has a block of columns of its own.
 
-    Over the sub-epochs, as many as there are workers, every worker has every block once (Gemulla et al., KDD 2011,
-    section 4). Blocks are cut anew for each epoch, from the columns in random order, such that they have about as
-    many ratings; with more workers than columns some are empty. All workers compute the same.
+    There are as many sub-epochs as workers; over them, every worker has every block once (Gemulla et al., KDD 2011,
+    section 4). Each epoch has its own blocks, cut from the columns in random order so that all have about the same
+    number of ratings; with more workers than columns some are empty. All workers compute the same blocks.
 
     Parameters
     ----------
     counts
-        Training ratings per column, of all workers.
+        The number of training ratings per column, of all workers.
     workers
-        How many there are.
+        The number of workers.
     seed, epoch
-        Of the random choice.
+        They determine the random choices.
     """
 
     def __init__(self, counts: np.ndarray, workers: int, seed: int, epoch: int) -> None:
@@ -40,19 +37,19 @@ class LatinSquare:
         self.block_of = cut_evenly(counts, workers, rng.permutation(len(counts)))
 
     def block(self, worker: int, sub_epoch: int) -> int:
-        """Which block a worker has.
+        """The block of a worker.
 
-        The next one is the present one of the next worker, which is often of the same rank.
+        Its next block is the current one of the next worker, which is often of the same rank.
         """
         return (worker + self._start + sub_epoch) % self.workers
 
     def orders(self, worker: int, rows: np.ndarray, columns: np.ndarray, batch: int,
                rng: np.random.Generator) -> list[np.ndarray]:
-        """The numbers of a worker's ratings for each sub-epoch; `rows` and `columns` are the ratings'.
+        """The numbers of a worker's ratings for each sub-epoch; `rows` and `columns` are those of its ratings.
 
-        Where a block has more ratings than `batch`, its rows are dealt at random into groups with about so many, and
+        If a block has more ratings than `batch`, its rows are assigned at random to groups of about that many, and
         one group follows the other: a batch has the rows of its group only, each of them often, and pulls fewer keys
-        than as many ratings from everywhere. Inside a group the order is random.
+        than the same number of ratings from the whole block. Within a group the order is random.
         """
         groups = max(round(len(rows) / self.workers / batch), 1)
         counts = np.bincount(rows, minlength=1)
@@ -64,25 +61,25 @@ class LatinSquare:
 
 
 def cut_evenly(counts: np.ndarray, parts: int, order: np.ndarray | None = None) -> np.ndarray:
-    """Assign items to `parts` such that these have about as many ratings each.
+    """Assign items to `parts` of about the same number of ratings.
 
     Parameters
     ----------
     counts
-        Ratings per item.
+        The number of ratings per item.
     parts
-        How many parts.
+        The number of parts.
     order
-        A permutation of the items: each part is a run of it; None: as they are.
+        A permutation of the items: each part is a run of it; None: in their order.
 
     Returns
     -------
     numpy.ndarray of int32
         The part of each item.
     """
-    weights = counts.astype(np.float64) + 1e-3  # items without ratings are shared out as well
+    weights = counts.astype(np.float64) + 1e-3  # items without ratings are distributed as well
     weights = weights if order is None else weights[order]
-    before = np.cumsum(weights) - weights / 2  # an item goes where its middle lies
+    before = np.cumsum(weights) - weights / 2  # the middle of an item determines its part
     part_of = np.empty(len(counts), np.int32)
     part_of[slice(None) if order is None else order] = np.minimum(before / weights.sum() * parts, parts - 1)
     return part_of
@@ -94,7 +91,7 @@ def plain_order(ratings: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def columnwise_order(columns: np.ndarray, num_columns: int, rng: np.random.Generator) -> np.ndarray:
-    """Columns in random order, the ratings of each one after the other, in random order."""
+    """Columns in random order, and the ratings of each column in random order."""
     turn = rng.permutation(num_columns).astype(np.int32)
     shuffled = rng.permutation(len(columns))
     return shuffled[np.argsort(turn[columns[shuffled]], kind="stable")]

@@ -1,7 +1,7 @@
-"""A real matrix that every machine with Python has: which identifiers the standard library's modules use how often.
+"""A real matrix that every machine with Python has: how often the standard library's modules use which identifiers.
 
-Rows are modules, columns the names and attributes in their code, an entry is the logarithm of 1 + how often. Sources
-are parsed, never imported.
+Rows are modules, columns the names and attributes in their code, an entry is the logarithm of 1 + the number of uses.
+Sources are parsed, never imported.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from lapse.apps._shared.stdlib import (
     cached,
     interpreter_name,
     library_folder,
+    module_name,
     parse_source,
     source_files,
 )
 
-#: Identifiers that fewer modules use tell nothing about a module.
+#: Identifiers that fewer modules use say nothing about a module.
 MIN_MODULES = 3
-#: With fewer modules than this, the interpreter has no sources worth training on.
+#: With fewer modules than this, this Python was installed without its sources.
 MIN_SOURCES = 50
 NAME = "identifiers of the standard library"
 #: Part of the cached file's name: raise it whenever the matrix would come out differently.
@@ -47,7 +48,7 @@ def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
     counts = {module_name(path, folder): found for path in source_files(folder) if (found := identifiers(path))}
     if len(counts) < least:
         raise StrippedPythonError(f"only {len(counts)} modules with sources under {folder}: this Python seems to be "
-                                  f"stripped of them. Give ratings with --ratings FILE")
+                                  f"installed without its sources. Provide ratings with --ratings FILE")
     modules_of = Counter(name for found in counts.values() for name in found)
     return "".join(
         f"{module}\t{name}\t{math.log1p(count):.6f}\n"
@@ -55,14 +56,8 @@ def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
         if modules_of[name] >= MIN_MODULES)
 
 
-def module_name(path: Path, folder: Path) -> str:
-    """How a file is imported: ``json/__init__.py`` is ``json``."""
-    parts = path.relative_to(folder).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-
-
 def identifiers(path: Path) -> Counter:
-    """How often a file uses each name and attribute; none where it does not parse."""
+    """The number of uses of each name and attribute in a file; none if it cannot be parsed."""
     tree = parse_source(path)
     if tree is None:
         return Counter()

@@ -1,1 +1,1 @@
-"""The smallest application: every primitive once, on a few keys."""
+"""The smallest application: each primitive once, on a few keys."""

@@ -1,6 +1,6 @@
-"""Word vectors: skip-gram with negative sampling [1]_, its parameters in a Lapse server.
+"""Word vectors: skip-gram with negative sampling [1]_, with its parameters in a Lapse server.
 
-The way of a word through the modules::
+The path of a word through the modules::
 
     corpus ─ sentences of words ─► vocabulary ─ indexes ─► _kernel ─ pull, push, localize ─► server
     (or stdlib_corpus)                                     (train drives it, block by block)

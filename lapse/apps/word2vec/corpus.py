@@ -1,12 +1,11 @@
-"""Text in, sentences out: a streaming reader that cuts a corpus into shares.
+"""A streaming reader that divides a corpus into shares of sentences.
 
-A corpus is a file with one sentence a line and words between white space, plain or compressed by
-gzip. It is never held in memory as text. Each worker reads its own share, the same one every time:
+A corpus is a file with one sentence per line and words separated by white space, plain or compressed by gzip. It is
+never held in memory as text. Each worker reads its own share, the same one every time:
 
-* a plain file is cut by bytes into as many ranges as there are workers, moved to the next end of a
-  line (in a line that is longer than `LINE_SEARCH`, to the next space: some corpora are one line);
-* a compressed file cannot be entered in the middle: every worker reads all of it and takes every
-  n-th line.
+* a plain file is divided by bytes into as many ranges as there are workers, moved to the next end of a line (in a line
+  that is longer than `LINE_SEARCH`, to the next space: some corpora are a single line);
+* a compressed file cannot be read from the middle: every worker reads all of it and takes every n-th line.
 """
 
 from __future__ import annotations
@@ -22,38 +21,38 @@ from dataclasses import dataclass, field
 from lapse.apps._shared.files import is_gzip
 from lapse.apps.word2vec._encoder import Encoder
 
-#: Longer sentences are cut into pieces of this many words (none is dropped).
+#: Longer sentences are split into pieces of this many words (none is dropped).
 MAX_SENTENCE = 10_000
-#: Longer lines are read in pieces of at most this many bytes, so that memory stays bounded.
+#: Longer lines are read in pieces of at most this many bytes, to bound the memory.
 MAX_PIECE = 1 << 20
-#: How far behind the cut between two shares an end of line is looked for.
+#: How many bytes after the boundary of two shares an end of line is searched for.
 LINE_SEARCH = 1 << 18
 #: Encoded words of a share that are kept in memory (4 bytes each); a larger share is read again in each epoch.
 MAX_KEPT_WORDS = 1 << 26
-#: Of each share, this many lines with bytes that are not UTF-8 are remembered by number.
+#: The maximum number of lines with bytes that are not UTF-8 whose numbers are reported.
 MAX_REPORTED = 10
 
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 class CorpusError(Exception):
-    """A corpus that cannot be used, in words for the one who chose it."""
+    """A corpus that cannot be used; the message says why."""
 
 
 @dataclass
 class Survey:
-    """What one pass over a share found.
+    """The result of one pass over a share.
 
     Attributes
     ----------
     counts
-        How often each word occurs.
+        The number of occurrences of each word.
     words, lines
-        Words, and line ends that begin in this share (the first line number of the next one).
+        The numbers of words, and of line ends in this share (the first line number of the next one).
     bad_lines
-        Lines with bytes that are not UTF-8.
+        The number of lines with bytes that are not UTF-8.
     first_bad
-        The first of them, counted from 0 within the share.
+        The first of them, numbered from 0 within the share.
     """
 
     counts: Counter = field(default_factory=Counter)
@@ -63,7 +62,7 @@ class Survey:
     first_bad: list[int] = field(default_factory=list)
 
     def note_bad(self, line: int) -> None:
-        """Remember that line number `line` of the share had to be repaired."""
+        """Record that line number `line` of the share has bytes that are not UTF-8."""
         if self.first_bad and self.first_bad[-1] == line:
             return  # another piece of the same long line
         self.bad_lines += 1
@@ -79,7 +78,7 @@ class Share:
     path
         The file.
     index, count
-        This worker's number, and how many workers there are.
+        The number of this worker, and of all workers.
     """
 
     def __init__(self, path: str | os.PathLike, index: int = 0, count: int = 1) -> None:
@@ -91,23 +90,23 @@ class Share:
         self.compressed = is_gzip(self.path)
 
     def sentences(self, survey: Survey | None = None) -> Iterator[list[str]]:
-        """Yield the sentences of this share, as lists of words; empty lines are left out.
+        """Yield the sentences of this share, as lists of words, without empty lines.
 
         Parameters
         ----------
         survey
-            Filled on the way (all but ``counts``) when given.
+            If given, it is filled, except for ``counts``.
         """
         for line, chunk in self._chunks(survey):
             yield from _sentences(line, chunk, survey)
 
     def feed(self, encoder: Encoder, survey: Survey | None = None) -> Iterator[None]:
-        """Give the sentences of this share to an encoder; yields now and then, at least once a `MAX_PIECE`.
+        """Pass the sentences of this share to an encoder; yields at least once per `MAX_PIECE` bytes.
 
         Parameters
         ----------
         survey
-            Filled on the way (all but ``counts``) when given.
+            If given, it is filled, except for ``counts``.
         """
         for line, chunk in self._chunks(survey):
             if chunk.isascii():
@@ -120,7 +119,7 @@ class Share:
             survey.words = encoder.total
 
     def survey(self, encoder: Encoder | None = None) -> Survey:
-        """Count words and lines of this share in one pass; a new `encoder` may keep what it has read."""
+        """Count words and lines of this share in one pass; a new `encoder` may keep its words."""
         found, encoder = Survey(), Encoder() if encoder is None else encoder
         for _ in self.feed(encoder, found):
             if encoder.collected > MAX_KEPT_WORDS:
@@ -130,7 +129,7 @@ class Share:
 
     @property
     def numbers_from_file_start(self) -> bool:
-        """Whether the survey's line numbers are those of the file, not of the share."""
+        """Whether the survey's line numbers are those of the file, not those of the share."""
         return self.compressed
 
     def _chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
@@ -171,15 +170,15 @@ def _byte_range(file: io.BufferedReader, index: int, count: int) -> tuple[int, i
 
 
 def _cut(file: io.BufferedReader, size: int, index: int, count: int) -> int:
-    """Where share `index` begins: a function of the file alone, so that neighbours agree."""
+    """The start of share `index`: it depends on the file alone, so that neighbors agree."""
     wanted = size * index // count
     if wanted in (0, size):
         return wanted
-    file.seek(wanted - 1)  # a cut that falls on the start of a line stays there
+    file.seek(wanted - 1)  # a boundary at the start of a line stays there
     text = file.read(LINE_SEARCH)
     end = text.find(b"\n")
     if end < 0 and len(text) < LINE_SEARCH:
-        return size  # the last line, which has no end
+        return size  # within the last line, which has no end
     if end < 0:
         end = _first_space(text)
     return wanted + end if end >= 0 else wanted - 1 + len(text)
@@ -191,7 +190,7 @@ def _first_space(text: bytes) -> int:
 
 
 def _read_chunks(file, length: int | None) -> Iterator[bytes]:
-    """The next `length` bytes (None: all) as whole lines, or pieces of a line that is too long, cut at a space."""
+    """The next `length` bytes (None: all) as whole lines, or pieces of a line that is too long, split at a space."""
     left = length
     rest = b""
     while left is None or left > 0:
@@ -209,7 +208,7 @@ def _read_chunks(file, length: int | None) -> Iterator[bytes]:
 
 
 def _split_chunk(text: bytes) -> tuple[bytes, bytes]:
-    """What can be handed on, and what must wait for the rest of its line."""
+    """The complete lines, and the beginning of the next one."""
     end = text.rfind(b"\n") + 1
     return (text[:end], text[end:]) if end else _split_piece(text)
 
@@ -229,11 +228,11 @@ def _sentences(first: int, chunk: bytes, survey: Survey | None) -> Iterator[list
 
 
 def _split_piece(text: bytes) -> tuple[bytes, bytes]:
-    """What can be handed on, and what must wait for the rest of its word."""
+    """The complete words, and the beginning of the next one."""
     if len(text) < MAX_PIECE:
         return b"", text
     at = max(text.rfind(b" "), text.rfind(b"\t"), text.rfind(b"\r")) + 1
-    if at == 0:  # one word of a megabyte; at least no character is cut in two
+    if at == 0:  # a single word of a megabyte; at least no character is split
         at = len(text) - 1
         while at > 1 and text[at] & 0xC0 == 0x80:
             at -= 1
@@ -251,12 +250,12 @@ def _decode(piece: bytes, line: int, survey: Survey | None) -> str:
 
 
 def describe_bad_lines(path: str, surveys: list[Survey], from_file_start: bool) -> list[str]:
-    """Messages about bytes that are not UTF-8: the first lines by number, then the total.
+    """Messages about bytes that are not UTF-8: the numbers of the first lines, then the total.
 
     Parameters
     ----------
     surveys
-        Those of all shares, in order (their ``counts`` are not looked at).
+        Those of all shares, in order (their ``counts`` are not used).
     from_file_start
         Whether they number lines from the start of the file (`Share.numbers_from_file_start`).
     """
@@ -269,5 +268,5 @@ def describe_bad_lines(path: str, surveys: list[Survey], from_file_start: bool) 
     shown = sorted(set(numbers))[:MAX_REPORTED]
     messages = [f"{path}:{line}: bytes that are not UTF-8 were replaced" for line in shown]
     if total:
-        messages.append(f"{path}: {total} line(s) in all with bytes that are not UTF-8")
+        messages.append(f"{path}: {total} line(s) in total with bytes that are not UTF-8")
     return messages

@@ -2,9 +2,8 @@
 
     mpirun -n 4 python -m lapse.apps.word2vec.demo
 
-Started without ``mpirun``, it starts itself on four ranks. It trains, prints the nearest neighbours
-of some words, and compares the ways to place parameters in one epoch of each: the three techniques by messages
-only, as between hosts, and what ranks of one host do otherwise.
+Without ``mpirun``, it starts itself on four ranks. It trains, prints the nearest neighbors of some words, and compares
+the management techniques in one epoch of each: by messages only, as between hosts, and with shared memory.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from lapse.apps.word2vec import options as word2vec_options
 
 RANKS = 4
 EPOCHS = 8
-#: The training ends after so many seconds, trained or not: a demo is short.
+#: The training stops after so many seconds: a demo is short.
 MAX_RUNTIME = 75
 WORDS = ("thread", "socket", "exception", "float", "directory")
-NEIGHBOURS = 6
+NEIGHBORS = 6
 #: Set by launchers for each rank: PMI (MPICH), PMIx and Open MPI, Slurm.
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -43,25 +42,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The few options of the demo."""
+    """The options of the demo."""
     parser = argparse.ArgumentParser(
         prog="python -m lapse.apps.word2vec.demo", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N",
-                        help="passes over the text (default: %(default)s)")
+                        help="number of passes over the text (default: %(default)s)")
     parser.add_argument("--ranks", type=positive_int, default=RANKS, metavar="N",
-                        help="how many ranks to start (default: %(default)s)")
+                        help="number of ranks to start (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def start_ranks(ranks: int, argv: list[str]) -> None:
-    """Become ``mpirun`` with this program: the one of the MPI that Lapse was built with."""
+    """Replace this process by ``mpirun`` (of the MPI that Lapse was built with), which starts this program."""
     from lapse import _mpi_loader
 
     mpirun = _mpi_loader.launcher_path()
     if mpirun is None:
-        sys.exit(f"error: no mpirun beside the library of {_mpi_loader.describe_build()}")
+        sys.exit(f"error: no mpirun next to the library of {_mpi_loader.describe_build()}")
     for name, value in _mpi_loader.OPENMPI_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     program = [sys.executable, "-m", "lapse.apps.word2vec.demo"]
@@ -69,7 +68,7 @@ def start_ranks(ranks: int, argv: list[str]) -> None:
 
 
 def run(args: argparse.Namespace, comm) -> None:
-    """Train, show neighbours, compare."""
+    """Train, print neighbors, compare."""
     from lapse.apps.word2vec import train
 
     options = training_options("--epochs", args.epochs, "--max-runtime", MAX_RUNTIME)
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace, comm) -> None:
         vectors = server.run(fetch_vectors, len(text.vocabulary))[0]
     training.exit_if_interrupted()
     if comm.rank == 0:
-        print("\nNearest neighbours:\n" + neighbour_table(text.vocabulary, vectors), flush=True)
+        print("\nNearest neighbors:\n" + neighbor_table(text.vocabulary, vectors), flush=True)
     say(comm, "\nOne epoch with each management technique, by messages as between hosts:")
     rows = []
     if lapse.sharing_ranks(comm) > 1:
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace, comm) -> None:
 
 
 def training_options(*options) -> argparse.Namespace:
-    """The application's defaults, with a few of our own."""
+    """The defaults of the application, except for these options."""
     return word2vec_options.parse([str(option) for option in options])
 
 
@@ -111,25 +110,25 @@ def fetch_vectors(kv, words: int) -> np.ndarray | None:
     return np.concatenate(list(pull_rows(kv, word_keys(words), SAVED_ROWS))) if kv.id == 0 else None
 
 
-def neighbour_table(vocabulary, vectors: np.ndarray) -> str:
-    """A line for each of `WORDS` that is in the vocabulary."""
+def neighbor_table(vocabulary, vectors: np.ndarray) -> str:
+    """A line per word of `WORDS` that is in the vocabulary."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     known = [word for word in WORDS if word in vocabulary.index]
-    return "\n".join(f"  {word:<10} {', '.join(neighbours(vocabulary, unit, word))}"
+    return "\n".join(f"  {word:<10} {', '.join(neighbors(vocabulary, unit, word))}"
                      for word in known)
 
 
-def neighbours(vocabulary, unit: np.ndarray, word: str) -> list[str]:
-    """The words whose vectors point most nearly in the same direction."""
+def neighbors(vocabulary, unit: np.ndarray, word: str) -> list[str]:
+    """The words whose vectors have the most similar direction."""
     query = vocabulary.index[word]
     similarity = unit @ unit[query]
     similarity[query] = -np.inf
-    return [vocabulary.words[i] for i in np.argsort(-similarity)[:NEIGHBOURS]]
+    return [vocabulary.words[i] for i in np.argsort(-similarity)[:NEIGHBORS]]
 
 
 @contextlib.contextmanager
 def by_messages():
-    """Servers made inside share no memory, as if each rank had a host of its own."""
+    """Servers that the body creates share no memory, as if each rank had a host of its own."""
     before = os.environ.get("LAPSE_SHARED_MEMORY")
     os.environ["LAPSE_SHARED_MEMORY"] = "0"
     try:
@@ -141,7 +140,7 @@ def by_messages():
 
 
 def measure(comm, text, management: str) -> dict:
-    """Train one epoch from the start and note what it took."""
+    """Train one epoch from the start; returns its costs."""
     from lapse.apps.word2vec import train
 
     options = training_options("--epochs", 1, "--management", management)
@@ -156,7 +155,7 @@ def measure(comm, text, management: str) -> dict:
 
 
 def comparison_table(rows: list[dict]) -> str:
-    """The measurements, a technique per line."""
+    """The measurements, a line per technique."""
     head = (f"  {'management':<22}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}"
             f"{'loss':>8}")
     return "\n".join([head] + [

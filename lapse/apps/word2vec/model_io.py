@@ -1,8 +1,8 @@
 """Word vectors in files: the text and binary formats of the word2vec program.
 
-Both begin with a line ``<words> <dimensions>``; then, for each word, the word, a space and its
-vector: decimal numbers between spaces (text) or float32 as they lie in memory (binary). gensim
-reads them with ``KeyedVectors.load_word2vec_format(path, binary=...)``.
+Both begin with a line ``<words> <dimensions>``; then, for each word, the word, a space and its vector: decimal numbers
+separated by spaces (text) or float32 as in memory (binary). gensim reads them with
+``KeyedVectors.load_word2vec_format(path, binary=...)``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ WORD_VECTORS, CONTEXT_VECTORS, COUNTS = "vectors", "context", "vocab.txt"
 
 
 def file_name(stem: str, binary: bool) -> str:
-    """Name of the file with the vectors called `stem`."""
+    """The name of the file of the vectors called `stem`."""
     return stem + (".bin" if binary else ".txt")
 
 
-def write_vectors(
-    path: str | os.PathLike,
-    words: list[str],
-    blocks: Iterable[np.ndarray],
-    dim: int,
-    binary: bool = False,
-) -> None:
+def write_vectors(path: str | os.PathLike, words: list[str], blocks: Iterable[np.ndarray], dim: int,
+                  binary: bool = False) -> None:
     """Write vectors, a block of rows at a time; the file appears when it is complete.
 
     Parameters
@@ -42,7 +37,7 @@ def write_vectors(
     dim
         Length of a vector.
     binary
-        Which of the two formats.
+        Whether to use the binary format.
     """
     encode = _binary_line if binary else _text_line
     with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
@@ -58,8 +53,8 @@ def write_vectors(
 
 
 def _text_line(word: str, row: np.ndarray) -> bytes:
-    # nine significant digits give every float32 back exactly
-    return f"{word} {' '.join(['%.9g' % x for x in row.tolist()])}\n".encode()
+    # nine significant digits restore every float32 exactly
+    return f"{word} {' '.join([f'{x:.9g}' for x in row.tolist()])}\n".encode()
 
 
 def _binary_line(word: str, row: np.ndarray) -> bytes:
@@ -77,7 +72,7 @@ def read_vectors(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
     with open(path, "rb") as file:
         header = file.readline().split()
         if len(header) != 2:
-            raise ValueError(f"{os.fspath(path)}: does not begin with '<words> <dimensions>'")
+            raise ValueError(f"{os.fspath(path)}: does not start with a line '<words> <dimensions>'")
         count, dim = map(int, header)
         read = _read_binary if os.fspath(path).endswith(".bin") else _read_text
         return read(file.read(), count, dim, os.fspath(path))
@@ -89,7 +84,7 @@ def _read_text(data: bytes, count: int, dim: int, path: str) -> tuple[list[str],
     for i in range(count):
         word, *numbers = lines[i].rstrip().split(b" ") if i < len(lines) else (b"",)
         if len(numbers) != dim:
-            raise ValueError(f"{path}:{i + 2}: {len(numbers)} numbers, not {dim}")
+            raise ValueError(f"{path}:{i + 2}: expected {dim} numbers, found {len(numbers)}")
         words.append(word.decode())
         vectors[i] = [float(x) for x in numbers]
     return words, vectors
@@ -100,8 +95,8 @@ def _read_binary(data: bytes, count: int, dim: int, path: str) -> tuple[list[str
     for i in range(count):
         space = data.find(b" ", at)
         if space < 0 or space + 1 + 4 * dim > len(data):
-            raise ValueError(f"{path}: ends within vector {i + 1} of {count}")
-        words.append(data[at:space].lstrip(b"\n").decode())  # some writers end lines, some do not
+            raise ValueError(f"{path}: the file ends within vector {i + 1} of {count}")
+        words.append(data[at:space].lstrip(b"\n").decode())  # some programs write line ends, some do not
         vectors[i] = np.frombuffer(data, "<f4", dim, space + 1)
         at = space + 1 + 4 * dim
     return words, vectors

@@ -17,10 +17,10 @@ import time
 import numpy as np
 
 import lapse
-from lapse.sampling._draws import Generator, Table
 from lapse.apps.word2vec import options, placement, stdlib_corpus, train
 from lapse.apps.word2vec._kernel import PlainTrainer
 from lapse.apps.word2vec.text import Text, survey
+from lapse.sampling._draws import Generator, Table
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""Which words are trained, how often each is kept, and how negatives are drawn.
+"""The words to train: their counts, and how likely subsampling keeps an occurrence.
 
 Index 0 is the most frequent word. The index decides a word's keys in the server: ``2 * index`` is
 its input vector, ``2 * index + 1`` its output vector.
@@ -19,14 +19,14 @@ NOISE_POWER = 0.75
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by falling frequency.
+    """Words by decreasing frequency.
 
     Attributes
     ----------
     words
         The words; equally frequent ones in alphabetical order.
     counts
-        How often each occurs in the corpus.
+        The number of occurrences of each in the corpus.
     """
 
     words: list[str]
@@ -34,7 +34,7 @@ class Vocabulary:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], min_count: int = 1) -> Vocabulary:
-        """Take the words that occur at least `min_count` times."""
+        """A vocabulary of the words that occur at least `min_count` times."""
         kept = [(word, count) for word, count in counts.items() if count >= min_count]
         kept.sort(key=lambda item: (-item[1], item[0]))
         return cls([word for word, _ in kept], np.array([n for _, n in kept], dtype=np.int64))
@@ -49,11 +49,11 @@ class Vocabulary:
 
     @property
     def total(self) -> int:
-        """How many words of the corpus are in the vocabulary."""
+        """The number of words of the corpus that are in the vocabulary."""
         return int(self.counts.sum())
 
     def keep_probability(self, sample: float) -> np.ndarray:
-        """How likely one occurrence of each word is to survive subsampling.
+        """The probability that subsampling keeps an occurrence of each word.
 
         The formula is that of the word2vec program: with ``f`` the word's share of the corpus,
         ``sqrt(sample / f) + sample / f``. `sample` 0 keeps everything.
@@ -64,12 +64,12 @@ class Vocabulary:
         return np.minimum(np.sqrt(ratio) + ratio, 1.0)
 
     def keep_thresholds(self, sample: float) -> np.ndarray:
-        """`keep_probability` for 32 random bits: keep where they are at most the threshold."""
+        """`keep_probability` for 32 random bits: keep an occurrence if they are at most the threshold."""
         scaled = self.keep_probability(sample) * 2.0**32 - 1
         return np.clip(np.round(scaled), 0, 2**32 - 1).astype(np.uint32)
 
 
 def merge_counts(mine: Counter, other: Counter) -> Counter:
-    """Add up two counters, into the first: what a reduction over ranks does pairwise."""
+    """Add the second counter to the first: the operation of a reduction over ranks."""
     mine.update(other)
     return mine

@@ -64,7 +64,7 @@ def test_triples_of_some_sources(sources):
 
 
 def test_a_library_without_sources(tmp_path):
-    with pytest.raises(AppError, match="stripped"):
+    with pytest.raises(AppError, match="without its sources"):
         stdlib_graph.prune(stdlib_graph.gather(tmp_path))
 
 

@@ -129,7 +129,7 @@ def test_shares_have_each_rating_once_under_the_same_identity(tmp_path, monkeypa
 def test_a_damaged_gzip_file(tmp_path):
     path = tmp_path / "ratings.gz"
     path.write_bytes(gzip.compress(b"1 2 3\n" * 1000)[:-20])
-    with pytest.raises(RatingsError, match="ratings.gz: cannot be unpacked"):
+    with pytest.raises(RatingsError, match="ratings.gz: cannot be decompressed"):
         read_share(Source(str(path)))
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from lapse.apps.mf._kernel import Model
 
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from mpi4py import MPI
 
 import lapse
 from lapse.apps._shared.job import AppError
 from lapse.apps._shared.placement import Ranks
-from lapse.apps.mf import options as mf_options
 from lapse.apps.mf import matrix, placement, stdlib_matrix, synthetic
+from lapse.apps.mf import options as mf_options
 from lapse.apps.mf.data import Share, Source, read_share
 from lapse.apps.mf.synthetic import Recipe
 from lapse.apps.mf.train import Rates
+from mpi4py import MPI
 
 SMALL = Recipe(rows=60, columns=40, entries=500)
 

@@ -4,16 +4,16 @@ import argparse
 
 import numpy as np
 import pytest
-from mpi4py import MPI
+from lapse.apps.word2vec._kernel import Counter
 
 import lapse
 from lapse.apps._shared import placement as shared
 from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.word2vec import placement
-from lapse.apps.word2vec._kernel import Counter
 from lapse.apps.word2vec.options import make_parser
 from lapse.apps.word2vec.text import Text
 from lapse.apps.word2vec.vocabulary import Vocabulary
+from mpi4py import MPI
 
 COUNTS = {f"w{i}": 1000 // (i + 1) for i in range(50)}
 VOCABULARY = Vocabulary.from_counts(COUNTS)
@@ -33,7 +33,7 @@ def choose_scheme(args, vocabulary, ranks, sharing=1):
 
 
 def choose_replicated(args, usage, scheme, ranks):
-    return shared.choose_replicated(args, usage, Ranks(ranks), args.sync_words, args.dim, scheme=scheme)
+    return shared.replicate(args, usage, Ranks(ranks), args.sync_words, args.dim, scheme=scheme)[0]
 
 
 def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():

@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from lapse.apps.word2vec._encoder import Encoder
 
 from lapse.apps.word2vec import corpus, text
-from lapse.apps.word2vec._encoder import Encoder
 from lapse.apps.word2vec.corpus import Share
 
 LINES = ["a b a c", "", "  caf\u00e9 a\u2003b ", "\x1cc\x1fa\x0b", "d " * 25, "\ufeffa", "e"]
