@@ -28,6 +28,9 @@ MODULES = [
     "lapse.protocol._replication",
     "lapse.protocol._protocol",
     "lapse.communication._failure",
+    "lapse.communication._transport",
+    "lapse.communication._doorbells",
+    "lapse.communication._mail",
     "lapse._comm",
     "lapse.worker._waiter",
     "lapse.worker._caller",
@@ -44,7 +47,7 @@ MODULES = [
     "lapse.bench._pingpong",
     "lapse.bench._requests",
 ]
-MPI_MODULES = {"lapse._comm", "lapse.bench._pingpong"}  # the only ones that include mpi.h
+MPI_MODULES = {"lapse.communication._transport", "lapse.bench._pingpong"}  # the only ones that include mpi.h
 
 DIRECTIVES = {
     "language_level": 3,

@@ -33,7 +33,7 @@ OPENMPI_ENVIRONMENT = {
 }
 
 #: The modules of this package that cannot be imported before MPI is loaded.
-_NEED_MPI = ("lapse._comm", "lapse.worker._worker", "lapse.server.host", "lapse.server.server", "lapse.bench._pingpong")
+_NEED_MPI = ("lapse.communication._transport", "lapse.server.host", "lapse.server.server", "lapse.bench._pingpong")
 
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 

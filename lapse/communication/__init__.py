@@ -1,1 +1,1 @@
-"""Floor 3. How ranks reach each other: packets over MPI, mail, doorbells, and the failure that ends them all."""
+"""Floor 3. How ranks reach each other: packets over MPI, doorbells, mail, waiting, and the failure of a server."""

@@ -155,10 +155,10 @@ def _make_samplers(sampling: Sampling | None, seed: int, ids: range) -> list[Sam
 
 def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers) -> list[int]:
     """The ranks that reach this one's values without messages, and it theirs."""
-    places = [host.place]
+    local_ranks = [host.local_rank]
     if arguments.shared_memory:
-        places = host.share_values(store, host_peers, arguments.sharing_ranks)
-    return sorted(host.places.index(place) for place in places)
+        local_ranks = host.share_values(store, host_peers, arguments.sharing_ranks)
+    return sorted(host.local_ranks.index(local_rank) for local_rank in local_ranks)
 
 
 def _duplicate(comm: MPI.Intracomm) -> MPI.Intracomm | None:
@@ -178,6 +178,6 @@ def _advise(comm: MPI.Intracomm, workers: int, host: Host) -> bool:
     """Warn of settings of MPI that cost much; returns whether this host has more workers than cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     warn_of_binding(comm, workers, cores)
-    if -1 in host.places and comm.rank == 0:
+    if -1 in host.local_ranks and comm.rank == 0:
         warn_of_network_module()
     return host.size * workers > cores

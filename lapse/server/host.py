@@ -34,7 +34,7 @@ def sharing_ranks(comm: MPI.Intracomm | None = None) -> int:
     host = Host(comm)
     group_size = environment.sharing_ranks() or host.size
     host.free()
-    mine = min(group_size, host.size - host.place // group_size * group_size)
+    mine = min(group_size, host.size - host.local_rank // group_size * group_size)
     return comm.allreduce(mine if environment.shares_memory() else 1, op=MPI.MIN)
 
 
@@ -47,18 +47,18 @@ class Host:
 
     Attributes
     ----------
-    place, size : int
+    local_rank, size : int
         This rank's number among those of its host, and how many there are.
-    places : list of int
+    local_ranks : list of int
         For each rank of `comm` its number among those of this host; -1 if it is on another one.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         self._rank = comm.rank
-        self.place, self.size = self._comm.rank, self._comm.size
-        places = MPI.Group.Translate_ranks(comm.group, range(comm.size), self._comm.group)
-        self.places = [-1 if place == MPI.UNDEFINED else place for place in places]
+        self.local_rank, self.size = self._comm.rank, self._comm.size
+        local_ranks = MPI.Group.Translate_ranks(comm.group, range(comm.size), self._comm.group)
+        self.local_ranks = [-1 if local_rank == MPI.UNDEFINED else local_rank for local_rank in local_ranks]
 
     def free(self) -> None:
         """Free the communicator. Collective over the host."""
@@ -74,10 +74,10 @@ class Host:
         """
         page, problem = _share_new(self._comm, HostPeers.page_bytes(self.size))
         if problem is not None:
-            if self.place == 0 and self.size > 1:
+            if self.local_rank == 0 and self.size > 1:
                 self._warn(f"{problem}; waking each other takes longer")
-            return HostPeers(self._rank, None, self.places)
-        return HostPeers(self._rank, page, self.places)
+            return HostPeers(self._rank, None, self.local_ranks)
+        return HostPeers(self._rank, page, self.local_ranks)
 
     def share_values(self, store: Store, host_peers: HostPeers, group_size: int | None = None) -> list[int]:
         """Let ranks of this host reach the values that the others own. Collective over the host.
@@ -93,23 +93,23 @@ class Host:
         Returns
         -------
         list of int
-            The places of the ranks that share with this rank, its own among them. Only its own when they cannot
+            The local ranks of those that share with this rank, its own among them. Only its own when they cannot
             share memory, which is reported once on stderr.
         """
-        group = self._comm.Split(self.place // (group_size or self.size), key=self.place)
+        group = self._comm.Split(self.local_rank // (group_size or self.size), key=self.local_rank)
         try:
-            places = group.allgather(self.place)
-            problem = self._join(group, places, store, host_peers) if group.size > 1 else None
+            local_ranks = group.allgather(self.local_rank)
+            problem = self._join(group, local_ranks, store, host_peers) if group.size > 1 else None
         finally:
             store.hide()
             group.Free()
         if problem is None:
-            return places
-        if self.place == places[0]:
+            return local_ranks
+        if self.local_rank == local_ranks[0]:
             self._warn(f"{problem}; they send messages instead of reaching each other's values")
-        return [self.place]
+        return [self.local_rank]
 
-    def _join(self, group: MPI.Comm, places: list[int], store: Store, host_peers: HostPeers) -> str | None:
+    def _join(self, group: MPI.Comm, local_ranks: list[int], store: Store, host_peers: HostPeers) -> str | None:
         """Map the others' stores, and let them map this rank's; returns why that is impossible, or None."""
         problem = store.reason
         if self.size > MAX_SHARING:
@@ -119,7 +119,7 @@ class Host:
         if problem is None:
             hints, problem = _share_new(group, store.hint_bytes)
         if problem is None:
-            store.join(self.place, dict(zip(places, segments)), hints, host_peers)
+            store.join(self.local_rank, dict(zip(local_ranks, segments)), hints, host_peers)
         return problem
 
     def _warn(self, problem: str) -> None:

@@ -57,7 +57,7 @@ cdef struct mail_wait_t:
 
 cdef bint has_mail(void* what) noexcept nogil:
     cdef mail_wait_t* wanted = <mail_wait_t*>what
-    return (<Comm>wanted.comm).has_mail(wanted.source)
+    return (<Comm>wanted.comm).mail.has_mail(wanted.source)
 
 
 cdef class Waiter:
@@ -124,7 +124,7 @@ cdef class Waiter:
         wanted.source = source
         with nogil:
             self.block(has_mail, &wanted, INT64_MAX)
-        return self.comm.take_mail(source)
+        return self.comm.mail.take(source)
 
     cdef int wait_for_room(self) noexcept nogil:
         """Too many bytes are in flight: drive until there are fewer."""

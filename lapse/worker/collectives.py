@@ -90,13 +90,13 @@ class Collectives:
         if self._size == 1:
             return combine([value])
         if self._rank != 0:
-            self._comm.post(0, pickle.dumps((what, value)))
+            self._comm.mail.post(0, pickle.dumps((what, value)))
             return pickle.loads(receive(worker, 0))
         values = [value] + [self._value_of(worker, rank, what) for rank in range(1, self._size)]
         result = combine(values)
         data = pickle.dumps(result)
         for rank in range(1, self._size):
-            self._comm.post(rank, data)
+            self._comm.mail.post(rank, data)
         send_queued(worker)
         return result
 

@@ -12,8 +12,6 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 
 #: What is known to be wrong and under way; to be empty.
 UNFINISHED = (
-    "lapse.communication,",
-    "lapse._comm",
     "lapse.protocol",
     "lapse.server",
     "lapse.worker",

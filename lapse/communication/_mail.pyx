@@ -1,0 +1,94 @@
+"""Floor 3. Mail: bytes from rank to rank, in order, for collective calls of Python. Not of the key protocol."""
+
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from lapse.base._sync cimport drop_latch, take_latch
+from lapse.base._types cimport NO_MEMORY, OK
+from lapse.messaging._messages cimport MAIL, record_t
+from lapse.messaging._outbox cimport append_record
+
+
+cdef class Mail:
+    """What other ranks posted to this one.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The rank's outboxes.
+    """
+
+    def __cinit__(self, Protocol protocol):
+        self.protocol = protocol
+        self.state = &protocol.c.rank
+        self.boxes = <mailbox_t*>calloc(self.state.size, sizeof(mailbox_t))
+        if self.boxes == NULL:
+            raise MemoryError(f"no memory for the mail of {self.state.size} ranks")
+
+    def __dealloc__(self):
+        cdef int32_t i
+        cdef letter_t* letter
+        for i in range(self.state.size if self.boxes != NULL else 0):
+            while self.boxes[i].first != NULL:
+                letter = self.boxes[i].first
+                self.boxes[i].first = letter.next
+                free(letter)
+        free(self.boxes)
+
+    cdef int deliver(self, int32_t source, frame_t* frame) noexcept nogil:
+        """Keep what a frame brings until it is taken."""
+        cdef mailbox_t* box = &self.boxes[source]
+        cdef int64_t size = (<record_t*>(frame + 1)).key
+        cdef letter_t* letter = <letter_t*>malloc(sizeof(letter_t) + size)
+        if letter == NULL:
+            return NO_MEMORY
+        letter.next = NULL
+        letter.size = size
+        memcpy(letter + 1, <char*>(frame + 1) + sizeof(record_t), size)
+        take_latch(&self.latch)
+        if box.first == NULL:
+            box.first = letter
+        else:
+            box.last.next = letter
+        box.last = letter
+        drop_latch(&self.latch)
+        return OK
+
+    cdef bint has_mail(self, int32_t source) noexcept nogil:
+        """Whether `take` would return bytes."""
+        cdef bint found
+        take_latch(&self.latch)
+        found = self.boxes[source].first != NULL
+        drop_latch(&self.latch)
+        return found
+
+    def post(self, int32_t destination, bytes data):
+        """Queue bytes for another rank.
+
+        Raises
+        ------
+        MemoryError
+            If there is no memory to queue them.
+        """
+        cdef const char* pointer = PyBytes_AsString(data)
+        self.posted += 1  # as the frame's operation: two of them never share a frame
+        if append_record(&self.state.outboxes[destination], MAIL, <uint16_t>self.state.rank, 0, self.posted,
+                         <uint32_t>len(data), 0, pointer, len(data)) != OK:
+            raise MemoryError(f"no memory for a message of {len(data)} bytes")
+
+    def take(self, int32_t source):
+        """The next bytes from a rank, or None if there are none yet."""
+        cdef mailbox_t* box = &self.boxes[source]
+        cdef letter_t* letter
+        take_latch(&self.latch)
+        letter = box.first
+        if letter != NULL:
+            box.first = letter.next
+        drop_latch(&self.latch)
+        if letter == NULL:
+            return None
+        data = PyBytes_FromStringAndSize(<char*>(letter + 1), letter.size)
+        free(letter)
+        return data
