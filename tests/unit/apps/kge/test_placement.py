@@ -132,8 +132,8 @@ def test_what_is_used_most_is_replicated():
     usage = placement.expect_usage(args, model, graph())
     assert usage.positive[chosen.replicated_keys].min() >= np.sort(usage.positive)[-2]
     assert chosen.replication.max_pending >= 1 and chosen.localize
-    for args, ranks in ((args, Ranks(1)), (options("--management", "lapse"), Ranks(4))):
-        assert len(placement.decide(args, model, graph(), ranks).replicated_keys) == 0
+    for given, ranks in ((args, Ranks(1)), (options("--management", "lapse"), Ranks(4))):
+        assert len(placement.decide(given, model, graph(), ranks).replicated_keys) == 0
 
 
 def test_where_all_ranks_share_memory_everything_is_local():

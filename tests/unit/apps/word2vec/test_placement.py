@@ -150,6 +150,7 @@ def test_all_options_have_help(capsys):
     with pytest.raises(SystemExit):
         options("--help")
     shown = capsys.readouterr().out
-    for name in ("--replicate", "--sync-words", "--sampling-scheme", "--sampling-reuse", "--sampling-postpone", "--block"):
+    for name in ("--replicate", "--sync-words", "--sampling-scheme", "--sampling-reuse", "--sampling-postpone",
+                 "--block"):
         assert name in shown
     assert isinstance(options(), argparse.Namespace)
