@@ -12,7 +12,7 @@ written are left out: they are zero.
 A save has two phases, as in PyTorch-BigGraph's `train_cpu.py`: a step is written into a folder of its own and brought
 to disk; when all ranks have confirmed that, CURRENT is replaced by `rename`, which is atomic. Whatever is killed at
 whatever moment, CURRENT names a complete step. This module has the format and what one rank does with it;
-`save_load` has the order of the steps and what the ranks tell each other in between.
+`save_load` has the order of the steps and the exchanges between the ranks.
 """
 
 import contextlib

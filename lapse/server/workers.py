@@ -1,4 +1,4 @@
-"""Floor 5. The workers of this rank: who holds a worker slot, and the threads of a run."""
+"""Floor 5. The workers of this rank: their slots, and the threads of a run."""
 
 import contextlib
 import threading

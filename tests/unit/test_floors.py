@@ -13,7 +13,6 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 #: What is known to be wrong and under way; to be empty.
 UNFINISHED = (
     "lapse.protocol",
-    "lapse.server",
     "lapse.worker",
     "_kernel has",
 )
