@@ -115,10 +115,10 @@ class Host:
         if self.size > MAX_SHARING:
             problem = f"there are {self.size}, but at most {MAX_SHARING} can share values"
         segments, problem = _map_all(group, store.ticket, problem)
-        hints = None
-        if problem is None:
-            hints, problem = _share_new(group, store.hint_bytes)
-        if problem is None:
+        if problem is not None:
+            return problem
+        hints, problem = _share_new(group, store.hint_bytes)
+        if hints is not None:
             store.join(self.local_rank, dict(zip(local_ranks, segments)), hints, host_peers)
         return problem
 
