@@ -1,0 +1,22 @@
+from typing_extensions import Self
+
+from lapse._store import Store
+
+class Protocol:
+    def __new__(cls, store: Store, workers: int = 0, max_in_flight: int = ...) -> Self: ...
+    @property
+    def relocations(self) -> tuple[int, int, int]: ...
+    @property
+    def replica_counters(self) -> tuple[int, int]: ...
+    @property
+    def at_rest(self) -> bool: ...
+    def manage_replicas(
+        self,
+        *,
+        interval: float = 0.0,
+        max_pending: int = 0,
+        threshold: float = 0.0,
+        average: bool = False,
+        clip: float = 0.0,
+    ) -> None: ...
+    def enter_setup(self, inside: bool) -> None: ...

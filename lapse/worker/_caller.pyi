@@ -1,0 +1,3 @@
+from lapse.worker._waiter import Waiter
+
+class Caller(Waiter): ...
