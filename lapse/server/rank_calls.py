@@ -38,7 +38,7 @@ class RankCalls:
         self._workers = workers
         self.rank, self.size = comm.rank, comm.size
 
-    def exchange(self, what: str, value: Any = None, combine: Callable[[list], T] = ignore) -> T:
+    def exchange(self, what: str, value: Any = None, combine: Callable[[list], Any] = ignore) -> Any:
         """Give `value` in the call named `what`, and get what `combine` makes of the values by rank."""
         return self._collectives.exchange(self._control, what, value, combine)
 

@@ -6,15 +6,22 @@ somewhere else is an error, not a hang. Every call has a name that travels with 
 in different calls find out.
 """
 
+from __future__ import annotations
+
 import functools
 import pickle
 import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lapse.errors import LapseError
-from lapse.worker._operation import finish_rendezvous, open_rendezvous
-from lapse.worker._waiter import receive, send_queued
+from lapse.worker._operation import Operation, finish_rendezvous, open_rendezvous
+from lapse.worker._waiter import Waiter, receive, send_queued
+
+if TYPE_CHECKING:
+    from lapse._comm import Comm
 
 _OPERATORS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
 
@@ -22,11 +29,11 @@ _OPERATORS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.m
 class _Rendezvous:
     """One collective call of the workers of this rank."""
 
-    def __init__(self, what):
+    def __init__(self, what: str):
         self.what = what
-        self.values = {}  # by worker id
-        self.waiting = []  # operations of those who came before the last
-        self.result = None
+        self.values: dict[int, Any] = {}  # by worker id
+        self.waiting: list[Operation] = []  # operations of those who came before the last
+        self.result: Any = None
 
 
 class Collectives:
@@ -40,15 +47,15 @@ class Collectives:
         Of this rank.
     """
 
-    def __init__(self, comm, rank, size, workers):
+    def __init__(self, comm: Comm, rank: int, size: int, workers: int):
         self._comm = comm
         self._rank = rank
         self._size = size
         self._workers = workers
         self._lock = threading.Lock()
-        self._rendezvous = None
+        self._rendezvous: _Rendezvous | None = None
 
-    def meet(self, worker, what, value, combine):
+    def meet(self, worker: Waiter, what: str, value: Any, combine: Callable[[list[Any]], Any]) -> Any:
         """Wait for all workers of all ranks in the call named `what`; combine what each gives.
 
         `combine` takes a list of values, first those of a rank's workers by id, then those of all
@@ -71,7 +78,7 @@ class Collectives:
             finish_rendezvous(operation)
         return rendezvous.result
 
-    def _join(self, worker, what, value):
+    def _join(self, worker: Waiter, what: str, value: Any) -> _Rendezvous:
         if self._rendezvous is None:
             self._rendezvous = _Rendezvous(what)
         rendezvous = self._rendezvous
@@ -85,7 +92,7 @@ class Collectives:
         rendezvous.values[worker.id] = value
         return rendezvous
 
-    def exchange(self, worker, what, value, combine):
+    def exchange(self, worker: Waiter, what: str, value: Any, combine: Callable[[list[Any]], Any]) -> Any:
         """As `meet`, for one caller on each rank."""
         if self._size == 1:
             return combine([value])
@@ -100,7 +107,7 @@ class Collectives:
         send_queued(worker)
         return result
 
-    def attempt(self, worker, what, fn, *args):
+    def attempt(self, worker: Waiter, what: str, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """Call `fn` on every rank, one caller on each; what fails on any rank fails on all of them.
 
         Returns
@@ -113,37 +120,38 @@ class Collectives:
         Exception
             The one of the first rank that had one, by its kind and text.
         """
+        result, own_error = None, None
         try:
-            outcome = fn(*args), None
-        except Exception as error:
-            outcome = None, error
-        outcomes = self.exchange(worker, what, (outcome[0], _portable(outcome[1])), list)
+            result = fn(*args)
+        except Exception as caught:
+            own_error = caught
+        outcomes = self.exchange(worker, what, (result, _portable(own_error)), list)
         for rank, (_, error) in enumerate(outcomes):
             if error is not None:
-                if rank == self._rank:
-                    raise outcome[1]
+                if rank == self._rank and own_error is not None:
+                    raise own_error
                 if hasattr(error, "add_note"):  # from Python 3.11 on
                     error.add_note(f"(on rank {rank})")
                 raise error
         return [result for result, _ in outcomes]
 
-    def _value_of(self, worker, rank, what):
+    def _value_of(self, worker: Waiter, rank: int, what: str) -> Any:
         there, value = pickle.loads(receive(worker, rank))
         if there != what:
             raise self._mismatch(worker, f"rank 0 is at {what}, but rank {rank} is at {there}")
         return value
 
-    def _mismatch(self, worker, text):
+    def _mismatch(self, worker: Waiter, text: str) -> LapseError:
         """Those who wait in the other call can never go on: this ends the server everywhere."""
         error = LapseError(f"{text}: all workers of all ranks must make the same collective calls")
         self._comm.failure.report(error, worker.id if worker.id >= 0 else None)
         return error
 
-    def barrier(self, worker, what="barrier"):
+    def barrier(self, worker: Waiter, what: str = "barrier") -> None:
         """Wait for all workers of all ranks."""
         self.meet(worker, what, None, ignore)
 
-    def allreduce(self, worker, x, op):
+    def allreduce(self, worker: Waiter, x: Any, op: str) -> Any:
         """Combine numbers or arrays of all workers; see `Worker.allreduce`."""
         if op not in _OPERATORS:
             raise ValueError(f"op is {op!r}, but must be one of {', '.join(map(repr, _OPERATORS))}")
@@ -156,14 +164,14 @@ class Collectives:
         return result.copy()
 
 
-def _reduce(op, arrays):
+def _reduce(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise ValueError(f"allreduce of different shapes: {', '.join(map(str, sorted(shapes)))}")
     return np.asarray(functools.reduce(_OPERATORS[op], arrays))
 
 
-def _portable(error):
+def _portable(error: Exception | None) -> Exception | None:
     """An exception that survives a journey to another rank; others become a `LapseError` with their text."""
     try:
         pickle.loads(pickle.dumps(error))
@@ -172,6 +180,6 @@ def _portable(error):
     return error
 
 
-def ignore(values):
+def ignore(values: list[Any]) -> None:
     """Combine nothing: for calls that only wait."""
     return None

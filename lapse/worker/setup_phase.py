@@ -22,16 +22,16 @@ class SetupPhase:
         self._group = group
         self._worker = worker
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._switch(True, "the start of setup", "the beginning of the setup phase")
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self._switch(False, "the end of setup", "the reset of statistics")
         else:  # it ends the run, or all workers catch it: the phase is over in any case
             self._group.protocol.enter_setup(False)
 
-    def _switch(self, inside: bool, what: str, then: str):
+    def _switch(self, inside: bool, what: str, then: str) -> None:
         """Deliver what was pushed before, meet, let one worker of the rank switch, meet again."""
         group, worker = self._group, self._worker
         worker.wait_all()
