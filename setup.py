@@ -20,6 +20,7 @@ MODULES = [
     "lapse.sampling._preloc",
     "lapse.sampling._pool",
     "lapse.sampling._local",
+    "lapse.messaging._kinds",
     "lapse.messaging._outbox",
     "lapse.worker._arrays",
     "lapse.protocol._rank",

@@ -1,6 +1,6 @@
 """Floor 3. The engine that moves all messages of a rank, how threads wait for it, and the communication thread."""
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdio cimport fprintf, stderr
 
 import threading
@@ -8,7 +8,7 @@ import threading
 from lapse.base._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits,
                                load, load32, now, pause, ring, sleep_until_rung, store32, swap32, take_latch,
                                try_latch)
-from lapse.base._types cimport CLOSED, FAILED, FAILURE_GRACE_SECONDS, LOCALIZE, NO_MEMORY, OK, PULL, TIMED_OUT
+from lapse.base._types cimport CLOSED, FAILED, FAILURE_GRACE_SECONDS, NO_MEMORY, OK, TIMED_OUT
 from lapse.communication._doorbells cimport Doorbells, is_near, note_empty_look, note_received, note_sent, ring_own
 from lapse.communication._failure cimport Failure, has_failed, is_broken
 from lapse.communication._mail cimport Mail
@@ -16,8 +16,10 @@ from lapse.communication._transport cimport Transport, abort_with, can_send, has
 from lapse.communication._waiting cimport (FAR_SLEEP, LINGER, LONG_SLEEP, MAX_DEAR_EMPTY_POLLS, MAX_EMPTY_POLLS,
                                            PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC, SHORT_SLEEP,
                                            TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
-from lapse.messaging._messages cimport BYE, FAILURE, HAND_OVER, LEAVING, MAIL, frame_t, record_t
-from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES, append_last
+from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
+                                        size_of_text, value_behind)
+from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
+from lapse.messaging._senders cimport send_bye
 from lapse.protocol._protocol cimport handle_frame
 from lapse.protocol._replication cimport has_work, tick
 from lapse.storage._host_peers cimport HostPeers
@@ -152,13 +154,12 @@ cdef class Comm:
         cdef record_t* record = <record_t*>(frame + 1)
         self.transport.note_end(source)
         if frame.kind == FAILURE:
-            self.failure.fail(frame.origin, <char*>(record + 1), record.key)
+            self.failure.fail(frame.origin, value_behind(record), size_of_text(record))
 
     cdef inline int handle(self, int32_t source, frame_t* frame) noexcept nogil:
         """Answer a request for many values part by part: while one is under way the next is gathered."""
         cdef int status
-        if not (frame.kind == PULL or frame.kind == LOCALIZE or frame.kind == HAND_OVER) \
-                or not is_near(self.bells, frame.origin):
+        if not is_answered_in_parts(frame.kind) or not is_near(self.bells, frame.origin):
             return handle_frame(self.protocol, source, frame)
         if frame.count > self.records_per_part:
             return self.handle_in_parts(source, frame)
@@ -387,7 +388,7 @@ cdef class Comm:
             return
         for i in range(self.state.size):
             if i != self.state.rank and not self.state.outboxes[i].closed:
-                append_last(&self.state.outboxes[i], BYE, <uint16_t>self.state.rank, NULL, 0)
+                send_bye(&self.state.outboxes[i], self.state.rank)
         store32(&self.ending, 1)
         ring_own(self.bells)
 

@@ -7,14 +7,17 @@ keep their order, as MPI's do, unless `reorder` is set.
 
 import heapq
 import struct
+from collections import deque
 
 import numpy as np
 
+from lapse.messaging._kinds import FRAME_BYTES, MESSAGE_KINDS, RECORD_BYTES
 from lapse.testing._virtual_rank import VirtualRank, share_memory
 
 
 FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, credited_to, kind, operation
-REQUESTS = {1: "pull", 2: "push", 3: "set"}
+RECORD = struct.Struct("<II")  # key, position
+assert (FRAME.size, RECORD.size) == (FRAME_BYTES, RECORD_BYTES)
 
 
 def requests_in(packet, value_bytes):
@@ -23,10 +26,11 @@ def requests_in(packet, value_bytes):
     while at < len(packet):
         size, count, origin, _, kind, operation = FRAME.unpack_from(packet, at)
         record = at + FRAME.size
-        for _ in range(count if kind in REQUESTS else 0):
-            key, position = struct.unpack_from("<II", packet, record)
+        name = MESSAGE_KINDS[kind].name
+        for _ in range(count if name in ("PULL", "PUSH", "SET") else 0):
+            key, position = RECORD.unpack_from(packet, record)
             yield origin, operation, key, position
-            record += 8 + (0 if REQUESTS[kind] == "pull" else int(value_bytes[key]))
+            record += RECORD.size + (0 if name == "PULL" else int(value_bytes[key]))
         at += size
 
 
@@ -35,6 +39,32 @@ def share_in_groups(ranks, sharing):
     if sharing > 1:
         for first in range(0, len(ranks), sharing):
             share_memory(ranks[first : first + sharing])
+
+
+class Channels:
+    """What ranks have sent and is not delivered yet, in order for each pair; the caller chooses what comes next."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+        self.packets = {}  # (source, target): deque
+
+    def __bool__(self):
+        return bool(self.packets)
+
+    def collect(self, source):
+        """Take over what a rank has queued."""
+        for target in range(len(self.ranks)):
+            while (packet := self.ranks[source].take(target)) is not None:
+                self.packets.setdefault((source, target), deque()).append(packet)
+
+    def deliver(self, which):
+        """Deliver the first packet of one of the channels that hold any; return the rank that received it."""
+        source, target = pair = sorted(self.packets)[which % len(self.packets)]
+        packet = self.packets[pair].popleft()
+        if not self.packets[pair]:
+            del self.packets[pair]
+        self.ranks[target].deliver(source, packet)
+        return target
 
 
 class Network:

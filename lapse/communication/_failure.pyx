@@ -1,6 +1,6 @@
 """Floor 3. The failure of a server: the first error on any rank ends it on all ranks."""
 
-from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
@@ -8,9 +8,8 @@ import traceback
 
 from lapse.base._sync cimport drop_latch, fetch_add32, load32, now, ring_doorbell, store32, take_latch
 from lapse.base._types cimport FAILURE_GRACE_SECONDS, worker_slot_t
-from lapse.messaging._messages cimport FAILURE, LEAVING
 from lapse.messaging._operations cimport ring_worker_slot
-from lapse.messaging._outbox cimport append_last, append_record
+from lapse.messaging._senders cimport send_failure, send_leaving
 
 from lapse.errors import CommError, LapseError, RemoteError
 
@@ -70,7 +69,7 @@ cdef class Failure:
         cdef int32_t i
         for i in range(self.state.size):
             if i != self.state.rank:
-                append_last(&self.state.outboxes[i], FAILURE, <uint16_t>self.origin, text, size)
+                send_failure(&self.state.outboxes[i], self.origin, text, size)
 
     cdef void note_leaver(self, int32_t rank) noexcept nogil:
         self.leaver = rank
@@ -139,7 +138,7 @@ cdef class Failure:
         self.is_leaving = True
         for i in range(self.state.size):
             if i != self.state.rank:
-                append_record(&self.state.outboxes[i], LEAVING, <uint16_t>self.state.rank, 0, 0, 0, 0, NULL, 0)
+                send_leaving(&self.state.outboxes[i], self.state.rank)
         self.wake_communication_thread()
 
     @property

@@ -1,14 +1,14 @@
 """Floor 3. Mail: bytes from rank to rank, in order, for collective calls of Python. Not of the key protocol."""
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from lapse.base._sync cimport drop_latch, take_latch
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.messaging._messages cimport MAIL, record_t
-from lapse.messaging._outbox cimport append_record
+from lapse.messaging._messages cimport record_t, size_of_text
+from lapse.messaging._senders cimport send_mail
 
 
 cdef class Mail:
@@ -40,7 +40,7 @@ cdef class Mail:
     cdef int deliver(self, int32_t source, frame_t* frame) noexcept nogil:
         """Keep what a frame brings until it is taken."""
         cdef mailbox_t* box = &self.boxes[source]
-        cdef int64_t size = (<record_t*>(frame + 1)).key
+        cdef int64_t size = size_of_text(<record_t*>(frame + 1))
         cdef letter_t* letter = <letter_t*>malloc(sizeof(letter_t) + size)
         if letter == NULL:
             return NO_MEMORY
@@ -74,8 +74,7 @@ cdef class Mail:
         """
         cdef const char* pointer = PyBytes_AsString(data)
         self.posted += 1  # as the frame's operation: two of them never share a frame
-        if append_record(&self.state.outboxes[destination], MAIL, <uint16_t>self.state.rank, 0, self.posted,
-                         <uint32_t>len(data), 0, pointer, len(data)) != OK:
+        if send_mail(&self.state.outboxes[destination], self.state.rank, self.posted, pointer, len(data)) != OK:
             raise MemoryError(f"no memory for a message of {len(data)} bytes")
 
     def take(self, int32_t source):

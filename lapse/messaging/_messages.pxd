@@ -7,55 +7,12 @@ answers repeat both: they are matched by position, never by key, so that repeate
 
 Everything lies at multiples of 4 bytes. All ranks are of one byte order.
 
-==============  =========================  ======================================================
-kind            sender -> receiver         meaning
-==============  =========================  ======================================================
-PULL            any -> home -> owner       send these values to `origin`
-PUSH, SET       any -> home -> owner       add, or replace; each record carries the value
-PULL_REPLY      owner -> origin            the values
-ACK             owner -> origin            `count` pushes or sets took effect
-LOCALIZE        requester -> home          `origin` wants to own these keys
-HAND_OVER       home -> last requester     give the keys to `origin` when you have had them
-TRANSFER        last owner -> requester    you own the key now; here is the value
-TRANSFER_ZERO   last owner -> requester    the same for a key that was never written
-LOCATE           any -> home                who owns these keys?
-LOCATE_REPLY     home -> origin             the ranks, as int32
-DELTA           any -> home                this rank's contribution to a replicated value
-SUM             home -> all                the sum of contributions; `position`: yours is in it
-ROUND_END       any -> all homes           these were all contributions of this rank's round
-REPLACE         home -> all                a replicated value was set; answer with APPLIED
-MARK            any -> home                send the sums you have, tell me when all ranks have them
-FENCE           home -> all                answer with APPLIED: all that I sent before is in place
-APPLIED         any -> home                `count` times REPLACE or FENCE was carried out
-MAIL            any -> any                 bytes for collective calls; not of the key protocol
-LEAVING         any -> all                 this rank's interpreter ends and the server is open
-FAILURE         any -> any                 an error ends the server; the last frame on its channel
-BYE             any -> any                 an orderly end; the last frame on its channel
-==============  =========================  ======================================================
+The table of kinds below is the only one: numbers, flags and names are made from it, `_kinds` shows it to Python, and a
+test compares the tables of `docs/protocol.md` and `docs/replication.md` with it. A new kind is a row there, a name in
+the enum behind it, and a step in the module that handles it; `_senders` is the place for a function that sends it.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-
-
-cdef enum message_kind:
-    # PULL = 1, PUSH = 2, SET = 3, LOCALIZE = 4, LOCATE = 5: as the operations in _types
-    PULL_REPLY = 8
-    ACK = 9
-    HAND_OVER = 10
-    TRANSFER = 11
-    TRANSFER_ZERO = 12
-    LOCATE_REPLY = 13
-    MAIL = 16
-    FAILURE = 17
-    BYE = 18
-    LEAVING = 19
-    DELTA = 20          # this and what follows: _replication
-    SUM = 21
-    REPLACE = 22
-    MARK = 23
-    FENCE = 24
-    APPLIED = 25
-    ROUND_END = 26
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from *:
@@ -63,26 +20,179 @@ cdef extern from *:
     #ifndef LAPSE_MESSAGES
     #define LAPSE_MESSAGES
     #include <stdint.h>
+
+    /* Flags: which module handles a kind, then how it travels. */
+    enum {
+        LAPSE_RELOCATION = 1,
+        LAPSE_REPLICATION = 2,
+        LAPSE_COMMUNICATION = 4,
+        LAPSE_IN_PARTS = 8,     /* asks for values: answered part by part, while the first one is on its way */
+        LAPSE_IN_BULK = 16      /* nobody waits for it: goes in as few packets as possible */
+    };
+
+    /* KIND(name, number, flags, from -> to, meaning). Numbers are below 64; the first five are also those of the
+       operations in base/_types. */
+    #define LAPSE_MESSAGE_KINDS(KIND) \
+        KIND(PULL, 1, LAPSE_RELOCATION | LAPSE_IN_PARTS, "any -> home -> owner", \
+             "send these values to the origin") \
+        KIND(PUSH, 2, LAPSE_RELOCATION, "any -> home -> owner", \
+             "add these values") \
+        KIND(SET, 3, LAPSE_RELOCATION, "any -> home -> owner", \
+             "replace the values by these; the home of a replicated key orders its sets") \
+        KIND(LOCALIZE, 4, LAPSE_RELOCATION | LAPSE_IN_PARTS, "requester -> home", \
+             "the origin wants to own these keys") \
+        KIND(LOCATE, 5, LAPSE_RELOCATION, "any -> home", \
+             "which ranks own these keys?") \
+        KIND(PULL_REPLY, 8, LAPSE_RELOCATION, "owner -> origin", \
+             "the values") \
+        KIND(ACK, 9, LAPSE_RELOCATION, "owner or home -> origin", \
+             "this many pushes, sets or marks took effect") \
+        KIND(HAND_OVER, 10, LAPSE_RELOCATION | LAPSE_IN_PARTS, "home -> last requester", \
+             "give these keys to the origin once you have had them") \
+        KIND(TRANSFER, 11, LAPSE_RELOCATION, "last owner -> requester", \
+             "you own these keys now; here are the values") \
+        KIND(TRANSFER_ZERO, 12, LAPSE_RELOCATION, "last owner -> requester", \
+             "you own these keys now; they were never written") \
+        KIND(LOCATE_REPLY, 13, LAPSE_RELOCATION, "home -> origin", \
+             "the recorded owners") \
+        KIND(MAIL, 16, LAPSE_COMMUNICATION, "any -> any", \
+             "bytes of a collective call") \
+        KIND(FAILURE, 17, LAPSE_COMMUNICATION, "any -> any", \
+             "an error terminates the server; the last frame on its channel") \
+        KIND(BYE, 18, LAPSE_COMMUNICATION, "any -> any", \
+             "the server is closed; the last frame on its channel") \
+        KIND(LEAVING, 19, LAPSE_COMMUNICATION, "any -> any", \
+             "the interpreter of this rank exits and the server is open") \
+        KIND(DELTA, 20, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> home", \
+             "this rank's contribution to a replicated value") \
+        KIND(SUM, 21, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
+             "the sum of contributions, and whether it contains yours") \
+        KIND(REPLACE, 22, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
+             "a replicated value was set; answer with APPLIED") \
+        KIND(MARK, 23, LAPSE_REPLICATION, "any -> home", \
+             "send the sums that you have, and ACK when all ranks have them") \
+        KIND(FENCE, 24, LAPSE_REPLICATION, "home -> all", \
+             "answer with APPLIED: all that this home sent before is in place") \
+        KIND(APPLIED, 25, LAPSE_REPLICATION, "any -> home", \
+             "this many REPLACE records or FENCEs were carried out") \
+        KIND(ROUND_END, 26, LAPSE_REPLICATION, "any -> all", \
+             "these were all contributions of this rank's round")
+
+    #define LAPSE_KIND_NUMBER(name, number, flags, route, meaning) LAPSE_##name = number,
+    enum { LAPSE_MESSAGE_KINDS(LAPSE_KIND_NUMBER) LAPSE_NO_KIND };
+
+    #define LAPSE_KIND_BIT(flag, name, number, flags) | ((flags) & (flag) ? UINT64_C(1) << (number) : 0)
+    #define LAPSE_REPLICATION_BIT(name, number, flags, route, meaning) LAPSE_KIND_BIT(LAPSE_REPLICATION, name, number, flags)
+    #define LAPSE_IN_PARTS_BIT(name, number, flags, route, meaning) LAPSE_KIND_BIT(LAPSE_IN_PARTS, name, number, flags)
+    #define LAPSE_IN_BULK_BIT(name, number, flags, route, meaning) LAPSE_KIND_BIT(LAPSE_IN_BULK, name, number, flags)
+    #define LAPSE_HAS_BIT(bits, kind) ((kind) < 64 && (((bits) >> (kind)) & 1))
+    static inline int lapse_is_of_replication(uint32_t kind) {
+        return LAPSE_HAS_BIT((UINT64_C(0) LAPSE_MESSAGE_KINDS(LAPSE_REPLICATION_BIT)), kind);
+    }
+    static inline int lapse_is_answered_in_parts(uint32_t kind) {
+        return LAPSE_HAS_BIT((UINT64_C(0) LAPSE_MESSAGE_KINDS(LAPSE_IN_PARTS_BIT)), kind);
+    }
+    static inline int lapse_goes_in_bulk(uint32_t kind) {
+        return LAPSE_HAS_BIT((UINT64_C(0) LAPSE_MESSAGE_KINDS(LAPSE_IN_BULK_BIT)), kind);
+    }
+
     typedef uint64_t lapse_u64 __attribute__((aligned(4), may_alias));
+    #define LAPSE_HEADER_FIELDS uint16_t origin; uint16_t credited_to; uint32_t kind; lapse_u64 operation;
+    typedef struct __attribute__((packed, aligned(4))) { LAPSE_HEADER_FIELDS } lapse_header;
     typedef struct __attribute__((packed, aligned(4))) {
         uint32_t bytes;
         uint32_t count;
-        uint16_t origin;
-        uint16_t credited_to;
-        uint32_t kind;
-        lapse_u64 operation;
+        union {
+            struct __attribute__((packed, aligned(4))) { LAPSE_HEADER_FIELDS };
+            lapse_header header;
+        };
     } lapse_frame;
     typedef struct __attribute__((packed, aligned(4))) { uint32_t key; uint32_t position; } lapse_record;
     #endif
     """
+    enum message_kind:
+        # PULL, PUSH, SET, LOCALIZE, LOCATE: the operations in base/_types
+        PULL_REPLY "LAPSE_PULL_REPLY"
+        ACK "LAPSE_ACK"
+        HAND_OVER "LAPSE_HAND_OVER"
+        TRANSFER "LAPSE_TRANSFER"
+        TRANSFER_ZERO "LAPSE_TRANSFER_ZERO"
+        LOCATE_REPLY "LAPSE_LOCATE_REPLY"
+        MAIL "LAPSE_MAIL"
+        FAILURE "LAPSE_FAILURE"
+        BYE "LAPSE_BYE"
+        LEAVING "LAPSE_LEAVING"
+        DELTA "LAPSE_DELTA"
+        SUM "LAPSE_SUM"
+        REPLACE "LAPSE_REPLACE"
+        MARK "LAPSE_MARK"
+        FENCE "LAPSE_FENCE"
+        APPLIED "LAPSE_APPLIED"
+        ROUND_END "LAPSE_ROUND_END"
+
+    bint is_of_replication "lapse_is_of_replication"(uint32_t kind) noexcept nogil
+    bint is_answered_in_parts "lapse_is_answered_in_parts"(uint32_t kind) noexcept nogil
+    bint goes_in_bulk "lapse_goes_in_bulk"(uint32_t kind) noexcept nogil
+
     ctypedef uint64_t loose_u64 "lapse_u64"
-    ctypedef struct frame_t "lapse_frame":
-        uint32_t bytes      # with this header
-        uint32_t count      # records; for ACK and APPLIED: key positions
-        uint16_t origin     # the rank that asked first
-        uint16_t credited_to    # whose share of the origin's bytes in flight this counts to
+    ctypedef struct header_t "lapse_header":
+        uint16_t origin         # the rank that asked first
+        uint16_t credited_to    # the destination whose share of the origin's bytes in flight this counts to
         uint32_t kind
-        uint64_t operation  # the origin's, or a home's pending_acks; 0 in relocations
+        uint64_t operation      # the origin's, or a home's pending acknowledgements; 0 in relocations
+    ctypedef struct frame_t "lapse_frame":
+        uint32_t bytes          # with this header
+        uint32_t count          # records; see also `positions_of`
+        header_t header         # its fields are also the frame's own:
+        uint16_t origin
+        uint16_t credited_to
+        uint32_t kind
+        uint64_t operation
     ctypedef struct record_t "lapse_record":
-        uint32_t key
-        uint32_t position   # in the operation; of a replica its epoch, or whether the sum contains your contribution
+        uint32_t key            # see also `size_of_text`
+        uint32_t position       # in the operation; see also `epoch_of`, `contains_contribution`
+
+
+cdef inline header_t make_header(uint32_t kind, int32_t origin, int32_t credited_to, uint64_t operation) noexcept nogil:
+    cdef header_t header
+    header.origin = <uint16_t>origin
+    header.credited_to = <uint16_t>credited_to
+    header.kind = kind
+    header.operation = operation
+    return header
+
+
+cdef inline header_t with_kind(header_t header, uint32_t kind) noexcept nogil:
+    header.kind = kind
+    return header
+
+
+# Fields that mean something else in some kinds -------------------------------------------------------------
+
+cdef inline uint32_t epoch_of(const record_t* record) noexcept nogil:
+    """DELTA, REPLACE: how often the key had been set."""
+    return record.position
+
+
+cdef inline bint contains_contribution(const record_t* record) noexcept nogil:
+    """SUM: whether the receiver's contribution is part of it."""
+    return record.position
+
+
+cdef inline int64_t size_of_text(const record_t* record) noexcept nogil:
+    """MAIL, FAILURE, BYE: the bytes behind the record, without what pads them."""
+    return record.key
+
+
+cdef inline char* value_behind(record_t* record) noexcept nogil:
+    return <char*>(record + 1)
+
+
+cdef inline int64_t positions_of(const frame_t* frame) noexcept nogil:
+    """ACK, APPLIED: how many key positions took effect; there are no records."""
+    return frame.count
+
+
+cdef inline int64_t credits_of(frame_t* frame) noexcept nogil:
+    """ACK: the bytes that are not in flight any more."""
+    return <int64_t>(<loose_u64*>(frame + 1))[0]

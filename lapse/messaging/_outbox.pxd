@@ -5,9 +5,9 @@ one operation join the last frame, frames join the last block: that is all the g
 A block that holds several frames is at most one packet.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from lapse.messaging._messages cimport frame_t
+from lapse.messaging._messages cimport frame_t, header_t
 
 cdef enum:
     PACKET_BYTES = 262144   # at most, and between hosts, where each message is dear
@@ -41,14 +41,12 @@ cdef struct outbox_t:
     char padding[64]
 
 
-cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                       uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil
-cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                    uint32_t count, uint64_t amount) noexcept nogil
-cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                         int64_t size) noexcept nogil
+cdef int append_record(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
+                       int64_t size) noexcept nogil
+cdef int append_count(outbox_t* outbox, header_t header, uint32_t count, uint64_t amount) noexcept nogil
+cdef frame_t* open_frame(outbox_t* outbox, header_t header, int64_t size) noexcept nogil
 cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil
-cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil
+cdef int append_last(outbox_t* outbox, header_t header, const char* text, int64_t size) noexcept nogil
 cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil

@@ -1,9 +1,9 @@
 """Floor 1. What is to be sent to one rank, in order: an unbounded queue of blocks of frames."""
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
-from lapse.messaging._messages cimport DELTA, REPLACE, SUM, frame_t, loose_u64, record_t
+from lapse.messaging._messages cimport frame_t, goes_in_bulk, header_t, loose_u64, record_t
 from lapse.base._sync cimport drop_latch, fetch_add32, take_latch
 from lapse.base._types cimport NO_MEMORY, OK
 
@@ -54,30 +54,24 @@ cdef block_t* block_with_room(outbox_t* outbox, int64_t size) noexcept nogil:
     return block
 
 
-cdef frame_t* start_frame(block_t* block, uint32_t kind, uint16_t origin, uint16_t credited_to,
-                          uint64_t operation) noexcept nogil:
+cdef frame_t* start_frame(block_t* block, header_t header) noexcept nogil:
     cdef frame_t* frame = <frame_t*>(block_data(block) + block.used)
     frame.bytes = sizeof(frame_t)
     frame.count = 0
-    frame.origin = origin
-    frame.credited_to = credited_to
-    frame.kind = kind
-    frame.operation = operation
+    frame.header = header
     block.last_frame = block.used
     block.used += sizeof(frame_t)
     return frame
 
 
-cdef frame_t* frame_to_join(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to,
-                            uint64_t operation, int64_t size) noexcept nogil:
-    # under the outbox's latch; NULL where a new frame is needed
+cdef frame_t* frame_to_join(outbox_t* outbox, header_t header, int64_t size) noexcept nogil:
+    # under the outbox's latch; NULL if a new frame is needed
     cdef block_t* block = outbox.tail
     cdef frame_t* frame
     if outbox.head == NULL or block.last_frame < 0 or block.used + size > block.capacity:
         return NULL
     frame = <frame_t*>(block_data(block) + block.last_frame)
-    if (frame.operation == operation and frame.kind == kind and frame.origin == origin and frame.credited_to == credited_to
-            and frame.bytes + size <= FRAME_BYTES):
+    if memcmp(&frame.header, &header, sizeof(header_t)) == 0 and frame.bytes + size <= FRAME_BYTES:
         return frame
     return NULL
 
@@ -101,13 +95,13 @@ cdef void add_record(block_t* block, frame_t* frame, uint32_t key, uint32_t posi
     frame.count += 1
 
 
-cdef int append_large(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                      uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
+cdef int append_large(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
+                      int64_t size) noexcept nogil:
     # A frame above the packet size has a block of its own, filled before the latch is taken.
     cdef block_t* block = new_block(sizeof(frame_t) + sizeof(record_t) + padded(size))
     if block == NULL:
         return NO_MEMORY
-    add_record(block, start_frame(block, kind, origin, credited_to, operation), key, position, value, size)
+    add_record(block, start_frame(block, header), key, position, value, size)
     take_latch(&outbox.latch)
     if outbox.closed:
         free(block)
@@ -117,49 +111,48 @@ cdef int append_large(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t
     return OK
 
 
-cdef int append_latched(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                        uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
+cdef int append_latched(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
+                        int64_t size) noexcept nogil:
     cdef int64_t needed = sizeof(record_t) + padded(size)
     cdef block_t* block = outbox.tail
     cdef frame_t* frame
     if outbox.closed:
         return OK
-    frame = frame_to_join(outbox, kind, origin, credited_to, operation, needed)
+    frame = frame_to_join(outbox, header, needed)
     if frame == NULL:
         block = block_with_room(outbox, needed + sizeof(frame_t))
         if block == NULL:
             return NO_MEMORY
-        frame = start_frame(block, kind, origin, credited_to, operation)
+        frame = start_frame(block, header)
     add_record(block, frame, key, position, value, size)
     return OK
 
 
-cdef int append_record(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                       uint32_t key, uint32_t position, const char* value, int64_t size) noexcept nogil:
+cdef int append_record(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
+                       int64_t size) noexcept nogil:
     cdef int status
     if <int64_t>(sizeof(frame_t) + sizeof(record_t)) + padded(size) > BLOCK_BYTES:
-        return append_large(outbox, kind, origin, credited_to, operation, key, position, value, size)
+        return append_large(outbox, header, key, position, value, size)
     take_latch(&outbox.latch)
-    status = append_latched(outbox, kind, origin, credited_to, operation, key, position, value, size)
+    status = append_latched(outbox, header, key, position, value, size)
     drop_latch(&outbox.latch)
     return status
 
 
-cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                    uint32_t count, uint64_t amount) noexcept nogil:
+cdef int append_count(outbox_t* outbox, header_t header, uint32_t count, uint64_t amount) noexcept nogil:
     cdef block_t* block
     cdef frame_t* frame
     cdef loose_u64* total
     cdef int status = OK
     take_latch(&outbox.latch)
     if not outbox.closed:
-        frame = frame_to_join(outbox, kind, origin, credited_to, operation, 0)
+        frame = frame_to_join(outbox, header, 0)
         if frame == NULL:
             block = block_with_room(outbox, sizeof(frame_t) + sizeof(uint64_t))
             if block == NULL:
                 status = NO_MEMORY
             else:
-                frame = start_frame(block, kind, origin, credited_to, operation)
+                frame = start_frame(block, header)
                 frame.bytes += sizeof(uint64_t)
                 block.used += sizeof(uint64_t)
                 total = <loose_u64*>(frame + 1)
@@ -172,8 +165,7 @@ cdef int append_ack(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t c
     return status
 
 
-cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-                         int64_t size) noexcept nogil:
+cdef frame_t* open_frame(outbox_t* outbox, header_t header, int64_t size) noexcept nogil:
     """Begin a frame with room for `size` bytes of records, to be written without the latch; NULL where that cannot be.
 
     One at a time for an outbox. Others may append meanwhile, behind it.
@@ -185,7 +177,7 @@ cdef frame_t* open_frame(outbox_t* outbox, uint32_t kind, uint16_t origin, uint1
     take_latch(&outbox.latch)
     block = NULL if outbox.closed else block_with_room(outbox, sizeof(frame_t) + size)
     if block != NULL:
-        frame = start_frame(block, kind, origin, credited_to, operation)
+        frame = start_frame(block, header)
         frame.bytes += <uint32_t>size
         block.used += size
         outbox.filling = block
@@ -206,30 +198,25 @@ cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const ch
     drop_latch(&outbox.latch)
 
 
-cdef int append_last(outbox_t* outbox, uint32_t kind, uint16_t origin, const char* text, int64_t size) noexcept nogil:
+cdef int append_last(outbox_t* outbox, header_t header, const char* text, int64_t size) noexcept nogil:
     cdef int status
     size = min(size, <int64_t>MAX_LAST_BYTES)
     take_latch(&outbox.latch)
-    status = append_latched(outbox, kind, origin, 0, 0, <uint32_t>size, 0, text, size)
+    status = append_latched(outbox, header, <uint32_t>size, 0, text, size)
     outbox.closed = True
     drop_latch(&outbox.latch)
     return status
 
 
 cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil:
-    """How many bytes go in the next packet: whole frames up to `most`, or one, or a part of a large one.
-
-    Nobody waits for news of replicas: they go in as few packets as possible.
-    """
+    """How many bytes go in the next packet: whole frames up to `most`, or one, or a part of a large one."""
     cdef int64_t end = sent
     cdef frame_t* frame
-    cdef bint is_news_of_replicas
     if block.used > PACKET_BYTES:
         return min(block.used - sent, <int64_t>PACKET_BYTES)
     while end < block.used:
         frame = <frame_t*>(block_data(block) + end)
-        is_news_of_replicas = frame.kind == DELTA or frame.kind == SUM or frame.kind == REPLACE
-        if end > sent and end + frame.bytes - sent > (PACKET_BYTES if is_news_of_replicas else most):
+        if end > sent and end + frame.bytes - sent > (PACKET_BYTES if goes_in_bulk(frame.kind) else most):
             break
         end += frame.bytes
     return end - sent

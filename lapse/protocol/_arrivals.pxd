@@ -3,10 +3,11 @@
 All inline, for `_relocation`, which calls these under a key's latch.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from lapse.messaging._messages cimport header_t
 from lapse.messaging._operations cimport complete
 from lapse._store cimport NO_SLOT
 from lapse.base._sync cimport drop_latch, take_latch
@@ -20,11 +21,8 @@ cdef enum:
 cdef struct parked_t:
     # An operation on a key that is on its way here, its value behind it. A receive buffer is never kept.
     parked_t* next
-    uint64_t operation
+    header_t request
     uint32_t position
-    uint16_t origin
-    uint16_t credited_to
-    uint8_t kind
 
 
 cdef struct waiter_t:
@@ -106,19 +104,16 @@ cdef inline bint add_waiter(arrival_t* arrival, operation_t* operation) noexcept
     return True
 
 
-cdef inline bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_t credited_to, uint64_t operation,
-               uint32_t position, const char* given, size_t size) noexcept nogil:
+cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* given,
+                      size_t size) noexcept nogil:
     # under the key's latch
-    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (0 if kind == PULL else size))
+    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (0 if request.kind == PULL else size))
     if parked == NULL:
         return False
     parked.next = NULL
-    parked.operation = operation
+    parked.request = request
     parked.position = position
-    parked.origin = origin
-    parked.credited_to = credited_to
-    parked.kind = kind
-    if kind != PULL:
+    if request.kind != PULL:
         memcpy(parked + 1, given, size)
     if arrival.last == NULL:
         arrival.first = parked
@@ -129,16 +124,16 @@ cdef inline bint park(arrival_t* arrival, uint8_t kind, uint16_t origin, uint16_
 
 
 cdef inline void wake(waiter_t* waiter) noexcept nogil:
-    cdef waiter_t* next_one
+    cdef waiter_t* next_waiter
     while waiter != NULL:
-        next_one = waiter.next
+        next_waiter = waiter.next
         complete(waiter.operation, 1)
         free(waiter)
-        waiter = next_one
+        waiter = next_waiter
 
 
 cdef inline void forget_arrival(arrival_t* arrival) noexcept:
-    # of a server that ended by a failure: what waits is never answered
+    # of a server that failed: what waits is never answered
     cdef parked_t* parked
     cdef waiter_t* waiter
     while arrival.first != NULL:

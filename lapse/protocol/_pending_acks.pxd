@@ -1,7 +1,8 @@
 """Floor 2. What all ranks have to acknowledge before the rank that asked is answered: sets of replicas, and fences."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 
+from lapse.messaging._messages cimport header_t
 from lapse.protocol._rank cimport rank_t
 
 
@@ -10,11 +11,9 @@ cdef struct pending_acks_t:
     pending_acks_t* next
     pending_acks_t* previous
     int64_t remaining       # acknowledgements that are missing, plus 1 while it is being sent
-    uint64_t operation      # the asker's
-    uint64_t amount         # bytes that its operation holds credits for
-    uint32_t count          # key positions
-    uint16_t origin
-    uint16_t credited_to
+    header_t request        # the asker's
+    int64_t credits         # bytes that its operation holds
+    int64_t positions       # of its keys
 
 
 cdef struct pending_acks_list_t:
@@ -22,8 +21,7 @@ cdef struct pending_acks_list_t:
     uint8_t latch
 
 
-cdef pending_acks_t* open_pending_acks(pending_acks_list_t* known, uint16_t origin, uint16_t credited_to,
-                                       uint64_t operation) noexcept nogil
+cdef pending_acks_t* open_pending_acks(pending_acks_list_t* known, header_t request) noexcept nogil
 cdef int acknowledge(pending_acks_list_t* known, rank_t* state, pending_acks_t* pending_acks,
                      int64_t count) noexcept nogil
 cdef int close_pending_acks(pending_acks_list_t* known, rank_t* state, pending_acks_t* pending_acks) noexcept nogil

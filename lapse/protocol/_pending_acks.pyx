@@ -1,26 +1,22 @@
 """Floor 2. What all ranks have to acknowledge before the rank that asked is answered."""
 
-from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
 from lapse.messaging._flow cimport release_credits
-from lapse.messaging._messages cimport ACK
 from lapse.messaging._operations cimport complete
-from lapse.messaging._outbox cimport append_ack
+from lapse.messaging._senders cimport send_ack
 from lapse.base._sync cimport drop_latch, fetch_add, take_latch
 from lapse.base._types cimport OK, operation_t
 
 
-cdef pending_acks_t* open_pending_acks(pending_acks_list_t* known, uint16_t origin, uint16_t credited_to, uint64_t operation) noexcept nogil:
+cdef pending_acks_t* open_pending_acks(pending_acks_list_t* known, header_t request) noexcept nogil:
     cdef pending_acks_t* pending_acks = <pending_acks_t*>malloc(sizeof(pending_acks_t))
     if pending_acks == NULL:
         return NULL
     pending_acks.remaining = 1
-    pending_acks.operation = operation
-    pending_acks.amount = 0
-    pending_acks.count = 0
-    pending_acks.origin = origin
-    pending_acks.credited_to = credited_to
+    pending_acks.request = request
+    pending_acks.credits = 0
+    pending_acks.positions = 0
     pending_acks.previous = NULL
     take_latch(&known.latch)
     pending_acks.next = known.first
@@ -43,17 +39,19 @@ cdef void forget(pending_acks_list_t* known, pending_acks_t* pending_acks) noexc
     free(pending_acks)
 
 
-cdef int acknowledge(pending_acks_list_t* known, rank_t* state, pending_acks_t* pending_acks, int64_t count) noexcept nogil:
+cdef int acknowledge(pending_acks_list_t* known, rank_t* state, pending_acks_t* pending_acks,
+                     int64_t count) noexcept nogil:
     """So many acknowledgements came; after the last one the asker is answered."""
+    cdef header_t request
     cdef int status = OK
     if fetch_add(&pending_acks.remaining, -count) != count:
         return OK
-    if pending_acks.origin == state.rank:
-        release_credits(&state.flow, state.rank, pending_acks.amount)
-        complete(<operation_t*>pending_acks.operation, pending_acks.count)
+    request = pending_acks.request
+    if request.origin == state.rank:
+        release_credits(&state.flow, state.rank, pending_acks.credits)
+        complete(<operation_t*>request.operation, pending_acks.positions)
     else:
-        status = append_ack(&state.outboxes[pending_acks.origin], ACK, pending_acks.origin, pending_acks.credited_to,
-                            pending_acks.operation, pending_acks.count, pending_acks.amount)
+        status = send_ack(&state.outboxes[request.origin], request, pending_acks.positions, pending_acks.credits)
     forget(known, pending_acks)
     return status
 

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from lapse.messaging._messages cimport DELTA, frame_t, record_t
+from lapse.messaging._messages cimport frame_t, is_of_replication, record_t
 from lapse.protocol._rank cimport free_rank, prepare_rank
 from lapse.protocol._relocation cimport relocation_counters_t, change_keys, free_relocation, handle_relocation, prepare_relocation
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
@@ -17,7 +17,7 @@ cdef int handle_frame(protocol_t* protocol, int32_t source, frame_t* frame) noex
 
     FAILED (the reason is in `rank.error`) and NO_MEMORY end the server.
     """
-    if frame.kind >= DELTA:
+    if is_of_replication(frame.kind):
         return handle_replication(&protocol.replication, source, frame)
     if frame.kind == SET and protocol.rank.store.replicas.count:
         return on_set(protocol, source, frame)

@@ -1,17 +1,19 @@
 """Floor 2. Relocation: what a rank does with a key that may be elsewhere, on each local request and on each message."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
-from lapse.messaging._messages cimport (ACK, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO, frame_t,
-                                        loose_u64, record_t)
+from lapse.messaging._messages cimport (ACK, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO, credits_of,
+                                        frame_t, header_t, positions_of, record_t, with_kind)
 from lapse.messaging._operations cimport complete
-from lapse.messaging._outbox cimport append_ack, append_record, close_frame, open_frame, outbox_t
+from lapse.messaging._outbox cimport close_frame, open_frame, outbox_t
+from lapse.messaging._senders cimport (send_ack, send_hand_over, send_localize, send_locate, send_locate_reply,
+                                       send_pull_reply, send_request, send_transfer, send_transfer_zero)
 from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arrival_t, close_arrival, forget_arrival,
                                        free_arrivals, open_arrival, park, parked_t, prepare_arrivals, waiter_t, wake)
-from lapse.protocol._rank cimport amount_of, output_of, protocol_error, rank_t
+from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, lock_entry, note_owner, read_value, row_at, slab_for, slab_t, store_t, take_row,
                            unlock_entry, value_bytes)
@@ -29,20 +31,19 @@ cdef enum:
 
 # Answers -----------------------------------------------------------------------------------------------
 
-cdef int answer_pull(rank_t* state, uint16_t origin, uint16_t credited_to, uint64_t operation, key_t key,
-                     uint32_t position, uint32_t slot) noexcept nogil:
+cdef int answer_pull(rank_t* state, header_t request, key_t key, uint32_t position, uint32_t slot) noexcept nogil:
     # Under the key's latch. One of this rank's own counts as answered when the caller completes it.
     cdef slab_t* slab
     cdef operation_t* mine
-    if origin == state.rank:
-        mine = <operation_t*>operation
+    if request.origin == state.rank:
+        mine = <operation_t*>request.operation
         if mine.out != NULL:
             read_value(state.store, key, slot, output_of(state, mine, position))
-        release_credits(&state.flow, credited_to, amount_of(state, key))
+        release_credits(&state.flow, request.credited_to, amount_of(state, key))
         return OK
     slab = slab_for(state.store, key)
-    return append_record(&state.outboxes[origin], PULL_REPLY, origin, credited_to, operation, <uint32_t>key, position,
-                         NULL if slot == NO_SLOT else row_at(slab, slot), slab.row_bytes)
+    return send_pull_reply(&state.outboxes[request.origin], request, key, position,
+                           NULL if slot == NO_SLOT else row_at(slab, slot), slab.row_bytes)
 
 
 cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcept nogil:
@@ -50,9 +51,8 @@ cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcep
     cdef slab_t* slab = slab_for(state.store, key)
     cdef int status
     if slot == NO_SLOT:
-        return append_record(&state.outboxes[to], TRANSFER_ZERO, <uint16_t>to, 0, 0, <uint32_t>key, 0, NULL, 0)
-    status = append_record(&state.outboxes[to], TRANSFER, <uint16_t>to, 0, 0, <uint32_t>key, 0,
-                           row_at(slab, slot), slab.row_bytes)
+        return send_transfer_zero(&state.outboxes[to], to, key)
+    status = send_transfer(&state.outboxes[to], to, key, row_at(slab, slot), slab.row_bytes)
     give_row_back(state.store, slab, slot)
     return status
 
@@ -82,8 +82,7 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
         done[0] += 1
     elif entry.state == ARRIVING:
         acquire_credits(&state.flow, state.rank, amount_of(state, key))
-        if park(arrival_at(&relocation.arrivals, entry.slot), operation.kind, <uint16_t>state.rank, <uint16_t>state.rank,
-                <uint64_t>operation, position, given, size):
+        if park(arrival_at(&relocation.arrivals, entry.slot), header_of(state, operation, state.rank), position, given, size):
             parked[0] += 1
         else:
             release_credits(&state.flow, state.rank, amount_of(state, key))
@@ -94,9 +93,8 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
             unlock_entry(entry)
             latched = False
         acquire_credits(&state.flow, destination, amount_of(state, key))
-        status = append_record(&state.outboxes[destination], operation.kind, <uint16_t>state.rank,
-                               <uint16_t>destination, <uint64_t>operation, <uint32_t>key, position,
-                               given, 0 if operation.kind == PULL else size)
+        status = send_request(&state.outboxes[destination], header_of(state, operation, destination), key, position, given,
+                              size)
         if status != OK:
             release_credits(&state.flow, destination, amount_of(state, key))
     if latched:
@@ -109,10 +107,10 @@ cdef int ask_for_key(rank_t* state, key_t key, entry_t* entry) noexcept nogil:
     cdef int32_t home = home_of(state.store, key)
     cdef int32_t old
     if home != state.rank:
-        return append_record(&state.outboxes[home], LOCALIZE, <uint16_t>state.rank, 0, 0, <uint32_t>key, 0, NULL, 0)
+        return send_localize(&state.outboxes[home], state.rank, key)
     old = entry.route
     entry.route = <uint16_t>state.rank
-    return append_record(&state.outboxes[old], HAND_OVER, <uint16_t>state.rank, 0, 0, <uint32_t>key, 0, NULL, 0)
+    return send_hand_over(&state.outboxes[old], state.rank, key)
 
 
 cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t key, entry_t* entry) noexcept nogil:
@@ -163,8 +161,7 @@ cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t p
     """Ask the home of one key who owns it; the answer is an int32."""
     cdef int32_t home = home_of(state.store, key)
     if home != state.rank:
-        return append_record(&state.outboxes[home], LOCATE, <uint16_t>state.rank, 0, <uint64_t>operation,
-                             <uint32_t>key, position, NULL, 0)
+        return send_locate(&state.outboxes[home], state.rank, <uint64_t>operation, key, position)
     (<int32_t*>output_of(state, operation, position))[0] = recorded_owner(state, key)
     done[0] += 1
     return OK
@@ -234,7 +231,7 @@ cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
     cdef uint32_t i
     cdef int status = OK
     if frame.origin != state.rank:
-        answer = open_frame(outbox, PULL_REPLY, frame.origin, frame.credited_to, frame.operation, bytes_of_answer(state, frame))
+        answer = open_frame(outbox, with_kind(frame.header, PULL_REPLY), bytes_of_answer(state, frame))
         at = <char*>(answer + 1)
     look_at_first(state, <char*>record, sizeof(record_t), frame.count)
     for i in range(<uint32_t>frame.count):
@@ -260,18 +257,15 @@ cdef inline int pull_one(relocation_t* relocation, frame_t* frame, record_t* rec
         if answer != NULL:
             answer[0] = write_answer(state, record, entry.slot, answer[0])
         else:
-            status = answer_pull(state, frame.origin, frame.credited_to, frame.operation, record.key, record.position,
-                                 entry.slot)
+            status = answer_pull(state, frame.header, record.key, record.position, entry.slot)
         done[0] += 1
     elif entry.state == ARRIVING:
-        if not park(arrival_at(&relocation.arrivals, entry.slot), PULL, frame.origin, frame.credited_to, frame.operation,
-                    record.position, NULL, 0):
+        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0):
             status = NO_MEMORY
     else:
         # From the home to the last requester; from anybody else back to the home. Queued under the
         # latch, before a later HAND_OVER, so that it bounces at most once.
-        status = append_record(&state.outboxes[entry.route], PULL, frame.origin, frame.credited_to, frame.operation,
-                               record.key, record.position, NULL, 0)
+        status = send_request(&state.outboxes[entry.route], frame.header, record.key, record.position, NULL, 0)
     unlock_entry(entry)
     return status
 
@@ -306,8 +300,7 @@ cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, c
         release_credits(&state.flow, frame.credited_to, amount)
         complete(<operation_t*>frame.operation, done)
         return OK
-    return append_ack(&state.outboxes[frame.origin], ACK, frame.origin, frame.credited_to, frame.operation,
-                      <uint32_t>done, <uint64_t>amount)
+    return send_ack(&state.outboxes[frame.origin], frame.header, done, amount)
 
 
 cdef inline int change_one(relocation_t* relocation, int32_t source, frame_t* frame, record_t* record, size_t size,
@@ -323,19 +316,16 @@ cdef inline int change_one(relocation_t* relocation, int32_t source, frame_t* fr
         done[0] += 1
         amount[0] += amount_of(state, record.key)
     elif entry.state == ARRIVING:
-        if not park(arrival_at(&relocation.arrivals, entry.slot), <uint8_t>frame.kind, frame.origin, frame.credited_to, frame.operation,
-                    record.position, given, size):
+        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, given, size):
             status = NO_MEMORY
     elif entry.state == REPLICATED:
         status = protocol_error(state, source, "a push of a replicated key", record.key)
     elif size <= COPIED_UNDER_LATCH:
-        status = append_record(&state.outboxes[entry.route], frame.kind, frame.origin, frame.credited_to, frame.operation,
-                               record.key, record.position, given, size)
+        status = send_request(&state.outboxes[entry.route], frame.header, record.key, record.position, given, size)
     else:
         to = entry.route
         unlock_entry(entry)
-        return append_record(&state.outboxes[to], frame.kind, frame.origin, frame.credited_to, frame.operation,
-                             record.key, record.position, given, size)
+        return send_request(&state.outboxes[to], frame.header, record.key, record.position, given, size)
     unlock_entry(entry)
     return status
 
@@ -363,8 +353,8 @@ cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
 
 
 cdef int on_ack(rank_t* state, frame_t* frame) noexcept nogil:
-    release_credits(&state.flow, frame.credited_to, <int64_t>(<loose_u64*>(frame + 1))[0])
-    complete(<operation_t*>frame.operation, frame.count)
+    release_credits(&state.flow, frame.credited_to, credits_of(frame))
+    complete(<operation_t*>frame.operation, positions_of(frame))
     return OK
 
 
@@ -375,8 +365,7 @@ cdef int on_locate(rank_t* state, frame_t* frame) noexcept nogil:
     cdef int status
     for i in range(<uint32_t>frame.count):
         owner = recorded_owner(state, record.key)
-        status = append_record(&state.outboxes[frame.origin], LOCATE_REPLY, frame.origin, 0, frame.operation,
-                               record.key, record.position, <char*>&owner, sizeof(owner))
+        status = send_locate_reply(&state.outboxes[frame.origin], frame.header, record, owner)
         if status != OK:
             return status
         record += 1
@@ -411,7 +400,7 @@ cdef int redirect(relocation_t* relocation, int32_t source, key_t key, int32_t r
         return protocol_error(state, source, "a localize by the recorded owner", key)
     if old == state.rank:
         return hand_over(relocation, source, key, entry, requester)
-    status = append_record(&state.outboxes[old], HAND_OVER, <uint16_t>requester, 0, 0, <uint32_t>key, 0, NULL, 0)
+    status = send_hand_over(&state.outboxes[old], requester, key)
     unlock_entry(entry)
     return status
 
@@ -540,8 +529,8 @@ cdef int serve_parked(relocation_t* relocation, key_t key, entry_t* entry, arriv
         if arrival.first == NULL:
             arrival.last = NULL
         status = serve(state, key, arrival, parked)
-        if parked.origin == state.rank:
-            mine[finished] = <operation_t*>parked.operation
+        if parked.request.origin == state.rank:
+            mine[finished] = <operation_t*>parked.request.operation
             finished += 1
         served += 1
         free(parked)
@@ -554,14 +543,14 @@ cdef int serve_parked(relocation_t* relocation, key_t key, entry_t* entry, arriv
 
 cdef int serve(rank_t* state, key_t key, arrival_t* arrival, parked_t* parked) noexcept nogil:
     # Under the key's latch. The caller completes one of this rank's own.
-    if parked.kind == PULL:
-        return answer_pull(state, parked.origin, parked.credited_to, parked.operation, key, parked.position, arrival.slot)
-    change_value(state.store, key, &arrival.slot, parked.kind, <char*>(parked + 1))
-    if parked.origin == state.rank:
-        release_credits(&state.flow, parked.credited_to, amount_of(state, key))
+    cdef header_t request = parked.request
+    if request.kind == PULL:
+        return answer_pull(state, request, key, parked.position, arrival.slot)
+    change_value(state.store, key, &arrival.slot, request.kind, <char*>(parked + 1))
+    if request.origin == state.rank:
+        release_credits(&state.flow, request.credited_to, amount_of(state, key))
         return OK
-    return append_ack(&state.outboxes[parked.origin], ACK, parked.origin, parked.credited_to, parked.operation,
-                      1, <uint64_t>amount_of(state, key))
+    return send_ack(&state.outboxes[request.origin], request, 1, amount_of(state, key))
 
 
 cdef int handle_relocation(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:

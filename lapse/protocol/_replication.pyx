@@ -1,18 +1,20 @@
 """Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message."""
 
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
-from lapse.messaging._messages cimport (APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, frame_t, record_t)
+from lapse.messaging._messages cimport (APPLIED, DELTA, FENCE, MARK, REPLACE, ROUND_END, SUM, contains_contribution,
+                                        epoch_of, frame_t, header_t, positions_of, record_t, value_behind)
 from lapse.messaging._operations cimport ring_worker_slot
-from lapse.messaging._outbox cimport append_ack, append_record
+from lapse.messaging._senders cimport (send_applied, send_delta, send_fence, send_mark, send_replace, send_request,
+                                       send_round_end, send_sum)
 from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, push_replica,
                                       read_replica, replica_t)
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
-from lapse.protocol._rank cimport amount_of, output_of, protocol_error, rank_t
+from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport REPLICATED, entry_t, lock_entry, unlock_entry, value_bytes
 from lapse.base._sync cimport drop_latch, fence, fetch_add, load, load32, store, take_latch, try_latch
 from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
@@ -74,8 +76,7 @@ cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexc
     if entry.route == r.state.rank:
         add_contribution(&r.state.store.replicas, number, r.state.rank, delta)
     else:
-        if append_record(&r.state.outboxes[entry.route], DELTA, <uint16_t>r.state.rank, 0, 0, <uint32_t>replica.key, replica.epoch,
-                         delta, replica.bytes) != OK:
+        if send_delta(&r.state.outboxes[entry.route], r.state.rank, replica.key, replica.epoch, delta, replica.bytes) != OK:
             note_changed(&r.state.store.replicas, number)
             return NO_MEMORY
         r.keys_sent += 1
@@ -138,7 +139,7 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
 cdef int end_round(replication_t* r) noexcept nogil:
     cdef int32_t to
     for to in range(r.state.size):
-        if to != r.state.rank and append_record(&r.state.outboxes[to], ROUND_END, <uint16_t>r.state.rank, 0, 0, 0, 0, NULL, 0) != OK:
+        if to != r.state.rank and send_round_end(&r.state.outboxes[to], r.state.rank) != OK:
             return NO_MEMORY
     return hear_end(r, r.state.rank)
 
@@ -177,14 +178,14 @@ cdef void take_in(replication_t* r, replica_t* replica, bint contains_mine, cons
     add_sum(&r.state.store.replicas, replica, total)
 
 
-cdef int send_sum(replication_t* r, replica_t* replica) noexcept nogil:
+cdef int send_sum_of(replication_t* r, replica_t* replica) noexcept nogil:
     # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
     cdef int32_t to
     for to in range(r.state.size):
         if to == r.state.rank:
             continue
-        if append_record(&r.state.outboxes[to], SUM, <uint16_t>r.state.rank, 0, 0, <uint32_t>replica.key, replica.contained[to],
-                         replica.sum, replica.bytes) != OK:
+        if send_sum(&r.state.outboxes[to], r.state.rank, replica.key, replica.contained[to], replica.sum,
+                    replica.bytes) != OK:
             return NO_MEMORY
         replica.contained[to] = False
         r.keys_sent += 1
@@ -223,7 +224,7 @@ cdef int send_sums(replication_t* r) noexcept nogil:
         lock_entry(r.state.store, entry)
         replica.is_collected = False
         if replica.has_sum and status == OK:
-            status = send_sum(r, replica)
+            status = send_sum_of(r, replica)
         unlock_entry(entry)
     return status
 
@@ -256,8 +257,8 @@ cdef int ask_home(rank_t* state, operation_t* operation, key_t key, uint32_t pos
     # No latch: the route of a replicated key is its home, for good.
     cdef int status
     acquire_credits(&state.flow, home, amount_of(state, key))
-    status = append_record(&state.outboxes[home], SET, <uint16_t>state.rank, <uint16_t>home, <uint64_t>operation,
-                           <uint32_t>key, position, given, value_bytes(state.store, key))
+    status = send_request(&state.outboxes[home], header_of(state, operation, home), key, position, given,
+                          value_bytes(state.store, key))
     if status != OK:
         release_credits(&state.flow, home, amount_of(state, key))
     return status
@@ -267,8 +268,8 @@ cdef int set_at_home(replication_t* r, operation_t* operation, entry_t* entry, c
     # Under the key's latch.
     cdef rank_t* state = r.state
     cdef int64_t amount = (state.size - 1) * <int64_t>(sizeof(record_t) + replica_at(r, entry.slot).bytes)
-    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, <uint16_t>state.rank, <uint16_t>state.rank,
-                                                          <uint64_t>operation)
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged,
+                                                          header_of(state, operation, state.rank))
     cdef int status
     if pending_acks == NULL:
         return NO_MEMORY
@@ -280,8 +281,7 @@ cdef int set_at_home(replication_t* r, operation_t* operation, entry_t* entry, c
 cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil:
     """The home's step of so many sets of a frame, whose records begin at `at`."""
     cdef rank_t* state = r.state
-    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, frame.origin, frame.credited_to,
-                                                          frame.operation)
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, frame.header)
     cdef record_t* record
     cdef entry_t* entry
     cdef uint32_t i
@@ -294,7 +294,7 @@ cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at
         if entry.route != state.rank:
             return protocol_error(state, source, "a set of a replicated key whose home is another rank", record.key)
         lock_entry(state.store, entry)
-        status = replace_on_all(r, pending_acks, entry, <char*>(record + 1), amount_of(state, record.key))
+        status = replace_on_all(r, pending_acks, entry, value_behind(record), amount_of(state, record.key))
         unlock_entry(entry)
         if status != OK:
             return status
@@ -308,12 +308,12 @@ cdef int replace_on_all(replication_t* r, pending_acks_t* pending_acks, entry_t*
     cdef int32_t to
     replica.epoch += 1
     fetch_add(&pending_acks.remaining, r.state.size - 1)
-    pending_acks.count += 1
-    pending_acks.amount += amount
+    pending_acks.positions += 1
+    pending_acks.credits += amount
     for to in range(r.state.size):
         replica.contained[to] = False
-        if to != r.state.rank and append_record(&r.state.outboxes[to], REPLACE, <uint16_t>r.state.rank, 0, <uint64_t>pending_acks,
-                                          <uint32_t>replica.key, replica.epoch, value, replica.bytes) != OK:
+        if to != r.state.rank and send_replace(&r.state.outboxes[to], r.state.rank, <uint64_t>pending_acks, replica.key,
+                                               replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     put_in_place(r, replica, value)
     return OK
@@ -326,17 +326,16 @@ cdef void put_in_place(replication_t* r, replica_t* replica, const char* value) 
     fill_replica(replica, value)
 
 
-cdef int ask_all(replication_t* r, uint16_t origin, uint64_t operation) noexcept nogil:
+cdef int ask_all(replication_t* r, header_t request) noexcept nogil:
     """Ask every rank to tell when it has applied all that this home has sent so far. Under the latch of rounds."""
-    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, origin, <uint16_t>r.state.rank, operation)
+    cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, request)
     cdef int32_t to
     if pending_acks == NULL:
         return NO_MEMORY
-    pending_acks.count = 1
+    pending_acks.positions = 1
     fetch_add(&pending_acks.remaining, r.state.size - 1)
     for to in range(r.state.size):
-        if to != r.state.rank and append_record(&r.state.outboxes[to], FENCE, <uint16_t>r.state.rank, 0, <uint64_t>pending_acks,
-                                          0, 0, NULL, 0) != OK:
+        if to != r.state.rank and send_fence(&r.state.outboxes[to], r.state.rank, <uint64_t>pending_acks) != OK:
             return NO_MEMORY
     return close_pending_acks(&r.unacknowledged, r.state, pending_acks)
 
@@ -359,11 +358,11 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
         r.is_full_wanted = r.is_full_wanted or not covered[0]  # whoever begins the next round may come first
     for home in range(r.state.size):
         if home != r.state.rank and status == OK:
-            status = append_record(&r.state.outboxes[home], MARK, <uint16_t>r.state.rank, 0, <uint64_t>operation, 0, 0, NULL, 0)
+            status = send_mark(&r.state.outboxes[home], r.state.rank, <uint64_t>operation)
     if status == OK:
         status = send_sums(r)
     if status == OK:
-        status = ask_all(r, <uint16_t>r.state.rank, <uint64_t>operation)
+        status = ask_all(r, header_of(r.state, operation, r.state.rank))
     drop_latch(&r.latch)
     return status if status != OK else begin_round_if_due(r)
 
@@ -397,8 +396,8 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
 cdef int on_delta(replication_t* r, int32_t source, entry_t* entry, record_t* record) noexcept nogil:
     if entry.route != r.state.rank:
         return protocol_error(r.state, source, "a contribution to a replica whose home is another rank", record.key)
-    if record.position == replica_at(r, entry.slot).epoch:
-        add_contribution(&r.state.store.replicas, entry.slot, source, <char*>(record + 1))
+    if epoch_of(record) == replica_at(r, entry.slot).epoch:
+        add_contribution(&r.state.store.replicas, entry.slot, source, value_behind(record))
     return OK
 
 
@@ -413,10 +412,10 @@ cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, rec
     if frame.kind == DELTA:
         status = on_delta(r, source, entry, record)
     elif frame.kind == SUM:
-        take_in(r, replica, record.position, <char*>(record + 1))
+        take_in(r, replica, contains_contribution(record), value_behind(record))
     else:
-        replica.epoch = record.position
-        put_in_place(r, replica, <char*>(record + 1))
+        replica.epoch = epoch_of(record)
+        put_in_place(r, replica, value_behind(record))
     unlock_entry(entry)
     return status
 
@@ -433,7 +432,7 @@ cdef int on_replica_records(replication_t* r, int32_t source, frame_t* frame) no
             return status
         at += sizeof(record_t) + replica_at(r, r.state.store.entries[record.key].slot).bytes
     if frame.kind == REPLACE:
-        status = append_ack(&r.state.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, frame.count, 0)
+        status = send_applied(&r.state.outboxes[source], source, frame.operation, frame.count)
         if status != OK:
             return status
     return OK if frame.kind == DELTA else begin_round_if_due(r)
@@ -452,7 +451,7 @@ cdef int on_mark(replication_t* r, frame_t* frame) noexcept nogil:
     take_latch(&r.latch)  # also waits for the sums that a worker of this rank is about to send
     status = send_sums(r)
     if status == OK:
-        status = ask_all(r, frame.origin, frame.operation)
+        status = ask_all(r, frame.header)
     drop_latch(&r.latch)
     return status if status != OK else begin_round_if_due(r)
 
@@ -464,9 +463,9 @@ cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) no
     if frame.kind == MARK:
         return on_mark(r, frame)
     if frame.kind == FENCE:
-        return append_ack(&r.state.outboxes[source], APPLIED, <uint16_t>source, 0, frame.operation, 1, 0)
+        return send_applied(&r.state.outboxes[source], source, frame.operation, 1)
     if frame.kind == APPLIED:
-        return acknowledge(&r.unacknowledged, r.state, <pending_acks_t*>frame.operation, frame.count)
+        return acknowledge(&r.unacknowledged, r.state, <pending_acks_t*>frame.operation, positions_of(frame))
     return on_replica_records(r, source, frame)
 
 

@@ -10,6 +10,8 @@ from libc.string cimport memcpy
 
 import numpy as np
 
+from lapse.messaging._kinds import MESSAGE_KINDS
+
 from lapse.messaging._messages cimport frame_t
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
 from lapse.messaging._operations cimport complete
@@ -21,11 +23,8 @@ from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_hos
 from lapse.base._sync cimport fetch_add, load
 from lapse.base._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
 
-KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "where": LOCATE, "sync": SYNC}
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
-MESSAGES = {1: "PULL", 2: "PUSH", 3: "SET", 4: "LOCALIZE", 5: "LOCATE", 8: "PULL_REPLY", 9: "ACK", 10: "HAND_OVER",
-            11: "TRANSFER", 12: "TRANSFER_ZERO", 13: "LOCATE_REPLY", 20: "DELTA", 21: "SUM", 22: "REPLACE", 23: "MARK",
-            24: "FENCE", 25: "APPLIED", 26: "ROUND_END"}
 
 
 cdef class Call:
@@ -106,7 +105,7 @@ cdef class VirtualRank:
 
         Parameters
         ----------
-        kind : {"pull", "push", "set", "localize", "where", "sync"}
+        kind : {"pull", "push", "set", "localize", "locate", "sync"}
             A sync takes no keys.
         keys : sequence of int
         values : array, optional
@@ -122,7 +121,7 @@ cdef class VirtualRank:
         call.keys = np.array(keys if kind != "sync" else [0], dtype=np.int64)
         call.full_rounds_before = load(&self.protocol.c.replication.full_rounds)
         lengths = self.store.value_length(call.keys)
-        if kind == "where":
+        if kind == "locate":
             call.values = np.full(len(call.keys), -1, dtype=np.int32)
         elif kind == "pull":
             call.values = np.full(int(lengths.sum()), np.nan, dtype=self.store.dtype)
@@ -136,7 +135,7 @@ cdef class VirtualRank:
             ends = call.lengths_before * self.store.dtype.itemsize
             call.c.offsets = <int64_t*>calloc(len(ends), sizeof(int64_t))
             memcpy(call.c.offsets, &ends[0], len(ends) * sizeof(int64_t))
-        if kind in ("pull", "where") and len(call.keys):
+        if kind in ("pull", "locate") and len(call.keys):
             call.c.out = <char*><size_t>call.values.ctypes.data
         return call
 
@@ -243,7 +242,7 @@ cdef class VirtualRank:
         kinds = []
         while left > 0:
             frame = <frame_t*>data
-            kinds.append((MESSAGES[frame.kind], frame.count))
+            kinds.append((MESSAGE_KINDS[frame.kind].name, frame.count))
             data += frame.bytes
             left -= frame.bytes
         return kinds

@@ -54,7 +54,7 @@ def random_program(network, rank, worker, calls, hot):
     random = np.random.default_rng([network.random.integers(2**31), rank, worker])
     open_calls = []
     for _ in range(calls):
-        kind = str(random.choice(["pull", "push", "push", "localize", "where"]))
+        kind = str(random.choice(["pull", "push", "push", "localize", "locate"]))
         count = int(random.integers(0, 5))
         keys = np.where(
             random.random(count) < 0.5,
@@ -71,7 +71,7 @@ def random_program(network, rank, worker, calls, hot):
             yield from open_calls
     yield from open_calls
     for call in open_calls:
-        if call.kind == "where":
+        if call.kind == "locate":
             assert ((call.values >= 0) & (call.values < network.size)).all()
         if call.kind == "pull":
             assert not np.isnan(call.values).any(), "a position without an answer"
@@ -243,14 +243,14 @@ def test_where_names_the_owner_once_everything_is_at_rest(size):
     for seed in range(20):
         network = run_random(size, seed, calls=6)
         for rank in range(size):
-            call = network.start(rank, "where", list(range(7)) + [3, 3])
+            call = network.start(rank, "locate", list(range(7)) + [3, 3])
             network.run()
             assert call.values.tolist() == [network.owner(key) for key in [*range(7), 3, 3]]
 
 
 def test_an_empty_call_is_done_at_once():
     network = Tracked(2, 0)
-    for kind in ("pull", "localize", "where"):
+    for kind in ("pull", "localize", "locate"):
         assert network.start(0, kind, []).done
     assert network.push(0, np.empty(0, int), 1).done
     assert all(network.ranks[0].take(target) is None for target in range(2))

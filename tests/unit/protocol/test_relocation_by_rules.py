@@ -8,7 +8,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lapse.testing._virtual_rank import VirtualRank
-from simulated_network import share_in_groups
+from simulated_network import Channels, share_in_groups
 
 NUM_KEYS = 3
 EXAMPLES = int(100 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
@@ -27,15 +27,10 @@ class Ranks(RuleBasedStateMachine):
         self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths) for rank in range(size)]
         share_in_groups(self.ranks, sharing)
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
-        self.channels = {}  # (source, target): packets under way
+        self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
         self.calls = []
         self.sums = np.zeros(NUM_KEYS)
-
-    def collect(self, rank):
-        for target in range(self.size):
-            while (packet := self.ranks[rank].take(target)) is not None:
-                self.channels.setdefault((rank, target), deque()).append(packet)
 
     def begin(self, rank, kind, keys, values=None):
         rank %= self.size
@@ -45,7 +40,7 @@ class Ranks(RuleBasedStateMachine):
 
     @rule(
         rank=st.integers(0, 3),
-        kind=st.sampled_from(["pull", "localize", "where"]),
+        kind=st.sampled_from(["pull", "localize", "locate"]),
         keys=st.lists(KEYS, max_size=3),
     )
     def ask(self, rank, kind, keys):
@@ -65,18 +60,12 @@ class Ranks(RuleBasedStateMachine):
         rank, call = self.unfinished[0]
         if self.ranks[rank].step(call):
             self.unfinished.popleft()
-        self.collect(rank)
+        self.channels.collect(rank)
 
     @precondition(lambda self: self.channels)
     @rule(which=st.integers(0, 20))
     def deliver(self, which):
-        channels = sorted(self.channels)
-        source, target = channels[which % len(channels)]
-        packet = self.channels[source, target].popleft()
-        if not self.channels[source, target]:
-            del self.channels[source, target]
-        self.ranks[target].deliver(source, packet)
-        self.collect(target)
+        self.channels.collect(self.channels.deliver(which))
 
     @invariant()
     def a_key_has_at_most_one_owner(self):

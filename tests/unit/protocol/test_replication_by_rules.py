@@ -12,7 +12,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lapse.testing._virtual_rank import VirtualRank
-from simulated_network import Network
+from simulated_network import Channels, Network
 
 NUM_KEYS = 4
 REPLICATED = (0, 2, 3)
@@ -47,7 +47,7 @@ class Ranks(RuleBasedStateMachine):
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
         self.replicated = REPLICATED if size > 1 else ()
         self.with_sets = with_sets
-        self.channels = {}  # (source, target): packets under way
+        self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
         self.calls = []
         self.syncs = []  # (rank, call, what the rank had pushed when it began)
@@ -69,7 +69,7 @@ class Ranks(RuleBasedStateMachine):
 
     @rule(
         rank=st.integers(0, 3),
-        kind=st.sampled_from(["pull", "localize", "where"]),
+        kind=st.sampled_from(["pull", "localize", "locate"]),
         keys=st.lists(KEYS, max_size=3),
     )
     def ask(self, rank, kind, keys):
@@ -118,14 +118,8 @@ class Ranks(RuleBasedStateMachine):
     @precondition(lambda self: self.channels)
     @rule(which=st.integers(0, 20))
     def deliver(self, which):
-        channels = sorted(self.channels)
-        source, target = channels[which % len(channels)]
-        packet = self.channels[source, target].popleft()
-        if not self.channels[source, target]:
-            del self.channels[source, target]
         self.clock += 1
-        self.ranks[target].deliver(source, packet)
-        self.after(target)
+        self.after(self.channels.deliver(which))
 
     @rule(rank=st.integers(0, 3), milliseconds=st.sampled_from([0, 1, 3, 11, 30]))
     def tick(self, rank, milliseconds):
@@ -135,9 +129,7 @@ class Ranks(RuleBasedStateMachine):
 
     def after(self, rank):
         """Collect what a rank sends, and see which sets and synchronisations are done."""
-        for target in range(self.size):
-            while (packet := self.ranks[rank].take(target)) is not None:
-                self.channels.setdefault((rank, target), deque()).append(packet)
+        self.channels.collect(rank)
         for known in self.sets.values():
             if known[3] is None and known[2].done:
                 known[3] = self.clock

@@ -125,7 +125,7 @@ def test_concurrent_steps_end_with_exact_sums(size, lengths):
         calls = []
         for _ in range(60):
             keys = random.integers(0, num_keys, 3)
-            kind = str(random.choice(["push", "push", "pull", "localize", "where"]))
+            kind = str(random.choice(["push", "push", "pull", "localize", "locate"]))
             values = np.repeat(np.ones(3), sizes[keys]) if kind == "push" else None
             calls.append(ranks.call(rank, random, kind, keys, values))
             if kind == "push":
