@@ -1,8 +1,8 @@
 """Floor 3. The engine that moves all messages of a rank, how threads wait for it, and the communication thread.
 
-One loop, which whoever has time drives under a try-lock (the engine): send what is queued, see what was sent, serve
-what came. A waiting worker drives it itself, so that a reply needs no thread switch; the communication thread does so
-if no worker waits, and sleeps otherwise.
+One loop, which any thread that has time drives under a try-lock (the engine): send what is queued, collect what was
+sent, serve what came. A waiting worker drives it itself, so that a reply needs no thread switch; the communication
+thread does so if no worker waits, and sleeps otherwise.
 
 Below it: packets over MPI (`_transport`), waking other ranks (`_doorbells`), mail, failure.
 """
@@ -32,9 +32,9 @@ cdef class Comm:
     cdef readonly Failure failure
     cdef readonly Mail mail
     cdef object thread
-    cdef uint8_t engine             # latch: who holds it drives
+    cdef uint8_t engine             # latch: the thread that holds it drives
     cdef uint32_t ending            # the last messages were queued
-    cdef uint32_t abandoned         # not all ranks came so far as to use it
+    cdef uint32_t abandoned         # some rank could not start; nothing was sent
     cdef uint32_t stopped           # the communication thread has left its loop
     cdef int64_t traffic_at         # when the last packet came
     # Answers to requests for many values
@@ -45,8 +45,8 @@ cdef class Comm:
     cdef int64_t posted_calls       # since then; these and what follows are no counts to rely on
     cdef int64_t posted_keys
     cdef int64_t keys_per_message   # whose values make a message of a good size
-    cdef int64_t rung_at            # when the thread was told of a call; 0: it was not, or whether that was of use is known
-    cdef int32_t calls_to_announce  # of so many more calls the thread is told
+    cdef int64_t rung_at            # when the thread was notified of a call; 0: it was not, or its use is known
+    cdef int32_t calls_to_announce  # the thread is notified of so many more calls
     # Threads that wait
     cdef int32_t max_empty_polls
     cdef yielding_t yielding

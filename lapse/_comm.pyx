@@ -13,7 +13,7 @@ from lapse.communication._doorbells cimport Doorbells, is_near, note_empty_look,
 from lapse.communication._failure cimport Failure, has_failed, is_broken
 from lapse.communication._mail cimport Mail
 from lapse.communication._transport cimport Transport, abort_with, can_send, has_parts, next_frame, packet_t
-from lapse.communication._waiting cimport (FAR_SLEEP, LINGER, LONG_SLEEP, MAX_DEAR_EMPTY_POLLS, MAX_EMPTY_POLLS,
+from lapse.communication._waiting cimport (FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS, MAX_EMPTY_POLLS,
                                            PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC, SHORT_SLEEP,
                                            TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
 from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
@@ -30,7 +30,7 @@ cdef enum:
     BYTES_PER_MESSAGE = 49152   # or when their values amount to so much
     FLUSH_AFTER = 50000         # nanoseconds: what is older is sent by the next call
     MIN_RECORDS_PER_PART = 4    # so that a header fits into the records of the part before
-    ANNOUNCED_CALLS = 8         # that the thread is told of, after one that it had to send
+    ANNOUNCED_CALLS = 8         # that the thread is notified of, after one that it had to send
 
 
 cdef class Comm:
@@ -58,7 +58,7 @@ cdef class Comm:
             self.state.worker_slots[i].doorbell = self.bells.own
         self.failure = Failure(protocol, host_peers)
         self.mail = Mail(protocol)
-        self.max_empty_polls = MAX_DEAR_EMPTY_POLLS if crowded or self.bells.has_far_ranks else MAX_EMPTY_POLLS
+        self.max_empty_polls = MAX_COSTLY_POLLS if crowded or self.bells.has_far_ranks else MAX_EMPTY_POLLS
         self.keys_per_message = max(1, BYTES_PER_MESSAGE // row_bytes)
         self.records_per_part = <uint32_t>max(MIN_RECORDS_PER_PART,
                                               (FRAME_BYTES - <int64_t>sizeof(frame_t)) // row_bytes)
@@ -170,7 +170,7 @@ cdef class Comm:
         return status
 
     cdef int handle_in_parts(self, int32_t source, frame_t* frame) noexcept nogil:
-        # Each part gets its header in front of its records, where records were that are dealt with.
+        # Each part gets its header in front of its records, over records that were handled already.
         cdef frame_t header = frame[0]
         cdef record_t* records = <record_t*>(frame + 1)
         cdef frame_t* part
@@ -259,7 +259,7 @@ cdef class Comm:
 
     cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                               int64_t length) noexcept nogil:
-        """Sleep until there may be news: at the rank's doorbell, or if another worker is there, at the slot's own bell."""
+        """Sleep until there may be news: at the rank's doorbell, or at the slot's own if it is taken."""
         cdef doorbell_t* doorbell = self.bells.own
         cdef long slack = set_timer_slack(PRECISE) if self.bells.has_far_ranks else 0
         self.sleep_at_bell(doorbell, worker_slot, heard, heard_at_door, length)
@@ -280,7 +280,8 @@ cdef class Comm:
         store32(&worker_slot.on_doorbell, 0)
         store32(&doorbell.worker_asleep, 0)
 
-    cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil:
+    cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what,
+                        int64_t nanoseconds) noexcept nogil:
         # Without other ranks there is nothing to drive: only other workers of this rank can bring news.
         cdef int64_t deadline = now() + nanoseconds
         cdef int64_t time
@@ -302,7 +303,7 @@ cdef class Comm:
         fence()  # between letting the engine go and looking for what was queued meanwhile
         if load32(&self.bells.are_unrung):
             self.bells.ring_peers(self.transport.peers)
-        if load32(&self.bells.own.worker_asleep) == 0:  # none of those who wait hears the doorbell
+        if load32(&self.bells.own.worker_asleep) == 0:  # no waiting worker hears the doorbell
             for i in range(self.state.num_worker_slots):
                 if load32(&self.state.worker_slots[i].bell.asleep) and load(&self.state.worker_slots[i].unfinished):
                     ring(&self.state.worker_slots[i].bell)
@@ -314,9 +315,9 @@ cdef class Comm:
         """After a call that queued something: send it now, or together with that of the calls to come.
 
         A worker that waits next sends everything then, and calls that follow each other send what is enough for a
-        message, or older than FLUSH_AFTER. Whether a worker does either soon cannot be known, and telling the
-        thread is dear. So it is told as long as that was of use lately; otherwise it finds what was left when its
-        sleep ends.
+        message, or older than FLUSH_AFTER. Whether a worker does either soon is unknown, and notifying the
+        thread is expensive. So it is notified as long as that was useful lately; otherwise it finds what was left
+        when its sleep ends.
         """
         cdef int64_t time
         if self.transport is None or load32(&self.state.outboxes_waiting) == 0:
@@ -339,7 +340,7 @@ cdef class Comm:
             ring_own(self.bells)
 
     cdef inline void learn_from_ring(self, int64_t time) noexcept nogil:
-        """A worker sends by itself: to tell the thread of the call before was of use only if that was long ago."""
+        """A worker sends by itself: notifying the thread of an earlier call was useful only if that was long ago."""
         if self.rung_at:
             if time - self.rung_at > FLUSH_AFTER:
                 self.calls_to_announce = ANNOUNCED_CALLS
@@ -457,7 +458,7 @@ cdef class Comm:
         """Whether more polls are of use: news may come, and no worker looks for them."""
         if load32(&self.bells.own.awake) or load32(&self.bells.own.worker_asleep):
             return False
-        # No bell wakes this thread when the next request comes from another host: who asks again does so soon.
+        # No bell wakes this thread when the next request comes from another host: a rank that asks again does so soon.
         return polls < 2 * self.max_empty_polls or (self.bells.has_far_ranks and now() - self.traffic_at < LINGER)
 
     cdef inline void pause_or_yield(self, int polls) noexcept nogil:

@@ -1,7 +1,7 @@
 """Floor 3. The doorbells of a host: waking the ranks that were sent something, if they sleep.
 
-A wake-up is dear, and a rank that polls needs none. So the engine only notes to whom it sent something, and the bells
-are rung later, when the sender has nothing else to do.
+A wake-up is expensive, and a rank that polls needs none. So the engine only notes to whom it sent something, and the
+bells are rung later, when the sender has nothing else to do.
 
 Who enters: the thread that holds the engine notes what was sent and received; any thread rings.
 """

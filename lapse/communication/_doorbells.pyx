@@ -34,7 +34,7 @@ cdef class Doorbells:
         free(self.ranks)
 
     cdef void ring_peers(self, const peer_t* peers) noexcept nogil:
-        """Wake ranks that were sent something and where no thread polls.
+        """Wake ranks that were sent something and are not polling.
 
         A rank that polls has seen it by now. But it may have polled for the last time just before: it is looked at
         again until it sleeps, sends something itself, or has looked for messages since.

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, strlen
 import traceback
 
 from lapse.base._sync cimport drop_latch, fetch_add32, load32, now, ring_doorbell, store32, take_latch
-from lapse.base._types cimport FAILURE_GRACE_SECONDS, worker_slot_t
+from lapse.base._types cimport FAILURE_GRACE_SECONDS
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport send_failure, send_leaving
 
@@ -104,8 +104,8 @@ cdef class Failure:
                 self.own_error = error
             return
         self.own_error = error
-        where = f"rank {self.state.rank}" + ("" if worker_id is None else f", worker {worker_id}")
-        self._tell(f"{where}: {_described(error, worker_id)}")
+        origin = f"rank {self.state.rank}" + ("" if worker_id is None else f", worker {worker_id}")
+        self._tell(f"{origin}: {_described(error, worker_id)}")
 
     def error(self):
         """The exception that every call raises now; whoever asks counts as knowing of the failure.

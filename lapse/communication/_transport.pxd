@@ -90,7 +90,7 @@ cdef inline bint has_parts(Transport transport) noexcept nogil:
 
 
 cdef inline frame_t* next_frame(Transport transport, packet_t* packet) noexcept nogil:
-    """Take the next whole frame from a packet; NULL if there is none. It may be changed until the packet is finished."""
+    """Take the next whole frame from a packet; NULL if there is none. It is valid until the packet is finished."""
     cdef frame_t* frame = <frame_t*>packet.data
     if packet.size <= 0:
         return NULL

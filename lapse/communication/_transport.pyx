@@ -207,7 +207,7 @@ cdef class Transport:
 
 
 cdef void abort_with(void* transport, const char* text) noexcept nogil:
-    """Print a text and terminate all ranks at once: what host peers do when a rank died with a latch in its hands."""
+    """Print a text and terminate all ranks at once: what host peers call when a rank died holding a latch."""
     fprintf(stderr, "lapse: %s; aborting the job\n", text)
     (<Transport>transport).abort_job()
 

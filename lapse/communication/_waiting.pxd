@@ -1,6 +1,6 @@
 """Floor 3. How long threads poll, yield and sleep while they wait. Declarations only.
 
-Timed sleeps are dear on virtual machines, where short ones cost a computing neighbour more than they gain. A yield
+Timed sleeps are expensive on virtual machines: short ones cost a computing neighbour more than they gain. A yield
 beside a thread that computes costs its whole time slice.
 """
 
@@ -25,7 +25,7 @@ cdef enum:
 cdef enum:
     PRECISE = 1000              # timer slack, in nanoseconds
     MAX_EMPTY_POLLS = 100       # before a waiting thread yields or sleeps
-    MAX_DEAR_EMPTY_POLLS = 20   # if cores are few, or if each poll asks the system
+    MAX_COSTLY_POLLS = 20       # the same if cores are few, or if each poll is a system call
     TURNS_PER_CLOCK = 256       # of a waiting thread's loop, between looks at the clock
 
 

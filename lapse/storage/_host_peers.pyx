@@ -57,8 +57,8 @@ cdef void look(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil:
                  "has begun to change", other.rank, other.process)
         host_peers.end_job(host_peers.context, text)
     elif (state == c"T" or state == c"t") and not swap32(&host_peers.stop_reported, 1):
-        fprintf(stderr, "lapse: rank %d (process %d) was stopped while it changed a value that ranks of this host share; "
-                "waiting until it continues\n", other.rank, other.process)
+        fprintf(stderr, "lapse: rank %d (process %d) was stopped while it changed a value that ranks of this host "
+                "share; waiting until it continues\n", other.rank, other.process)
         fflush(stderr)
 
 
