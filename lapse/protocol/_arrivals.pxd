@@ -61,7 +61,7 @@ cdef inline bint add_arrivals(arrivals_t* arrivals) noexcept nogil:
         return False
     arrivals.chunks[arrivals.num_chunks] = chunk
     arrivals.num_chunks += 1
-    for i in range(ARRIVALS_PER_CHUNK):
+    for i in range(<uint32_t>ARRIVALS_PER_CHUNK):
         chunk[i].slot = first + i + 1 if i + 1 < ARRIVALS_PER_CHUNK else <uint32_t>NO_ARRIVAL
     arrivals.next_free = first
     return True
