@@ -34,7 +34,7 @@ def test_who_shares_with_whom():
 
 
 @needs_sharing
-def test_a_key_of_a_sibling_is_local_without_a_message():
+def test_a_key_of_a_host_peer_is_local_without_a_message():
     with lapse.Server(100, 3, "float64") as server, server.worker() as kv:
         owners = owned_by(server)
         near = np.flatnonzero(np.isin(owners, server.sharing_ranks))
@@ -59,7 +59,7 @@ def test_a_key_of_a_sibling_is_local_without_a_message():
 
 
 @needs_sharing
-def test_set_by_a_sibling_is_what_the_owner_reads():
+def test_set_by_a_host_peer_is_what_the_owner_reads():
     with lapse.Server(100, 2, "float64") as server, server.worker() as kv:
         for setter in range(comm.size):
             if comm.rank == setter:
@@ -98,7 +98,7 @@ def test_sums_of_all_ranks_are_exact_and_values_never_torn(lengths):
 
 
 @needs_sharing
-def test_pushes_of_siblings_to_keys_that_were_never_written_give_each_its_own_row():
+def test_pushes_of_host_peers_to_keys_that_were_never_written_give_each_its_own_row():
     """All ranks push to every key for the first time at the same moment: rows are taken in the owner's slab."""
     with lapse.Server(2000, 5, "float64") as server, server.worker() as kv:
         order = kv.rng.permutation(2000)
