@@ -53,18 +53,40 @@ def split(corpus: Path, folder: Path) -> tuple[Path, Path]:
 def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str]) -> dict:
     """Train, and collect the figures of the run."""
     metrics, output = folder / "metrics.jsonl", folder / "model"
-    command = [_mpi_loader.launcher_path(), "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec",
-               "--corpus", train, "--output", output, "--binary", "--metrics", metrics, "--no-progress",
-               *TECHNIQUES[technique], *options]
+    command = [
+        _mpi_loader.launcher_path(),
+        "-n",
+        ranks,
+        sys.executable,
+        "-m",
+        "lapse.apps.word2vec",
+        "--corpus",
+        train,
+        "--output",
+        output,
+        "--binary",
+        "--metrics",
+        metrics,
+        "--no-progress",
+        *TECHNIQUES[technique],
+        *options,
+    ]
     env = {**os.environ, "LAPSE_SHARED_MEMORY": "1" if technique.endswith("shared memory") else "0"}
-    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL,
-                   stdout=subprocess.DEVNULL, env=env)
+    subprocess.run(
+        [str(word) for word in command], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env
+    )
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     stats = lines[-1]["stats"]
-    return {"ranks": ranks, "technique": technique, "loss": lines[-1]["loss"],
-            "seconds": sorted(line["seconds"] for line in lines)[len(lines) // 2],
-            "local": local_share(stats), "messages": stats["messages_sent"],
-            "megabytes": stats["bytes_sent"] / 1e6, "model": output}
+    return {
+        "ranks": ranks,
+        "technique": technique,
+        "loss": lines[-1]["loss"],
+        "seconds": sorted(line["seconds"] for line in lines)[len(lines) // 2],
+        "local": local_share(stats),
+        "messages": stats["messages_sent"],
+        "megabytes": stats["bytes_sent"] / 1e6,
+        "model": output,
+    }
 
 
 def objective(model: Path, test: Path) -> float:
@@ -77,16 +99,17 @@ def objective(model: Path, test: Path) -> float:
 
 def show(row: dict, reference: float) -> None:
     """A line of the table."""
-    print(f"{row['ranks']:>5} {row['technique']:<24}{row['seconds']:>6.1f}{row['local']:>9.2%}{row['messages']:>10,}"
-          f"{row['megabytes']:>7,.0f}{row['loss']:>8.4f}{row['objective']:>11.4f} {row['objective'] / reference - 1:+.2%}",
-          flush=True)
+    print(
+        f"{row['ranks']:>5} {row['technique']:<24}{row['seconds']:>6.1f}{row['local']:>9.2%}{row['messages']:>10,}"
+        f"{row['megabytes']:>7,.0f}{row['loss']:>8.4f}{row['objective']:>11.4f}"
+        f" {row['objective'] / reference - 1:+.2%}",
+        flush=True,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="default: the Python documentation")
     parser.add_argument("--ranks", type=int, default=4, metavar="N")
     parser.add_argument("--epochs", type=int, default=5, metavar="N")

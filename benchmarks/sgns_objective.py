@@ -58,7 +58,9 @@ def load_folder(path: Path):
     words, inputs = model_io.read_vectors(_existing(path, model_io.WORD_VECTORS))
     context_words, outputs = model_io.read_vectors(_existing(path, model_io.CONTEXT_VECTORS))
     if words != context_words:
-        raise ValueError(f"{path}: word vectors and context vectors are of different words; both must come from the same run")
+        raise ValueError(
+            f"{path}: word vectors and context vectors are of different words; both must come from the same run"
+        )
     counts = model_io.read_counts(path / model_io.COUNTS)
     return words, [counts[word] for word in words], inputs, outputs
 
@@ -134,9 +136,7 @@ def mean_with_error(losses: np.ndarray, owners: np.ndarray) -> tuple[float, floa
 
 def main(argv: list[str] | None = None) -> None:
     """Print the objective as a JSON object."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence per line, plain or gzip")
     parser.add_argument("--window", type=int, default=5, metavar="N")
@@ -150,8 +150,17 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"{args.text}: no two words of the vocabulary are within --window of each other")
     losses = pair_losses(model, inputs, targets, args.negative, args.seed)
     mean, error = mean_with_error(losses, owners)
-    print(json.dumps({"objective": mean, "standard_error": error, "pairs": len(losses),
-                      "words": len(words), "vocab": len(model.words)}))
+    print(
+        json.dumps(
+            {
+                "objective": mean,
+                "standard_error": error,
+                "pairs": len(losses),
+                "words": len(words),
+                "vocab": len(model.words),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

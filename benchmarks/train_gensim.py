@@ -35,15 +35,22 @@ def train(args: argparse.Namespace):
     from gensim.models import Word2Vec
 
     model = Word2Vec(
-        vector_size=args.dim, window=args.window, min_count=args.min_count, sg=1,
-        negative=args.negative, sample=args.sample, alpha=args.alpha, min_alpha=args.min_alpha,
-        epochs=args.epochs, workers=args.workers, seed=args.seed,
+        vector_size=args.dim,
+        window=args.window,
+        min_count=args.min_count,
+        sg=1,
+        negative=args.negative,
+        sample=args.sample,
+        alpha=args.alpha,
+        min_alpha=args.min_alpha,
+        epochs=args.epochs,
+        workers=args.workers,
+        seed=args.seed,
     )
     sentences = Sentences(args.corpus)
     model.build_vocab(sentences)
     start = time.perf_counter()
-    model.train(sentences, total_examples=model.corpus_count, total_words=model.corpus_total_words,
-                epochs=args.epochs)
+    model.train(sentences, total_examples=model.corpus_count, total_words=model.corpus_total_words, epochs=args.epochs)
     return model, time.perf_counter() - start
 
 
@@ -52,8 +59,7 @@ def save(model, folder: Path, binary: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     words = model.wv.index_to_key
     counts = np.array([model.wv.get_vecattr(word, "count") for word in words])
-    for stem, vectors in ((model_io.WORD_VECTORS, model.wv.vectors),
-                          (model_io.CONTEXT_VECTORS, model.syn1neg)):
+    for stem, vectors in ((model_io.WORD_VECTORS, model.wv.vectors), (model_io.CONTEXT_VECTORS, model.syn1neg)):
         path = folder / model_io.file_name(stem, binary)
         model_io.write_vectors(path, words, [vectors], model.vector_size, binary)
     model_io.write_counts(folder / model_io.COUNTS, words, counts)
@@ -62,13 +68,18 @@ def save(model, folder: Path, binary: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Train and save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    for name, default in (("dim", 100), ("window", 5), ("min-count", 5), ("negative", 5),
-                          ("epochs", 5), ("workers", 1), ("seed", 1)):
+    for name, default in (
+        ("dim", 100),
+        ("window", 5),
+        ("min-count", 5),
+        ("negative", 5),
+        ("epochs", 5),
+        ("workers", 1),
+        ("seed", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     for name, default in (("sample", 1e-3), ("alpha", 0.025), ("min-alpha", 1e-4)):
         parser.add_argument(f"--{name}", type=float, default=default, metavar="X")
@@ -76,8 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     model, seconds = train(args)
     save(model, args.output, args.binary)
-    print(json.dumps({"app": "gensim", "seconds_per_epoch": seconds / args.epochs,
-                      "vocab": len(model.wv), "gensim": __import__("gensim").__version__}))
+    print(
+        json.dumps(
+            {
+                "app": "gensim",
+                "seconds_per_epoch": seconds / args.epochs,
+                "vocab": len(model.wv),
+                "gensim": __import__("gensim").__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,15 @@ QUERIES = 512
 
 def train(args: argparse.Namespace, dataset: data.Dataset) -> tuple[Step, float]:
     """Train; returns the model and the seconds of training alone."""
-    step = Step(len(dataset.entities), len(dataset.relations), dim=args.dim, negatives=args.negatives, rate=args.lr,
-                penalty=args.n3, seed=args.seed)
+    step = Step(
+        len(dataset.entities),
+        len(dataset.relations),
+        dim=args.dim,
+        negatives=args.negatives,
+        rate=args.lr,
+        penalty=args.n3,
+        seed=args.seed,
+    )
     triples = torch.from_numpy(dataset.train)
     begin = time.perf_counter()
     for epoch in range(args.epochs):
@@ -61,9 +68,14 @@ def main(argv: list[str] | None = None) -> None:
     defaults = {**options.COMMON, **options.DEFAULTS["complex"]}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
-    for name, default in (("epochs", defaults["epochs"]), ("batch-size", defaults["batch_size"]),
-                          ("dim", defaults["dim"]), ("negatives", defaults["num_negs_per_pos"]), ("threads", 2),
-                          ("seed", 1)):
+    for name, default in (
+        ("epochs", defaults["epochs"]),
+        ("batch-size", defaults["batch_size"]),
+        ("dim", defaults["dim"]),
+        ("negatives", defaults["num_negs_per_pos"]),
+        ("threads", 2),
+        ("seed", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help="default: %(default)s")
     for name, default in (("lr", defaults["lr"]), ("lr-final", defaults["lr_final"]), ("n3", defaults["entity_n3"])):
         parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help="default: %(default)s")
@@ -72,8 +84,17 @@ def main(argv: list[str] | None = None) -> None:
     dataset = data.read(args.dataset)
     step, seconds = train(args, dataset)
     quality = evaluate(step, dataset).named()
-    print(json.dumps({"app": "torch", "torch": torch.__version__, "seconds_per_epoch": seconds / args.epochs,
-                      "triples_per_second": len(dataset.train) * args.epochs / seconds, **quality}))
+    print(
+        json.dumps(
+            {
+                "app": "torch",
+                "torch": torch.__version__,
+                "seconds_per_epoch": seconds / args.epochs,
+                "triples_per_second": len(dataset.train) * args.epochs / seconds,
+                **quality,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

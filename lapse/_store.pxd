@@ -68,8 +68,9 @@ cdef struct store_t:
     replicas_t replicas
     uint8_t holder      # this process's number in latches: its local rank + 1
     watch_t* watch      # called during long waits for a latch; NULL if no other process takes latches
-    uint8_t* hints      # by key: the holder number of the rank of this host that owned it last; 0: unknown. Shared, or NULL
-                        # without shared memory. Written under the key's latch, read without one, hence only a guess
+    # By key, the holder number of the rank of this host that owned it last; 0: unknown. Shared, or NULL without shared
+    # memory. Written under the key's latch, read without one, hence only a guess.
+    uint8_t* hints
     store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
 
 

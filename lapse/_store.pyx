@@ -221,7 +221,7 @@ cdef inline size_t to_pages(size_t size) noexcept nogil:
 
 
 cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
-    """Set the addresses of everything within a segment; return its size. The layout is the same on all ranks of a server."""
+    """Set the addresses of everything within a segment; return its size. All ranks of a server have the same layout."""
     cdef size_t at = SEGMENT_HEAD
     cdef int i
     cdef slab_t* slab

@@ -89,7 +89,8 @@ cdef inline void add_twice(int32_t itemsize, char* first, char* second, const ch
         add_twice_double(first, second, update, size)
 
 
-cdef inline void sum_values(int32_t itemsize, char* total, const char* first, const char* second, size_t size) noexcept nogil:
+cdef inline void sum_values(int32_t itemsize, char* total, const char* first, const char* second,
+                            size_t size) noexcept nogil:
     if itemsize == 4:
         sum_float(total, first, second, size)
     else:

@@ -117,8 +117,19 @@ class Context:
         """How many rounds to measure; a median of fewer than 5 is unreliable."""
         return 2 if self.quick else 2 * normal + 1 if self.full else normal
 
-    def row(self, name: str, parameters: dict, measured: Sample | float, reference: Sample | float, *,
-            unit: str, reference_name: str, target: Target | None = None, workers: int = 1, note: str = "") -> Row:
+    def row(
+        self,
+        name: str,
+        parameters: dict,
+        measured: Sample | float,
+        reference: Sample | float,
+        *,
+        unit: str,
+        reference_name: str,
+        target: Target | None = None,
+        workers: int = 1,
+        note: str = "",
+    ) -> Row:
         """A row of this group.
 
         Parameters
@@ -138,8 +149,21 @@ class Context:
         base = reference.median if isinstance(reference, Sample) else float(reference)
         if ratio is None and base:
             ratio = value / base
-        return Row(self.group.name, name, dict(parameters), value, unit, base, reference_name, ratio, quartiles,
-                   None if self.quick else target, max(self.ranks, 1), workers, note)
+        return Row(
+            self.group.name,
+            name,
+            dict(parameters),
+            value,
+            unit,
+            base,
+            reference_name,
+            ratio,
+            quartiles,
+            None if self.quick else target,
+            max(self.ranks, 1),
+            workers,
+            note,
+        )
 
 
 def load() -> dict[str, Group]:

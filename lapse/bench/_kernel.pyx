@@ -54,15 +54,15 @@ def sample(Worker kv, Py_ssize_t count, Py_ssize_t prepared, key_t[::1] keys, fl
         The destination of every batch: shapes (batch,) and (batch, length).
     """
     cdef operation_t* operation = NULL
-    cdef Py_ssize_t batch = keys.shape[0], first, i
+    cdef Py_ssize_t batch = keys.shape[0], _first, _i
     cdef int64_t begin, current, following
     with nogil:
         begin = now()
         following = kv.prepare_sample_of(prepared)
-        for first in range(count // prepared):
+        for _first in range(count // prepared):
             current = following
             following = kv.prepare_sample_of(prepared)
-            for i in range(prepared // batch):
+            for _i in range(prepared // batch):
                 kv.pull_sample_of(current, batch, &keys[0], &values[0, 0], &operation)
                 kv.wait_for(operation)
             kv.finish_sample_of(current)

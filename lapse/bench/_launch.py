@@ -28,8 +28,10 @@ class JobError(Exception):
 
 def ranks_around() -> tuple[int, int]:
     """The rank of this process and the number of ranks, as a launcher has set them; 0 and 1 without a launcher."""
-    rank, size = (next((os.environ[name] for name in names if os.environ.get(name, "").isdecimal()), None)
-                  for names in (_RANK_VARIABLES, _SIZE_VARIABLES))
+    rank, size = (
+        next((os.environ[name] for name in names if os.environ.get(name, "").isdecimal()), None)
+        for names in (_RANK_VARIABLES, _SIZE_VARIABLES)
+    )
     return int(rank or 0), int(size or 1)
 
 
@@ -52,7 +54,9 @@ def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> l
         return start
     mpirun = _mpi_loader.launcher_path()
     if mpirun is None:
-        raise JobError(f"no mpirun found beside the library of {_mpi_loader.describe_build()}, with which Lapse was built")
+        raise JobError(
+            f"no mpirun found beside the library of {_mpi_loader.describe_build()}, with which Lapse was built"
+        )
     return [mpirun, *launcher, "-n", str(ranks), *start]
 
 
@@ -65,20 +69,28 @@ def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
         If it fails or takes too long.
     """
     program = ["-m", "lapse.bench._job", group.name, str(number), *([extent] if extent else [])]
-    process = subprocess.Popen(command(job.ranks, program, job.launcher), stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, text=True, errors="replace", env=environment(job.env),
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command(job.ranks, program, job.launcher),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment(job.env),
+        start_new_session=True,
+    )
     overdue = threading.Timer(job.timeout, _end, (process,))
     overdue.start()
     try:
         for line in process.stdout:
             if line.startswith(MARK):
-                yield Row.from_dict(json.loads(line[len(MARK):]))
+                yield Row.from_dict(json.loads(line[len(MARK) :]))
             else:
                 print(line, end="", file=sys.stderr)
         status = process.wait()
         if status != 0:
-            why = f"timed out after {job.timeout:.0f} s" if overdue.finished.is_set() else f"exited with status {status}"
+            why = (
+                f"timed out after {job.timeout:.0f} s" if overdue.finished.is_set() else f"exited with status {status}"
+            )
             raise JobError(f"{group.name} on {max(job.ranks, 1)} ranks {why}")
     finally:
         overdue.cancel()

@@ -45,13 +45,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: all groups)")
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true",
-                        help="smoke test of some seconds: all code paths, meaningless figures")
+    extent.add_argument(
+        "--quick", action="store_true", help="smoke test of some seconds: all code paths, meaningless figures"
+    )
     extent.add_argument("--full", action="store_true", help="every combination of parameters, and more rounds")
     parser.add_argument("--list", action="store_true", help="list the groups and exit")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file, one JSON object per line")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER",
-                        help="draw a picture of each group into this folder (needs matplotlib)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the rows to this file, one JSON object per line"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="draw a picture of each group into this folder (needs matplotlib)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Run the program with parsed options; returns the exit status: 1 if a job failed. (A missed target is not a failure.)"""
+    """Run the program with parsed options; returns the exit status, 1 if a job failed. (A missed target is none.)"""
     rank, size = _launch.ranks_around()
     if size > 1:  # every rank gets here: rank 0 reports for all
         if rank == 0:
@@ -94,7 +98,9 @@ def _measure(groups: list[Group], args: argparse.Namespace) -> int:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     everything, failures = [], []
     with _json_file(args.json) as write:
-        write({"machine": machine, "quick": args.quick, "full": args.full, "time": time.strftime("%FT%TZ", time.gmtime())})
+        write(
+            {"machine": machine, "quick": args.quick, "full": args.full, "time": time.strftime("%FT%TZ", time.gmtime())}
+        )
         for group in groups:
             rows = []
             for row in _rows_of(group, args, failures):

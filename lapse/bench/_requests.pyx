@@ -73,7 +73,8 @@ cdef int several(lapse.Worker kv, const stage_t* stage, int kind, int64_t outsta
     return 0
 
 
-cdef int detached(lapse.Worker kv, const stage_t* stage, int kind, int64_t end, int64_t most, int64_t* count) except -1 nogil:
+cdef int detached(lapse.Worker kv, const stage_t* stage, int kind, int64_t end, int64_t most,
+                  int64_t* count) except -1 nogil:
     while count[0] < most and (count[0] % 16 or now() < end):
         start(kv, stage, kind, count[0], 0, NULL)
         count[0] += 1
@@ -96,7 +97,7 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
         Number of calls in flight at a time; 0: calls are not waited for, except for all at the end.
     seconds : float
     times : numpy.ndarray of int64
-        With one outstanding call: receives the time of each call, in nanoseconds. Its length limits the number of calls.
+        With one outstanding call: receives the nanoseconds of each call. Its length limits the number of calls.
 
     Returns
     -------
@@ -112,8 +113,8 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
     stage.values = &values[0, 0]
     stage.floats = values.shape[1]
     if outstanding > MAX_OUTSTANDING or values.shape[0] < outstanding:
-        raise ValueError(f"outstanding is {outstanding}, but must be at most {MAX_OUTSTANDING} and the number of rows of values, "
-                         f"{values.shape[0]}")
+        raise ValueError(f"outstanding is {outstanding}, but must be at most {MAX_OUTSTANDING} and the number of "
+                         f"rows of values, {values.shape[0]}")
     operations = <lapse.operation_t**>calloc(max(outstanding, 1), sizeof(lapse.operation_t*))
     if operations == NULL:
         raise MemoryError("no memory for operations")
@@ -133,8 +134,8 @@ def call(lapse.Worker kv, int kind, lapse.key_t[:, ::1] keys, float[:, ::1] valu
 cdef double churn(int64_t steps) noexcept nogil:
     # Dependent multiplications, in registers alone.
     cdef double x = 1.0
-    cdef int64_t i
-    for i in range(steps):
+    cdef int64_t _
+    for _ in range(steps):
         x = x * 1.0000001 + 1e-9
     return x
 

@@ -88,7 +88,9 @@ class Row:
 
     def __post_init__(self) -> None:
         if not self.reference_name:
-            raise ValueError(f"{self.label()} has no reference: pass reference_name, a description of what it is compared with")
+            raise ValueError(
+                f"{self.label()} has no reference: pass reference_name, a description of what it is compared with"
+            )
         for what in ("value", "reference", "ratio"):
             number = getattr(self, what)
             if not isinstance(number, (int, float)) or not 0 < number < math.inf:
@@ -96,7 +98,9 @@ class Row:
 
     def label(self) -> str:
         """The row in a few words."""
-        return ", ".join([f"{self.group}: {self.name}", *(f"{name} {value}" for name, value in self.parameters.items())])
+        return ", ".join(
+            [f"{self.group}: {self.name}", *(f"{name} {value}" for name, value in self.parameters.items())]
+        )
 
     @property
     def reached(self) -> bool | None:

@@ -9,19 +9,37 @@ from lapse.bench._rows import Row
 
 
 def of_group(rows: Sequence[Row]) -> str:
-    """The table of one group: a column for each parameter that any of its rows has, and below it the references, by letter."""
+    """The table of one group: a column for each parameter of any of its rows; below it the references, by letter."""
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
     letters = dict(zip(dict.fromkeys(row.reference_name for row in rows), ascii_lowercase, strict=False))
-    header = ["figure", *names, "ranks", "workers", "value", "reference", "", "unit", "ratio", "quartiles", "target", ""]
-    lines = [[row.name, *(_cell(row.parameters.get(name, "")) for name in names), *_figures(row, letters)] for row in rows]
+    header = [
+        "figure",
+        *names,
+        "ranks",
+        "workers",
+        "value",
+        "reference",
+        "",
+        "unit",
+        "ratio",
+        "quartiles",
+        "target",
+        "",
+    ]
+    lines = [
+        [row.name, *(_cell(row.parameters.get(name, "")) for name in names), *_figures(row, letters)] for row in rows
+    ]
     references = [f"  {letter}  {name}" for name, letter in letters.items()]
     return "\n".join([_aligned([header, *lines], left={*range(len(names) + 1), len(header) - 1}), *references])
 
 
 def of_targets(rows: Iterable[Row]) -> str:
     """Every figure with a target, and whether the target is met; empty if there is none."""
-    lines = [[row.label(), str(row.target), f"{_number(_bounded(row))}", _verdict(row)]
-             for row in rows if row.target is not None]
+    lines = [
+        [row.label(), str(row.target), f"{_number(_bounded(row))}", _verdict(row)]
+        for row in rows
+        if row.target is not None
+    ]
     return _aligned([["figure", "target", "reached", ""], *lines], left={0, 3}) if lines else ""
 
 
@@ -33,8 +51,18 @@ def _figures(row: Row, letters: dict[str, str]) -> list[str]:
     spread = "" if row.quartiles is None else f"{_number(row.quartiles[0])} - {_number(row.quartiles[1])}"
     target = "" if row.target is None else str(row.target)
     verdict = " ".join(filter(None, [_verdict(row), row.note]))
-    return [str(row.ranks), str(row.workers), _number(row.value), _number(row.reference), letters[row.reference_name],
-            row.unit, _number(row.ratio), spread, target, verdict]
+    return [
+        str(row.ranks),
+        str(row.workers),
+        _number(row.value),
+        _number(row.reference),
+        letters[row.reference_name],
+        row.unit,
+        _number(row.ratio),
+        spread,
+        target,
+        verdict,
+    ]
 
 
 def _verdict(row: Row) -> str:
@@ -54,6 +82,10 @@ def _number(value: float) -> str:
 
 def _aligned(lines: Sequence[Sequence[str]], left: set[int]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) if number in left else text.rjust(width)
-                               for number, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if number in left else text.rjust(width)
+            for number, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -29,8 +29,18 @@ class Step:
         Of the initial vectors.
     """
 
-    def __init__(self, num_entities: int, num_relations: int, *, dim: int, negatives: int, rate: float, penalty: float,
-                 init_std: float = 0.05, seed: int = 1) -> None:
+    def __init__(
+        self,
+        num_entities: int,
+        num_relations: int,
+        *,
+        dim: int,
+        negatives: int,
+        rate: float,
+        penalty: float,
+        init_std: float = 0.05,
+        seed: int = 1,
+    ) -> None:
         torch.manual_seed(seed)
         self.entities, self.relations = (init_std * torch.randn(n, dim) for n in (num_entities, 2 * num_relations))
         self._entity_squares, self._relation_squares = (torch.zeros_like(x) for x in (self.entities, self.relations))
@@ -43,15 +53,17 @@ class Step:
         subjects, relations, objects = triples.T
         sampled = torch.randint(len(self.entities), (2 * k,))
         keys, rows = torch.unique(torch.cat([subjects, objects, sampled]), return_inverse=True)
-        relation_keys, relation_rows = torch.unique(torch.cat([relations, relations + self._num_relations]),
-                                                    return_inverse=True)
+        relation_keys, relation_rows = torch.unique(
+            torch.cat([relations, relations + self._num_relations]), return_inverse=True
+        )
         e = self.entities[keys].requires_grad_()
         r = self.relations[relation_keys].requires_grad_()
         s, o, against_o, against_s = rows.split([n, n, k, k])
         direct, inverse = relation_rows.split(n)
         e_s, e_o = e[s], e[o]
-        loss = (self._loss(e_s, r[direct], e_o, e[against_o], o, against_o)
-                + self._loss(e_o, r[inverse], e_s, e[against_s], s, against_s))
+        loss = self._loss(e_s, r[direct], e_o, e[against_o], o, against_o) + self._loss(
+            e_o, r[inverse], e_s, e[against_s], s, against_s
+        )
         total = loss + self._penalties(e, rows[: 2 * n]) + self._penalties(r, relation_rows)
         of_e, of_r = torch.autograd.grad(total, (e, r))
         self._adagrad(self.entities, self._entity_squares, keys, of_e)

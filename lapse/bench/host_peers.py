@@ -1,8 +1,8 @@
 """Group ``host-peers``: keys of another rank of this host, reached through shared memory, against the rank's own keys.
 
-Two ranks; the second waits in a barrier. The same calls in C pull, push or set keys that this rank owns, and as many that
-rank 1 owns, in turns. The column "shared" is the share of the other rank's keys that was reached without a message,
-according to the server's counters.
+Two ranks; the second waits in a barrier. The same calls in C pull, push or set keys that this rank owns, and as many
+that rank 1 owns, in turns. The column "shared" is the share of the other rank's keys that was reached without a
+message, according to the server's counters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def _measure(context: Context, server, kv) -> Iterator[Row]:
     import numpy as np
 
     own = server.local_keys()
-    others = np.flatnonzero(server.owner(np.arange(server.num_keys)) == 1)  # as many as own keys: the caches are as full
+    others = np.flatnonzero(
+        server.owner(np.arange(server.num_keys)) == 1
+    )  # as many as own keys: the caches are as full
     # Each page of another rank's memory is mapped at the first access, as the own ones were when they were filled.
     kv.pull(others).wait()
     array = np.ones((server.num_keys, LENGTH), dtype=np.float32)
@@ -61,7 +63,7 @@ def _compare(context: Context, server, kv, kind: str, batch: int, own, others, a
 
     def access(keys, share: int) -> float:
         # the keys of a batch differ, as `set` requires: parts of a permutation
-        chosen = np.resize(rng.permutation(keys)[:len(keys) // batch * batch], share)
+        chosen = np.resize(rng.permutation(keys)[: len(keys) // batch * batch], share)
         begin, end = _kernel.access(kv, number, chosen, batch, values)
         return (end - begin) / share
 
@@ -84,12 +86,26 @@ def _compare(context: Context, server, kv, kind: str, batch: int, own, others, a
 
     found = interleaved({"own": lambda: access(own, share), "other": access_others, "copy": copy}, context.rounds(15))
     parameters = {"batch": batch, "length": LENGTH}
-    yield context.row(kind, {"keys": "own", **parameters}, found["own"], found["copy"], unit="ns/key",
-                      reference_name=COPY)
+    yield context.row(
+        kind, {"keys": "own", **parameters}, found["own"], found["copy"], unit="ns/key", reference_name=COPY
+    )
     shared = f"{100 * seen['shared'] / seen['keys']:.0f}%"
-    yield context.row(kind, {"keys": "other's", **parameters, "shared": shared}, found["other"], found["own"],
-                      unit="ns/key", reference_name=OWN, target=TARGET)
+    yield context.row(
+        kind,
+        {"keys": "other's", **parameters, "shared": shared},
+        found["other"],
+        found["own"],
+        unit="ns/key",
+        reference_name=OWN,
+        target=TARGET,
+    )
 
 
-GROUPS = (Group("host-peers", "keys of another rank of this host through shared memory, against the rank's own", run,
-                (Job(2), Job(4, NORMAL))),)
+GROUPS = (
+    Group(
+        "host-peers",
+        "keys of another rank of this host through shared memory, against the rank's own",
+        run,
+        (Job(2), Job(4, NORMAL)),
+    ),
+)

@@ -55,8 +55,9 @@ def read_graph(context: Context):
     real = Path(os.environ.get("LAPSE_DATA", "/nonexistent"), "fb15k-237")
     if real.is_dir() and not context.quick:
         return data.read(real), "FB15k-237"
-    return make_graph(*(n // 20 for n in (ENTITIES, RELATIONS, TRIPLES)) if context.quick else
-                      (ENTITIES, RELATIONS, TRIPLES)), "synthetic"
+    return make_graph(
+        *(n // 20 for n in (ENTITIES, RELATIONS, TRIPLES)) if context.quick else (ENTITIES, RELATIONS, TRIPLES)
+    ), "synthetic"
 
 
 def make_graph(entities: int, relations: int, triples: int):
@@ -154,12 +155,23 @@ def against_arrays(kv, context: Context, plan, graph: str, arrays) -> list[Row]:
     """The program of a worker; all return the same rows."""
     blocks, count = Blocks(plan, kv.id), 2 if context.quick else 40
     turns = {"ours": on_server(kv, plan), "arrays": on_arrays(plan, arrays, kv.id)}
-    found = interleaved({name: lambda train=train: per_triple(kv, train, blocks, count)
-                         for name, train in turns.items()}, context.rounds())
+    found = interleaved(
+        {name: lambda train=train: per_triple(kv, train, blocks, count) for name, train in turns.items()},
+        context.rounds(),
+    )
     epoch = len(plan.dataset.train)
-    return [context.row("cost of the server", _parameters(context, graph), found["ours"] * epoch,
-                        found["arrays"] * epoch, unit="s/epoch", reference_name=ARRAYS, workers=plan.args.workers,
-                        target=at_most(1.3))]
+    return [
+        context.row(
+            "cost of the server",
+            _parameters(context, graph),
+            found["ours"] * epoch,
+            found["arrays"] * epoch,
+            unit="s/epoch",
+            reference_name=ARRAYS,
+            workers=plan.args.workers,
+            target=at_most(1.3),
+        )
+    ]
 
 
 def against_torch(kv, context: Context, plan, graph: str) -> list[Row]:
@@ -181,12 +193,22 @@ def against_torch(kv, context: Context, plan, graph: str) -> list[Row]:
         return []
     rates = {name: Sample(tuple(1e-3 / seconds for seconds in sample.values)) for name, sample in found.items()}
     target = at_least(2.0) if plan.args.management == "lapse2" else None
-    return [context.row("training", _parameters(context, graph), rates["ours"], rates["torch"],
-                        unit="1000 triples/s", reference_name=TORCH, target=target, note=note)]
+    return [
+        context.row(
+            "training",
+            _parameters(context, graph),
+            rates["ours"],
+            rates["torch"],
+            unit="1000 triples/s",
+            reference_name=TORCH,
+            target=target,
+            note=note,
+        )
+    ]
 
 
 def _prepare_torch(context: Context, plan):
-    """A function that trains some triples at the best batch size and returns the seconds per triple, and a description."""
+    """A function that trains some triples at the best batch size and returns the seconds per triple; a description."""
     try:
         import torch
 
@@ -195,8 +217,15 @@ def _prepare_torch(context: Context, plan):
         return None, ""
     torch.set_num_threads(2)
     args, model = plan.args, plan.model
-    step = Step(model.num_entities, model.num_relations, dim=model.dim, negatives=args.num_negs_per_pos, rate=args.lr,
-                penalty=args.entity_n3, init_std=args.init_std)
+    step = Step(
+        model.num_entities,
+        model.num_relations,
+        dim=model.dim,
+        negatives=args.num_negs_per_pos,
+        rate=args.lr,
+        penalty=args.entity_n3,
+        init_std=args.init_std,
+    )
     triples = torch.from_numpy(plan.dataset.train[torch.randperm(len(plan.dataset.train)).numpy()])
 
     def seconds(batch: int) -> float:
@@ -216,6 +245,10 @@ def _parameters(context: Context, graph: str) -> dict:
 
 
 GROUPS = (
-    Group("kge", "training of ComplEx, against plain arrays and against PyTorch", run,
-          jobs=(Job(1), Job(2), Job(2, FULL, name="lapse"), Job(2, FULL, name="classic"))),
+    Group(
+        "kge",
+        "training of ComplEx, against plain arrays and against PyTorch",
+        run,
+        jobs=(Job(1), Job(2), Job(2, FULL, name="lapse"), Job(2, FULL, name="classic")),
+    ),
 )

@@ -1,7 +1,7 @@
 """Group ``local``: access to keys of this rank, at the C level and from Python.
 
-At the C level the reference is a copy of as many rows of an array of the same size, one after another; from Python it is
-the NumPy operation that does the same to an array: `take`, `add.at`, and an assignment for `set`. The server has one
+At the C level the reference is a copy of as many rows of an array of the same size, one after another; from Python it
+is the NumPy operation that does the same to an array: `take`, `add.at`, and an assignment for `set`. The server has one
 rank, hence no messages. Keys continue from one round to the next, so that a round does not find its rows in the cache.
 """
 
@@ -20,8 +20,11 @@ UNIFORM, ZIPF = "uniform", "Zipf"
 KINDS = ("pull", "push", "set")
 
 #: The equivalent NumPy operations on an array `table`.
-NUMPY_NAMES = {"pull": "numpy.take(table, keys, axis=0, out=out)", "push": "numpy.add.at(table, keys, updates)",
-               "set": "table[keys] = values"}
+NUMPY_NAMES = {
+    "pull": "numpy.take(table, keys, axis=0, out=out)",
+    "push": "numpy.add.at(table, keys, updates)",
+    "set": "table[keys] = values",
+}
 
 ALL_BATCHES, ALL_LENGTHS, ALL_MEGABYTES = (1, 10, 100, 1000), (16, 100, 1000), (1, 40, 400)
 
@@ -55,9 +58,17 @@ _STANDARD = Table(40, 100)
 NORMAL_CASES = {
     Table(1, 100): (Case(100),),
     Table(40, 16): (Case(100),),
-    _STANDARD: (Case(100, kinds=KINDS), Case(1), Case(10), Case(1000), Case(100, ZIPF),
-                Case(100, workers=2), Case(100, ZIPF, workers=2),
-                Case(1, level="Python", kinds=KINDS), Case(100, level="Python", kinds=KINDS)),
+    _STANDARD: (
+        Case(100, kinds=KINDS),
+        Case(1),
+        Case(10),
+        Case(1000),
+        Case(100, ZIPF),
+        Case(100, workers=2),
+        Case(100, ZIPF, workers=2),
+        Case(1, level="Python", kinds=KINDS),
+        Case(100, level="Python", kinds=KINDS),
+    ),
     Table(40, 1000): (Case(100),),
     Table(400, 100): (Case(100), Case(100, workers=2)),
 }
@@ -66,16 +77,25 @@ QUICK_CASES = {Table(1, 16): (Case(10, kinds=KINDS), Case(10, ZIPF, workers=2), 
 
 def full_cases() -> dict[Table, tuple[Case, ...]]:
     """Every combination."""
-    cases = tuple(Case(batch, keys, level, workers, KINDS) for level in ("C", "Python") for workers in (1, 2)
-                  for keys in (UNIFORM, ZIPF) for batch in ALL_BATCHES if (level, workers) != ("Python", 2))
+    cases = tuple(
+        Case(batch, keys, level, workers, KINDS)
+        for level in ("C", "Python")
+        for workers in (1, 2)
+        for keys in (UNIFORM, ZIPF)
+        for batch in ALL_BATCHES
+        if (level, workers) != ("Python", 2)
+    )
     return {Table(megabytes, length): cases for megabytes in ALL_MEGABYTES for length in ALL_LENGTHS}
 
 
 #: By kind, level, batch and workers of the standard table with uniform keys.
 TARGETS = {
-    ("pull", "C", 100, 1): at_most(2.0), ("push", "C", 100, 1): at_most(2.5),
-    ("pull", "C", 100, 2): at_least(1.6), ("push", "C", 100, 2): at_least(1.3),
-    ("pull", "Python", 100, 1): at_most(2.0), ("pull", "Python", 1, 1): at_most(1.5),
+    ("pull", "C", 100, 1): at_most(2.0),
+    ("push", "C", 100, 1): at_most(2.5),
+    ("pull", "C", 100, 2): at_least(1.6),
+    ("push", "C", 100, 2): at_least(1.3),
+    ("pull", "Python", 100, 1): at_most(2.0),
+    ("pull", "Python", 1, 1): at_most(1.5),
 }
 
 
@@ -119,7 +139,7 @@ class Team:
         self.times = [None] * workers
 
     def seconds(self, number: int, loop: Callable[[], tuple[int, int]], of: tuple[int, ...]) -> float:
-        """One step of worker `number`: the workers in `of` run their loop. Returns the seconds from first start to last end."""
+        """One step of worker `number`: those in `of` run their loop. Returns seconds from first start to last end."""
         self.begins.wait()
         self.times[number] = loop() if number in of else None
         self.ended.wait()
@@ -147,8 +167,13 @@ def _share(context: Context, table: Table, batch: int, max_keys: int) -> int:
 
 
 def _parameters(table: Table, case: Case) -> dict:
-    return {"level": case.level, "batch": case.batch, "length": table.length, "table": f"{table.megabytes} MB",
-            "keys": case.keys}
+    return {
+        "level": case.level,
+        "batch": case.batch,
+        "length": table.length,
+        "table": f"{table.megabytes} MB",
+        "keys": case.keys,
+    }
 
 
 def _loop(kv, kind: str, stream, batch: int, length: int):
@@ -183,8 +208,15 @@ def _in_c(kv, context: Context, table: Table, case: Case, kind: str, array, team
         return (end - begin) / share
 
     found = interleaved({"ours": lambda: nanoseconds(loop), "copy": lambda: nanoseconds(copy)}, context.rounds(15))
-    yield context.row(kind, _parameters(table, case), found["ours"], found["copy"], unit="ns/key", reference_name=COPY,
-                      target=target(table, case, kind))
+    yield context.row(
+        kind,
+        _parameters(table, case),
+        found["ours"],
+        found["copy"],
+        unit="ns/key",
+        reference_name=COPY,
+        target=target(table, case, kind),
+    )
 
 
 def _by_both(kv, context: Context, table: Table, case: Case, kind: str, array, team: Team) -> Iterator[Row]:
@@ -202,9 +234,17 @@ def _by_both(kv, context: Context, table: Table, case: Case, kind: str, array, t
     measured = {"all": lambda: rate(everybody), **{str(i): lambda i=i: rate((i,)) for i in everybody}}
     found = interleaved(measured, context.rounds(15))
     alone = Sample(tuple(map(max, *(found[str(i)].values for i in everybody))))
-    yield context.row(kind, _parameters(table, case), found["all"], alone, unit="M keys/s", workers=team.workers,
-                      reference_name="the faster one of the workers alone", target=target(table, case, kind),
-                      note="(more is better)")
+    yield context.row(
+        kind,
+        _parameters(table, case),
+        found["all"],
+        alone,
+        unit="M keys/s",
+        workers=team.workers,
+        reference_name="the faster one of the workers alone",
+        target=target(table, case, kind),
+        note="(more is better)",
+    )
 
 
 def _from_python(kv, context: Context, table: Table, case: Case, kind: str, array, team: Team) -> Iterator[Row]:
@@ -219,8 +259,15 @@ def _from_python(kv, context: Context, table: Table, case: Case, kind: str, arra
     ours, numpys = _python_calls(kv, kind, array, values)
     turns = {"ours": _each_batch(ours, stream, case.batch), "numpy": _each_batch(numpys, stream, case.batch)}
     found = interleaved(turns, context.rounds(15))
-    yield context.row(kind, _parameters(table, case), found["ours"] * 1e6, found["numpy"] * 1e6, unit="us/call",
-                      reference_name=NUMPY_NAMES[kind], target=target(table, case, kind))
+    yield context.row(
+        kind,
+        _parameters(table, case),
+        found["ours"] * 1e6,
+        found["numpy"] * 1e6,
+        unit="us/call",
+        reference_name=NUMPY_NAMES[kind],
+        target=target(table, case, kind),
+    )
 
 
 def _python_calls(kv, kind: str, array, values):

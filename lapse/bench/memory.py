@@ -48,8 +48,15 @@ def _measure_bytes(context: Context, num_keys: int, lengths: str, written: bool)
         grown = resident_bytes() - before
     beyond = (grown - (values if written else 0)) / num_keys
     allowed = 8.0 + 32 + (4 if lengths == "variable" else 0)
-    return context.row("memory", {"keys": num_keys, "lengths": lengths, "values": "written" if written else "never written"},
-                       beyond, allowed, unit="bytes/key", reference_name=ALLOWED, target=at_most(1.0))
+    return context.row(
+        "memory",
+        {"keys": num_keys, "lengths": lengths, "values": "written" if written else "never written"},
+        beyond,
+        allowed,
+        unit="bytes/key",
+        reference_name=ALLOWED,
+        target=at_most(1.0),
+    )
 
 
 def _lengths(num_keys: int, kind: str):
@@ -87,10 +94,27 @@ def _measure_start(context: Context, num_keys: int) -> Row:
         return time.perf_counter() - begin
 
     found = interleaved({"ours": start, "write": write}, context.rounds(5))
-    return context.row("start", {"keys": num_keys, "lengths": "uniform", "values": "never written"}, found["ours"],
-                       found["write"], unit="s", reference_name=WRITING)
+    return context.row(
+        "start",
+        {"keys": num_keys, "lengths": "uniform", "values": "never written"},
+        found["ours"],
+        found["write"],
+        unit="s",
+        reference_name=WRITING,
+    )
 
 
-GROUPS = (Group("memory", "bytes per key beyond the values, and the start of a large server", run,
-                (Job(name="uniform, never written", when=NORMAL), Job(name="uniform, written", when=NORMAL),
-                 Job(name="variable, never written", when=NORMAL), Job(name="variable, written"), Job(name="start"))),)
+GROUPS = (
+    Group(
+        "memory",
+        "bytes per key beyond the values, and the start of a large server",
+        run,
+        (
+            Job(name="uniform, never written", when=NORMAL),
+            Job(name="uniform, written", when=NORMAL),
+            Job(name="variable, never written", when=NORMAL),
+            Job(name="variable, written"),
+            Job(name="start"),
+        ),
+    ),
+)

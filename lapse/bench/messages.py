@@ -37,6 +37,7 @@ class Stage:
 
     def __init__(self, context: Context, server, kv, seconds: float):
         import numpy as np
+
         from mpi4py import MPI
 
         self.rank, self.size = context.rank, context.ranks
@@ -57,7 +58,7 @@ class Stage:
         return self.rank == 0 or who == ALL
 
     def call(self, kind: int, keys, outstanding: int, who: str) -> float:
-        """Microseconds per call: the median if each call is waited for, else the total time divided by the number of calls."""
+        """Microseconds per call: the median if each call is waited for, else the total time by the number of calls."""
         import numpy as np
 
         from lapse.bench import _requests
@@ -74,7 +75,7 @@ class Stage:
         return float(figure)
 
     def ping_pong(self, request: int, reply: int, who: str) -> float:
-        """Microseconds per round between ranks 0 and 1, or between all ranks in pairs; ranks without a partner sleep."""
+        """Microseconds per round between ranks 0 and 1, or all ranks in pairs; ranks without a partner sleep."""
         import numpy as np
 
         from lapse.bench import _pingpong
@@ -90,7 +91,7 @@ class Stage:
         return figure
 
     def throughput(self, kind: int, keys, who: str) -> float:
-        """Total time in microseconds divided by the number of calls, each waited for: the reference of 16 outstanding calls."""
+        """Microseconds, in total, by the number of calls, each waited for: the reference of 16 outstanding calls."""
         import numpy as np
 
         from lapse.bench import _requests
@@ -129,6 +130,7 @@ def server_of(context: Context):
 
 # Remote calls --------------------------------------------------------------------------------------------------------
 
+
 def remote(context: Context) -> Iterator[Row]:
     """Pulls and pushes of other ranks' keys."""
     import lapse
@@ -164,8 +166,9 @@ def _remote(context: Context, stage: Stage, who: str, count: int, target: Target
         yield from _remote_rows(context, found, kind, {"who": who, "keys": count}, bound)
 
 
-def _remote_rows(context: Context, found: dict[str, Sample], kind: str, parameters: dict,
-                 target: Target | None) -> Iterator[Row]:
+def _remote_rows(
+    context: Context, found: dict[str, Sample], kind: str, parameters: dict, target: Target | None
+) -> Iterator[Row]:
     row = functools.partial(context.row, kind, unit="us", reference_name=PING_PONG)
     yield row({**parameters, "outstanding": "1"}, found["one"], found["ping-pong"], target=target)
     for name, outstanding in (("several", "16"), ("asynchronous", "any")):
@@ -174,8 +177,15 @@ def _remote_rows(context: Context, found: dict[str, Sample], kind: str, paramete
         throughput = Sample(tuple(1e6 / us for us in found["several"].values))
         one = Sample(tuple(1e6 / us for us in found["one by number"].values))
         target = at_least(3.0) if (context.ranks, parameters["keys"]) == (2, 1) else None
-        yield context.row("pulls per second", {**parameters, "outstanding": "16"}, throughput, one, unit="1/s",
-                          reference_name="the same with one outstanding", target=target)
+        yield context.row(
+            "pulls per second",
+            {**parameters, "outstanding": "16"},
+            throughput,
+            one,
+            unit="1/s",
+            reference_name="the same with one outstanding",
+            target=target,
+        )
 
 
 def _target(kind: str, ranks: int, who: str, keys: int):
@@ -200,6 +210,7 @@ def between_hosts(context: Context) -> Iterator[Row]:
 
 
 # Relocation ----------------------------------------------------------------------------------------------------------
+
 
 def relocation(context: Context) -> Iterator[Row]:
     """Each rank has a set of keys; the ranks that take part localize the set of the next rank."""
@@ -230,25 +241,35 @@ def _relocation(context: Context, stage: Stage, who: str, count: int) -> Iterato
         stage.times = np.zeros(rows, np.int64)
         return stage.call(kind, sets[(rank + 1) % size], 1, who)
 
-    found = interleaved({
-        "pull": functools.partial(share, _requests.PULL),
-        "localize": functools.partial(share, _requests.LOCALIZE),
-        "localize and pull": functools.partial(share, _requests.LOCALIZE_AND_PULL),
-    }, context.rounds())
+    found = interleaved(
+        {
+            "pull": functools.partial(share, _requests.PULL),
+            "localize": functools.partial(share, _requests.LOCALIZE),
+            "localize and pull": functools.partial(share, _requests.LOCALIZE_AND_PULL),
+        },
+        context.rounds(),
+    )
     for name in ("localize", "localize and pull"):
         target = at_most(4.0) if (size, who, count) == (2, ONE, 100) else None
-        yield context.row(name, {"who": who, "keys": count}, found[name], found["pull"], unit="us",
-                          reference_name="a remote pull of the same keys", target=target)
+        yield context.row(
+            name,
+            {"who": who, "keys": count},
+            found[name],
+            found["pull"],
+            unit="us",
+            reference_name="a remote pull of the same keys",
+            target=target,
+        )
 
 
 # An idle communication thread ----------------------------------------------------------------------------------------
 
+
 def idle(context: Context) -> Iterator[Row]:
     """A fixed computation on all ranks, with and without an open server; the slowest rank counts."""
     import lapse
-    from mpi4py import MPI
-
     from lapse.bench import _requests
+    from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     steps = 1_000_000
@@ -264,15 +285,29 @@ def idle(context: Context) -> Iterator[Row]:
             return without()
 
     found = interleaved({"open": open_server, "none": without}, context.rounds(15))
-    yield context.row("computation", {"seconds": round(statistics.median(found["none"].values), 2)}, found["open"] * 1e3,
-                      found["none"] * 1e3, unit="ms", reference_name="the same without a server", target=at_most(1.03))
+    yield context.row(
+        "computation",
+        {"seconds": round(statistics.median(found["none"].values), 2)},
+        found["open"] * 1e3,
+        found["none"] * 1e3,
+        unit="ms",
+        reference_name="the same without a server",
+        target=at_most(1.03),
+    )
 
 
 GROUPS = (
-    Group("remote", "pulls and pushes by messages, against bare MPI", remote,
-          (Job(2, QUICK), Job(4, NORMAL), Job(8, NORMAL))),
-    Group("relocation", "keys that move by messages, against a remote pull", relocation,
-          (Job(2, QUICK), Job(4, NORMAL), Job(8, FULL))),
-    Group("idle", "cost of an idle communication thread for a computing worker", idle,
-          (Job(2, QUICK), Job(4, NORMAL))),
+    Group(
+        "remote",
+        "pulls and pushes by messages, against bare MPI",
+        remote,
+        (Job(2, QUICK), Job(4, NORMAL), Job(8, NORMAL)),
+    ),
+    Group(
+        "relocation",
+        "keys that move by messages, against a remote pull",
+        relocation,
+        (Job(2, QUICK), Job(4, NORMAL), Job(8, FULL)),
+    ),
+    Group("idle", "cost of an idle communication thread for a computing worker", idle, (Job(2, QUICK), Job(4, NORMAL))),
 )

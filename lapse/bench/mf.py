@@ -44,9 +44,21 @@ def measure(context: Context, size: tuple[int, int, int, int]) -> list[Row]:
     values = train.start_values(args).values(np.arange(plan.num_keys), plan.model.length, args.seed)
     with train.open_server(comm, plan, args.seed) as server:
         turns = {"ours": epochs_on_server(server, plan), "arrays": epochs_on_array(plan, values.astype(np.float32))}
-        found = interleaved({key: lambda turn=turn: turn(size[-1]) * 1e3 for key, turn in turns.items()}, context.rounds())
-    return [context.row("cost of the server", {"ratings": name}, found["ours"], found["arrays"], unit="ms/epoch",
-                        reference_name=ARRAYS, workers=args.workers, target=at_most(1.3))]
+        found = interleaved(
+            {key: lambda turn=turn: turn(size[-1]) * 1e3 for key, turn in turns.items()}, context.rounds()
+        )
+    return [
+        context.row(
+            "cost of the server",
+            {"ratings": name},
+            found["ours"],
+            found["arrays"],
+            unit="ms/epoch",
+            reference_name=ARRAYS,
+            workers=args.workers,
+            target=at_most(1.3),
+        )
+    ]
 
 
 def options() -> argparse.Namespace:
@@ -67,9 +79,13 @@ def ratings(size: tuple[int, int, int, int]):
     if size == SMALL and real.exists():
         return data.read_share(data.Source(str(real))), "MovieLens 100k"
     rng = np.random.default_rng(0)
-    share = data.Share(rng.integers(rows, size=count, dtype=np.int32), zipf(rng, columns, count),
-                       rng.integers(1, 6, size=count).astype(np.float32), np.arange(count, dtype=np.uint64),
-                       shape=(rows, columns))
+    share = data.Share(
+        rng.integers(rows, size=count, dtype=np.int32),
+        zipf(rng, columns, count),
+        rng.integers(1, 6, size=count).astype(np.float32),
+        np.arange(count, dtype=np.uint64),
+        shape=(rows, columns),
+    )
     return share, f"{count:,} at random"
 
 

@@ -25,8 +25,7 @@ def run(context: Context) -> Iterator[Row]:
 
     everything = range(NUM_KEYS)
     pace = lapse.Replication(syncs_per_second=0)  # on demand only
-    with (lapse.Server(NUM_KEYS, LENGTH, replicated_keys=everything, replication=pace) as server,
-          server.worker() as kv):
+    with lapse.Server(NUM_KEYS, LENGTH, replicated_keys=everything, replication=pace) as server, server.worker() as kv:
         for changed in (10,) if context.quick else (1, 10, 100, 1000, 10_000):
             yield _measure(context, server, kv, changed)
         kv.barrier()
@@ -34,6 +33,7 @@ def run(context: Context) -> Iterator[Row]:
 
 def _measure(context: Context, server, kv, changed: int) -> Row:
     import numpy as np
+
     from mpi4py import MPI
 
     keys = np.random.default_rng(changed).permutation(NUM_KEYS)[:changed]
@@ -58,9 +58,16 @@ def _measure(context: Context, server, kv, changed: int) -> Row:
         return taken * 1e6
 
     found = interleaved({"ours": synchronise, "allreduce": allreduce}, context.rounds(25))
-    return context.row("round", {"changed keys": changed, "length": LENGTH}, found["ours"], found["allreduce"],
-                       unit="us", reference_name=ALLREDUCE)
+    return context.row(
+        "round",
+        {"changed keys": changed, "length": LENGTH},
+        found["ours"],
+        found["allreduce"],
+        unit="us",
+        reference_name=ALLREDUCE,
+    )
 
 
-GROUPS = (Group("replication", "time until replicas agree, by the number of changed keys", run,
-                (Job(2), Job(4, NORMAL))),)
+GROUPS = (
+    Group("replication", "time until replicas agree, by the number of changed keys", run, (Job(2), Job(4, NORMAL))),
+)

@@ -1,8 +1,8 @@
 """Group ``sampling``: random keys, drawn by the server, and their values, by scheme.
 
-All ranks draw at once, in C, uniformly over all keys: a sample is prepared while the one before it is pulled, in batches.
-The reference is a pull of as many keys that are local: the cost of reading values when nothing has to be drawn or
-fetched.
+All ranks draw at once, in C, uniformly over all keys: a sample is prepared while the one before it is pulled, in
+batches. The reference is a pull of as many keys that are local: the cost of reading values when nothing has to be drawn
+or fetched.
 """
 
 from __future__ import annotations
@@ -45,9 +45,15 @@ def _measure_way(context: Context, way: str, shared_memory: bool) -> Iterator[Ro
         for scheme in SCHEMES:
             stats = servers[scheme].stats()
             local = f"{100 * stats['sampled_local'] / stats['sampled_keys']:.0f}%"
-            yield context.row(scheme, {"values by": way, "batch": BATCH, "length": LENGTH, "local": local}, found[scheme],
-                              found["local pull"], unit="M samples/s per rank", reference_name=LOCAL_PULL,
-                              note="(more is better)")
+            yield context.row(
+                scheme,
+                {"values by": way, "batch": BATCH, "length": LENGTH, "local": local},
+                found[scheme],
+                found["local pull"],
+                unit="M samples/s per rank",
+                reference_name=LOCAL_PULL,
+                note="(more is better)",
+            )
 
 
 def _count(context: Context) -> int:

@@ -71,7 +71,7 @@ def _workers(context: Context, corpus: Path) -> list[Row]:
         turns = {"ours": _on_server(server, plan), "array": lambda epoch: on_array.train_epoch(epoch)[0]}
         if gensims := in_gensim(corpus, args):
             turns["gensim"] = gensims
-        epochs = {name: 0 for name in turns}
+        epochs = dict.fromkeys(turns, 0)
 
         def next_epoch(name: str) -> float:
             epochs[name] += 1
@@ -79,9 +79,20 @@ def _workers(context: Context, corpus: Path) -> list[Row]:
 
         found = interleaved({name: lambda name=name: next_epoch(name) for name in turns}, context.rounds(15))
     references = {"array": ("cost of the server", ARRAY, 1.3), "gensim": ("against gensim", GENSIM, 0.8)}
-    return [context.row(title, {"management": "lapse2"}, found["ours"], found[name], unit="ms/epoch", workers=2,
-                        reference_name=what, target=at_most(limit))
-            for name, (title, what, limit) in references.items() if name in found]
+    return [
+        context.row(
+            title,
+            {"management": "lapse2"},
+            found["ours"],
+            found[name],
+            unit="ms/epoch",
+            workers=2,
+            reference_name=what,
+            target=at_most(limit),
+        )
+        for name, (title, what, limit) in references.items()
+        if name in found
+    ]
 
 
 class Never:
@@ -113,8 +124,18 @@ def in_gensim(corpus: Path, args: argparse.Namespace) -> Callable[[int], float] 
     from lapse.apps.word2vec.corpus import Share
 
     sentences = list(Share(corpus).sentences())
-    model = Word2Vec(vector_size=args.dim, window=args.window, min_count=args.min_count, sg=1, negative=args.negative,
-                     sample=args.sample, alpha=args.alpha, min_alpha=args.min_alpha, workers=2, seed=args.seed)
+    model = Word2Vec(
+        vector_size=args.dim,
+        window=args.window,
+        min_count=args.min_count,
+        sg=1,
+        negative=args.negative,
+        sample=args.sample,
+        alpha=args.alpha,
+        min_alpha=args.min_alpha,
+        workers=2,
+        seed=args.seed,
+    )
     model.build_vocab(sentences)
 
     def one(epoch: int) -> float:
@@ -134,11 +155,29 @@ def _ranks(context: Context, corpus: Path) -> list[Row]:
         turns["gensim"] = lambda: statistics.median(gensims(epoch) for epoch in range(3)) * 1e3
     found = interleaved(turns, context.rounds(5), warm_ups=0)
     parameters = {"management": "lapse2"}
-    rows = [context.row("2 ranks by messages", parameters, found["messages"], found["shared"], unit="ms/epoch",
-                        reference_name=SHARED, target=at_most(2.5))]
+    rows = [
+        context.row(
+            "2 ranks by messages",
+            parameters,
+            found["messages"],
+            found["shared"],
+            unit="ms/epoch",
+            reference_name=SHARED,
+            target=at_most(2.5),
+        )
+    ]
     if gensims:
-        rows.append(context.row("2 ranks against gensim", parameters, found["shared"], found["gensim"], unit="ms/epoch",
-                                reference_name=GENSIM, target=at_most(1.0)))
+        rows.append(
+            context.row(
+                "2 ranks against gensim",
+                parameters,
+                found["shared"],
+                found["gensim"],
+                unit="ms/epoch",
+                reference_name=GENSIM,
+                target=at_most(1.0),
+            )
+        )
     return rows
 
 
@@ -148,10 +187,25 @@ def _by_ranks(context: Context, corpus: Path, shares_memory: str) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         metrics = os.path.join(folder, "metrics.jsonl")
-        program = ["-m", "lapse.apps.word2vec", "--corpus", str(corpus), "--epochs", "1" if context.quick else "5",
-                   "--no-progress", "--metrics", metrics]
-        job = subprocess.run(_launch.command(2, program), env=_launch.environment({"LAPSE_SHARED_MEMORY": shares_memory}),
-                             capture_output=True, text=True, check=False, timeout=300)
+        program = [
+            "-m",
+            "lapse.apps.word2vec",
+            "--corpus",
+            str(corpus),
+            "--epochs",
+            "1" if context.quick else "5",
+            "--no-progress",
+            "--metrics",
+            metrics,
+        ]
+        job = subprocess.run(
+            _launch.command(2, program),
+            env=_launch.environment({"LAPSE_SHARED_MEMORY": shares_memory}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
         if job.returncode:
             raise RuntimeError(f"word2vec on 2 ranks exited with status {job.returncode}: {job.stderr[-2000:]}")
         lines = [json.loads(line) for line in Path(metrics).read_text(encoding="utf-8").splitlines()]

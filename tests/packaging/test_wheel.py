@@ -1,5 +1,6 @@
 """The built wheel in an environment of its own, away from the source tree."""
 
+import itertools
 import re
 import shutil
 import zipfile
@@ -59,7 +60,9 @@ def test_stranger_compiles_a_kernel_and_runs_it(environment, tmp_path):
 
 def blocks_of(page):
     """The code blocks of a page that follow the name of their file, by name."""
-    found = re.findall(r"`([a-z]+\.(?:pyx?|toml))`:\n\n```\w+\n(.*?)\n```\n", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(
+        r"`([a-z]+\.(?:pyx?|toml))`:\n\n```\w+\n(.*?)\n```\n", page.read_text(encoding="utf-8"), re.DOTALL
+    )
     return {name: code + "\n" for name, code in found}
 
 
@@ -73,4 +76,4 @@ def test_the_kernel_of_the_page_compiles_without_warnings_and_runs(environment, 
     assert "warning" not in build.output
     job = environment.mpirun(2, ["job.py"], cwd=tmp_path).check()
     losses = [float(loss) for loss in job.stdout.split()]
-    assert len(losses) == 5 and all(later < earlier / 3 for earlier, later in zip(losses, losses[1:]))
+    assert len(losses) == 5 and all(later < earlier / 3 for earlier, later in itertools.pairwise(losses))

@@ -38,8 +38,17 @@ def test_ratio_is_that_of_the_rounds():
     assert (made.value, made.reference, made.ratio, made.quartiles) == (4.0, 1.0, 2.0, (1.5, 3.0))
 
 
-@pytest.mark.parametrize("target, reached", [(at_most(2), True), (at_most(1.9), False), (at_least(2), True),
-                                             (at_least(2.1), False), (at_most(4, "value"), True), (None, None)])
+@pytest.mark.parametrize(
+    "target, reached",
+    [
+        (at_most(2), True),
+        (at_most(1.9), False),
+        (at_least(2), True),
+        (at_least(2.1), False),
+        (at_most(4, "value"), True),
+        (None, None),
+    ],
+)
 def test_targets(target, reached):
     assert row(4.0, 2.0, target=target).reached is reached
 
