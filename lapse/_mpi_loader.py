@@ -1,8 +1,8 @@
 """Floor 0. Makes mpi4py load the MPI that the compiled modules were built for.
 
-Two MPI libraries in one process lead to crashes that are hard to explain, and the wheel of mpi4py loads the first library
-that it finds. Therefore the library is chosen here, before `mpi4py.MPI` is loaded. If it is loaded already, the two are
-compared, and an `ImportError` explains a difference.
+Two MPI libraries in one process lead to crashes that are hard to explain, and the wheel of mpi4py loads the first
+library that it finds. Therefore the library is chosen here, before `mpi4py.MPI` is loaded. If it is loaded already,
+the two are compared, and an `ImportError` explains a difference.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 #: The variables by which the launchers of the two families pass on the number of ranks.
 _RANKS_BY_LAUNCHER = {"mpich": "PMI_SIZE", "openmpi": "OMPI_COMM_WORLD_SIZE"}
 
-#: By default Open MPI refuses to run as root (the only user of many containers) or with more ranks than cores, and binds
-#: each rank to one core, which all threads of the rank then share. MPICH ignores these variables.
+#: By default Open MPI refuses to run as root (the only user of many containers) or with more ranks than cores, and
+#: binds each rank to one core, which all threads of the rank then share. MPICH ignores these variables.
 OPENMPI_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -172,7 +172,7 @@ def _require_build(package_path: list[str]) -> None:
 
 
 def _prefixes() -> list[str]:
-    """Return the folders below which pip may have installed an MPI: of this environment, the user and the interpreter."""
+    """Return the folders below which pip may have installed an MPI: of the environment, the user, the interpreter."""
     prefixes = [sys.prefix]
     if site.ENABLE_USER_SITE:
         prefixes.append(site.getuserbase())
@@ -225,15 +225,13 @@ def _wrong_launcher(family: str) -> str:
     return (
         f"{_RANKS_BY_LAUNCHER[family]} says that {_ranks_started_by(family)} ranks were started, but they are not "
         f"connected: the job was started by the mpirun of {FAMILY_NAMES[family]} (the first mpirun on PATH is "
-        f"{shutil.which('mpirun')}), while lapse was built for {describe_build()}. Start it with the mpirun of that MPI: "
+        f"{shutil.which('mpirun')}), while lapse was built for {describe_build()}. Start it with that MPI's mpirun: "
         f"{launcher_path() or 'not found beside its library'}"
     )
 
 
 def _mismatch(info: ModuleType, found: str) -> str:
-    return (
-        f"lapse was built for {describe_build()}, but {found}. A process cannot use two MPI libraries. {_cure(info)}"
-    )
+    return f"lapse was built for {describe_build()}, but {found}. A process cannot use two MPI libraries. {_cure(info)}"
 
 
 def _no_library(info: ModuleType, error: Exception) -> str:
