@@ -43,6 +43,8 @@ cdef class Caller(Waiter):
     cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_sampled_pull(self, sample_t* sample, key_t* keys, Py_ssize_t count, char* out,
                                 operation_t** handle) noexcept nogil
+    cdef void choose_keys(self, sample_t* sample, key_t* keys, Py_ssize_t count) noexcept nogil
+    cdef int64_t open_sample(self, Py_ssize_t count) except -1 nogil
     cdef int fill_sample(self, sample_t* sample) noexcept nogil
     cdef int sync_all_replicas(self) except -1 nogil
     cdef int64_t read_if_here(self, const key_t* keys, Py_ssize_t count, char* out) except -1 nogil

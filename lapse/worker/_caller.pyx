@@ -89,6 +89,24 @@ cdef class Caller(Waiter):
         self.worker_slot.counters.sampled_local += counted.pulled_local
         return status
 
+    cdef void choose_keys(self, sample_t* sample, key_t* keys, Py_ssize_t count) noexcept nogil:
+        """Take the next keys of a sample without their values."""
+        self.sampler.hand_out(sample, self.store, keys, count)
+        self.worker_slot.counters.sampled_local += self.sampler.count_here(self.store, keys, count)
+        self.worker_slot.counters.sampled_keys += count
+
+    cdef int64_t open_sample(self, Py_ssize_t count) except -1 nogil:
+        """The handle of a new sample of `count` keys, which its scheme may draw ahead."""
+        cdef int64_t number = self.sampler.open(count)
+        cdef int status
+        if number < 0:
+            self.check(NO_MEMORY)
+        status = self.fill_sample(self.sampler.find(number))
+        if status != OK:
+            self.sampler.close(self.sampler.find(number))
+        self.check(status)
+        return number
+
     cdef int fill_sample(self, sample_t* sample) noexcept nogil:
         """Let the scheme draw ahead, and localize what it draws. That is not counted: a sampled key counts when it is pulled."""
         cdef counters_t aside

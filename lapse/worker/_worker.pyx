@@ -11,7 +11,7 @@ from lapse.base.checks import check_int
 cimport numpy as cnp
 from libc.stdint cimport INT64_MAX
 
-from lapse.sampling._sampler cimport Sampler, new_sample, sample_t
+from lapse.sampling._sampler cimport Sampler, new_sample
 from lapse._comm cimport Comm
 from lapse.protocol._protocol cimport Protocol
 from lapse.protocol._rank cimport rank_t
@@ -20,7 +20,7 @@ from lapse.worker._arrays cimport as_keys
 from lapse.worker._caller cimport max_value_bytes
 from lapse.worker._operation cimport new_handle, release_finished
 from lapse.worker._slot_operations cimport give_back, is_finished, let_go
-from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, TIMED_OUT
+from lapse.base._types cimport PUSH, SET, TIMED_OUT
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -506,35 +506,20 @@ cdef class Worker(Caller):
         self.comm.nudge(self.worker_slot, 0, True)
 
     cdef int64_t prepare_sample_of(self, Py_ssize_t count) except -1 nogil:
-        cdef int64_t number
-        cdef int status
         self.check_sampling()
         if count < 0 or count > MAX_PREPARED:
             with gil:
                 check_int(count, "count", 0, MAX_PREPARED)
-        number = self.sampler.open(count)
-        if number < 0:
-            self.check(NO_MEMORY)
-        status = self.fill_sample(self.sampler.find(number))
-        if status != OK:
-            self.sampler.close(self.sampler.find(number))
-        self.check(status)
-        return number
+        return self.open_sample(count)
 
     cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
                             operation_t** operation) except -1 nogil:
-        cdef sample_t* found
         self.check_sampling()
-        found = self.sampler.find_with(sample, count)
-        return self.check(self.start_sampled_pull(found, keys, count, <char*>out, operation))
+        return self.check(self.start_sampled_pull(self.sampler.find_with(sample, count), keys, count, <char*>out, operation))
 
     cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil:
-        cdef sample_t* found
         self.check_sampling()
-        found = self.sampler.find_with(sample, count)
-        self.sampler.hand_out(found, self.store, keys, count)
-        self.worker_slot.counters.sampled_local += self.sampler.count_here(self.store, keys, count)
-        self.worker_slot.counters.sampled_keys += count
+        self.choose_keys(self.sampler.find_with(sample, count), keys, count)
         return 0
 
     cdef int finish_sample_of(self, int64_t sample) except -1 nogil:
