@@ -2,52 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import find_mpi  # (a neighbour of this file, which build backends do not look for)
+import find_mpi  # a neighbour of this file, which build backends do not look for
 
-MODULES = [
-    "lapse.storage._replicas",
-    "lapse.storage._segment",
-    "lapse.storage._host_peers",
-    "lapse._store",
-    "lapse.sampling._draws",
-    "lapse.sampling._sampler",
-    "lapse.sampling._naive",
-    "lapse.sampling._preloc",
-    "lapse.sampling._pool",
-    "lapse.sampling._local",
-    "lapse.messaging._kinds",
-    "lapse.messaging._outbox",
-    "lapse.worker._arrays",
-    "lapse.protocol._rank",
-    "lapse.protocol._pending_acks",
-    "lapse.protocol._relocation",
-    "lapse.protocol._replication",
-    "lapse.protocol._protocol",
-    "lapse.communication._failure",
-    "lapse.communication._transport",
-    "lapse.communication._doorbells",
-    "lapse.communication._mail",
-    "lapse._comm",
-    "lapse.worker._waiter",
-    "lapse.worker._caller",
-    "lapse.worker._operation",
-    "lapse.worker._counters",
-    "lapse.worker._worker",
-    "lapse.testing._virtual_rank",
-    "lapse.testing._sampling",
-    "lapse.apps.mf._kernel",
-    "lapse.apps.word2vec._encoder",
-    "lapse.apps.word2vec._kernel",
-    "lapse.apps.kge._kernel",
-    "lapse.bench._kernel",
-    "lapse.bench._pingpong",
-    "lapse.bench._requests",
-]
+# Every .pyx file of the package is a module, named as it lies.
+MODULES = sorted(str(path.with_suffix("")).replace(os.sep, ".") for path in Path("lapse").rglob("*.pyx"))
 MPI_MODULES = {"lapse.communication._transport", "lapse.bench._pingpong"}  # the only ones that include mpi.h
 
 DIRECTIVES = {

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from lapse.options.sampling import SCHEMES
+
 Number = TypeVar("Number", int, float)
 
 MANAGEMENT = ("lapse2", "lapse", "classic")
@@ -159,7 +161,7 @@ def add_replication_options(parser: argparse.ArgumentParser, *, keys: str, limit
 
 def add_sampling_options(group: argparse._ActionsContainer, keys: str) -> None:
     """Add the options on negative samples, which are `keys`."""
-    group.add_argument("--sampling-scheme", choices=("naive", "preloc", "pool", "local"),
+    group.add_argument("--sampling-scheme", choices=tuple(SCHEMES),
                        help="how negative samples are drawn. naive: when they are needed; preloc: ahead of time, and "
                             "localized; pool: ahead of time, each used several times; local: only from the "
                             f"{keys} on this rank (default: naive with classic, preloc with lapse, local with lapse2, "
