@@ -41,7 +41,10 @@ def _handler_of(int flags):
 
 MESSAGE_KINDS = {
     kind_rows[i].number: MessageKind(
-        kind_rows[i].name.decode(), kind_rows[i].route.decode(), kind_rows[i].meaning.decode(), _handler_of(kind_rows[i].flags)
+        kind_rows[i].name.decode(),
+        kind_rows[i].route.decode(),
+        kind_rows[i].meaning.decode(),
+        _handler_of(kind_rows[i].flags),
     )
     for i in range(NUM_KINDS)
 }

@@ -1,4 +1,4 @@
-"""Floor 1. The end of an operation: whoever brings the last answer wakes its worker."""
+"""Floor 1. The end of an operation: the thread that brings the last answer wakes its worker."""
 
 from libc.stdint cimport int64_t
 

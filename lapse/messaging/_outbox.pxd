@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from lapse.messaging._messages cimport frame_t, header_t
 
 cdef enum:
-    PACKET_BYTES = 262144   # at most, and between hosts, where each message is dear
+    PACKET_BYTES = 262144   # at most, and between hosts, where each message is expensive
     # Of a frame with several records, and of a packet within a host: while one is under way the next is written and
     # the one before read. From 8 KB on MPICH takes more than twice the time for a byte.
     FRAME_BYTES = 7168

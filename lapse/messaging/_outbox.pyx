@@ -1,9 +1,9 @@
 """Floor 1. What is to be sent to one rank, in order: an unbounded queue of blocks of frames."""
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
-from lapse.messaging._messages cimport frame_t, goes_in_bulk, header_t, loose_u64, record_t
+from lapse.messaging._messages cimport frame_t, goes_in_bulk, header_t, loose_u64, record_t, set_header
 from lapse.base._sync cimport drop_latch, fetch_add32, take_latch
 from lapse.base._types cimport NO_MEMORY, OK
 
@@ -58,7 +58,7 @@ cdef frame_t* start_frame(block_t* block, header_t header) noexcept nogil:
     cdef frame_t* frame = <frame_t*>(block_data(block) + block.used)
     frame.bytes = sizeof(frame_t)
     frame.count = 0
-    frame.header = header
+    set_header(frame, header)
     block.last_frame = block.used
     block.used += sizeof(frame_t)
     return frame
@@ -71,7 +71,7 @@ cdef frame_t* frame_to_join(outbox_t* outbox, header_t header, int64_t size) noe
     if outbox.head == NULL or block.last_frame < 0 or block.used + size > block.capacity:
         return NULL
     frame = <frame_t*>(block_data(block) + block.last_frame)
-    if memcmp(&frame.header, &header, sizeof(header_t)) == 0 and frame.bytes + size <= FRAME_BYTES:
+    if frame.word == header.word and frame.operation == header.operation and frame.bytes + size <= FRAME_BYTES:
         return frame
     return NULL
 
@@ -166,7 +166,7 @@ cdef int append_count(outbox_t* outbox, header_t header, uint32_t count, uint64_
 
 
 cdef frame_t* open_frame(outbox_t* outbox, header_t header, int64_t size) noexcept nogil:
-    """Begin a frame with room for `size` bytes of records, to be written without the latch; NULL where that cannot be.
+    """Begin a frame with room for `size` bytes of records, to be written without the latch; NULL if there is no room.
 
     One at a time for an outbox. Others may append meanwhile, behind it.
     """

@@ -4,11 +4,11 @@ All inline; `outbox` is that of the receiver. NO_MEMORY means that nothing was q
 (PULL_REPLY of many keys) use `open_frame`.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from lapse.messaging._messages cimport (ACK, APPLIED, BYE, DELTA, FAILURE, FENCE, HAND_OVER, LEAVING, LOCATE_REPLY, MAIL,
-                                        MARK, PULL_REPLY, REPLACE, ROUND_END, SUM, TRANSFER, TRANSFER_ZERO, header_t,
-                                        make_header, record_t, with_kind)
+from lapse.messaging._messages cimport (ACK, APPLIED, BYE, DELTA, FAILURE, FENCE, HAND_OVER, LEAVING, LOCATE_REPLY,
+                                        MAIL, MARK, PULL_REPLY, REPLACE, ROUND_END, SUM, TRANSFER, TRANSFER_ZERO,
+                                        header_t, make_header, record_t, with_kind)
 from lapse.messaging._outbox cimport append_count, append_last, append_record, outbox_t
 from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
@@ -33,7 +33,7 @@ cdef inline int send_ack(outbox_t* outbox, header_t request, int64_t positions, 
 
 cdef inline int send_locate(outbox_t* outbox, int32_t origin, uint64_t operation, key_t key,
                             uint32_t position) noexcept nogil:
-    return append_record(outbox, make_header(LOCATE, origin, 0, operation), <uint32_t>key, position, NULL, 0)
+    return append_record(outbox, make_header(LOCATE, <uint16_t>origin, 0, operation), <uint32_t>key, position, NULL, 0)
 
 
 cdef inline int send_locate_reply(outbox_t* outbox, header_t request, const record_t* asked,
@@ -45,53 +45,54 @@ cdef inline int send_locate_reply(outbox_t* outbox, header_t request, const reco
 # Relocation: no operation, no position ---------------------------------------------------------------------
 
 cdef inline int send_localize(outbox_t* outbox, int32_t requester, key_t key) noexcept nogil:
-    return append_record(outbox, make_header(LOCALIZE, requester, 0, 0), <uint32_t>key, 0, NULL, 0)
+    return append_record(outbox, make_header(LOCALIZE, <uint16_t>requester, 0, 0), <uint32_t>key, 0, NULL, 0)
 
 
 cdef inline int send_hand_over(outbox_t* outbox, int32_t requester, key_t key) noexcept nogil:
-    return append_record(outbox, make_header(HAND_OVER, requester, 0, 0), <uint32_t>key, 0, NULL, 0)
+    return append_record(outbox, make_header(HAND_OVER, <uint16_t>requester, 0, 0), <uint32_t>key, 0, NULL, 0)
 
 
 cdef inline int send_transfer(outbox_t* outbox, int32_t requester, key_t key, const char* value,
                               int64_t size) noexcept nogil:
-    return append_record(outbox, make_header(TRANSFER, requester, 0, 0), <uint32_t>key, 0, value, size)
+    return append_record(outbox, make_header(TRANSFER, <uint16_t>requester, 0, 0), <uint32_t>key, 0, value, size)
 
 
 cdef inline int send_transfer_zero(outbox_t* outbox, int32_t requester, key_t key) noexcept nogil:
-    return append_record(outbox, make_header(TRANSFER_ZERO, requester, 0, 0), <uint32_t>key, 0, NULL, 0)
+    return append_record(outbox, make_header(TRANSFER_ZERO, <uint16_t>requester, 0, 0), <uint32_t>key, 0, NULL, 0)
 
 
 # Replication -------------------------------------------------------------------------------------------------
 
 cdef inline int send_delta(outbox_t* outbox, int32_t origin, key_t key, uint32_t epoch, const char* delta,
                            int64_t size) noexcept nogil:
-    return append_record(outbox, make_header(DELTA, origin, 0, 0), <uint32_t>key, epoch, delta, size)
+    return append_record(outbox, make_header(DELTA, <uint16_t>origin, 0, 0), <uint32_t>key, epoch, delta, size)
 
 
 cdef inline int send_round_end(outbox_t* outbox, int32_t origin) noexcept nogil:
-    return append_record(outbox, make_header(ROUND_END, origin, 0, 0), 0, 0, NULL, 0)
+    return append_record(outbox, make_header(ROUND_END, <uint16_t>origin, 0, 0), 0, 0, NULL, 0)
 
 
 cdef inline int send_sum(outbox_t* outbox, int32_t home, key_t key, bint contains_yours, const char* total,
                          int64_t size) noexcept nogil:
-    return append_record(outbox, make_header(SUM, home, 0, 0), <uint32_t>key, contains_yours, total, size)
+    return append_record(outbox, make_header(SUM, <uint16_t>home, 0, 0), <uint32_t>key, contains_yours, total, size)
 
 
 cdef inline int send_replace(outbox_t* outbox, int32_t home, uint64_t pending_acks, key_t key, uint32_t epoch,
                              const char* value, int64_t size) noexcept nogil:
-    return append_record(outbox, make_header(REPLACE, home, 0, pending_acks), <uint32_t>key, epoch, value, size)
+    return append_record(outbox, make_header(REPLACE, <uint16_t>home, 0, pending_acks), <uint32_t>key, epoch, value,
+                         size)
 
 
 cdef inline int send_mark(outbox_t* outbox, int32_t origin, uint64_t operation) noexcept nogil:
-    return append_record(outbox, make_header(MARK, origin, 0, operation), 0, 0, NULL, 0)
+    return append_record(outbox, make_header(MARK, <uint16_t>origin, 0, operation), 0, 0, NULL, 0)
 
 
 cdef inline int send_fence(outbox_t* outbox, int32_t home, uint64_t pending_acks) noexcept nogil:
-    return append_record(outbox, make_header(FENCE, home, 0, pending_acks), 0, 0, NULL, 0)
+    return append_record(outbox, make_header(FENCE, <uint16_t>home, 0, pending_acks), 0, 0, NULL, 0)
 
 
 cdef inline int send_applied(outbox_t* outbox, int32_t home, uint64_t pending_acks, uint32_t count) noexcept nogil:
-    return append_count(outbox, make_header(APPLIED, home, 0, pending_acks), count, 0)
+    return append_count(outbox, make_header(APPLIED, <uint16_t>home, 0, pending_acks), count, 0)
 
 
 # Between communication threads ---------------------------------------------------------------------------------
@@ -99,16 +100,16 @@ cdef inline int send_applied(outbox_t* outbox, int32_t home, uint64_t pending_ac
 cdef inline int send_mail(outbox_t* outbox, int32_t origin, uint64_t number, const char* data,
                           int64_t size) noexcept nogil:
     """`number` differs from one to the next, so that two never share a frame."""
-    return append_record(outbox, make_header(MAIL, origin, 0, number), <uint32_t>size, 0, data, size)
+    return append_record(outbox, make_header(MAIL, <uint16_t>origin, 0, number), <uint32_t>size, 0, data, size)
 
 
 cdef inline int send_leaving(outbox_t* outbox, int32_t origin) noexcept nogil:
-    return append_record(outbox, make_header(LEAVING, origin, 0, 0), 0, 0, NULL, 0)
+    return append_record(outbox, make_header(LEAVING, <uint16_t>origin, 0, 0), 0, 0, NULL, 0)
 
 
 cdef inline int send_failure(outbox_t* outbox, int32_t origin, const char* text, int64_t size) noexcept nogil:
-    return append_last(outbox, make_header(FAILURE, origin, 0, 0), text, size)
+    return append_last(outbox, make_header(FAILURE, <uint16_t>origin, 0, 0), text, size)
 
 
 cdef inline int send_bye(outbox_t* outbox, int32_t origin) noexcept nogil:
-    return append_last(outbox, make_header(BYE, origin, 0, 0), NULL, 0)
+    return append_last(outbox, make_header(BYE, <uint16_t>origin, 0, 0), NULL, 0)

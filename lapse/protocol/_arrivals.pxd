@@ -36,7 +36,7 @@ cdef struct arrival_t:
     parked_t* first
     parked_t* last
     waiter_t* waiters
-    int32_t successor   # who gets the key next, -1: nobody asked yet. There is never a second one
+    int32_t successor   # the rank that gets the key next; -1: none asked yet. There is never a second one
     uint32_t slot       # of the value, once it has landed; the number of the next unused record while unused
     uint16_t credited_to
 

@@ -1,15 +1,15 @@
 """Floor 2. The protocols of keys: what a rank does on each local request and on each message.
 
-Relocation (`_relocation`) moves keys, replication (`_replication`) keeps hot ones on every rank. They are peers over one
-state of a rank (`_rank`), and meet only here: a request or message is handed to the one that its key belongs to. Which
-that is never changes while a server lives.
+Relocation (`_relocation`) moves keys, replication (`_replication`) keeps hot ones on every rank. They are peers over
+one state of a rank (`_rank`), and meet only here: a request or message is handed to the one that its key belongs to.
+Which that is never changes while a server lives.
 
-No MPI, no threads of its own, no clock: floor 3 drives it over MPI, the simulated network of the tests drives many ranks
-in one process.
+No MPI, no threads of its own, no clock: floor 3 drives it over MPI, the simulated network of the tests drives many
+ranks in one process.
 
-Who enters: worker threads `ask`, `localize` and `ask_location`, one key a step; whoever drives the communication calls
-`handle_frame`, one thread of a rank at a time (the engine latch of floor 3). Lock order: engine, then the latch of
-rounds, then one key's latch, then an outbox's latch or the latch of a slab, of the arrivals or of a list.
+Worker threads call `ask`, `localize` and `ask_location`, one key per step; the thread that drives the communication
+calls `handle_frame`, one thread of a rank at a time (the engine latch of floor 3). Lock order: engine, then the
+latch of rounds, then one key's latch, then an outbox's latch or the latch of a slab, of the arrivals or of a list.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
@@ -41,13 +41,13 @@ cdef inline int ask(protocol_t* protocol, operation_t* operation, key_t key, uin
 
 
 cdef inline int localize(protocol_t* protocol, operation_t* operation, key_t key, int64_t* done) noexcept nogil:
-    """Ask for one key, or wait for it with those who asked before, or find it here (`done` grows by one)."""
+    """Ask for one key, or wait for it if it was asked for already, or find it here (`done` grows by one)."""
     return localize_key(&protocol.relocation, operation, key, done)
 
 
 cdef inline int ask_location(protocol_t* protocol, operation_t* operation, key_t key, uint32_t position,
                              int64_t* done) noexcept nogil:
-    """Ask the home of one key who owns it; the answer is an int32."""
+    """Ask the home of one key which rank owns it; the answer is an int32."""
     return locate_key(&protocol.rank, operation, key, position, done)
 
 

@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t, is_of_replication, record_t
 from lapse.protocol._rank cimport free_rank, prepare_rank
-from lapse.protocol._relocation cimport relocation_counters_t, change_keys, free_relocation, handle_relocation, prepare_relocation
+from lapse.protocol._relocation cimport (change_keys, free_relocation, handle_relocation, prepare_relocation,
+                                         relocation_counters_t)
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
 from lapse._store cimport store_t, value_bytes
 from lapse.base._sync cimport store32

@@ -4,7 +4,7 @@ Neither protocol knows the other; what they share is here: the store, the outbox
 slots whose threads wait for answers, and the text of an error.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from lapse.messaging._flow cimport flow_t
 from lapse.messaging._messages cimport header_t, make_header, record_t
@@ -29,13 +29,13 @@ cdef struct rank_t:
 
 
 cdef inline int64_t amount_of(const rank_t* state, key_t key) noexcept nogil:
-    """The bytes that a key of an operation counts for: of the larger of request and answer, one of which has the value."""
+    """The bytes in flight of a key of an operation: of the larger of request and answer, one of which has the value."""
     return <int64_t>(sizeof(record_t) + value_bytes(state.store, key))
 
 
 cdef inline header_t header_of(const rank_t* state, const operation_t* operation, int32_t destination) noexcept nogil:
     """Of a request by one of this rank's workers."""
-    return make_header(operation.kind, state.rank, destination, <uint64_t>operation)
+    return make_header(operation.kind, <uint16_t>state.rank, <uint16_t>destination, <uint64_t>operation)
 
 
 cdef inline char* output_of(const rank_t* state, const operation_t* operation, uint32_t position) noexcept nogil:

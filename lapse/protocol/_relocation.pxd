@@ -1,7 +1,7 @@
 """Floor 2. Relocation: what a rank does with a key that may be elsewhere, on each local request and on each message.
 
 Of replicated keys it knows only that their state is for good. States, messages and the argument for correctness are in
-`docs/protocol.md`. Who enters, and in which order latches are taken: see `_protocol.pxd`.
+`docs/protocol.md`. For its callers and the order of latches see `_protocol.pxd`.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t

@@ -61,12 +61,12 @@ cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcep
 
 cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, uint32_t position,
              const char* given, int64_t* done, int64_t* parked) noexcept nogil:
-    cdef rank_t* state = relocation.state
     """Carry out, park, or send to the home one key, not a replicated one, of a pull, push or set.
 
-    `done` grows by one where it is carried out at once, `parked` where it waits for an arrival.
+    `done` grows by one if it is carried out at once, `parked` if it waits for an arrival.
     NO_MEMORY leaves nothing behind.
     """
+    cdef rank_t* state = relocation.state
     cdef store_t* store = state.store
     cdef entry_t* entry = &store.entries[key]
     cdef size_t size = value_bytes(store, key)
@@ -82,7 +82,8 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
         done[0] += 1
     elif entry.state == ARRIVING:
         acquire_credits(&state.flow, state.rank, amount_of(state, key))
-        if park(arrival_at(&relocation.arrivals, entry.slot), header_of(state, operation, state.rank), position, given, size):
+        if park(arrival_at(&relocation.arrivals, entry.slot), header_of(state, operation, state.rank), position, given,
+                size):
             parked[0] += 1
         else:
             release_credits(&state.flow, state.rank, amount_of(state, key))
@@ -93,8 +94,8 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
             unlock_entry(entry)
             latched = False
         acquire_credits(&state.flow, destination, amount_of(state, key))
-        status = send_request(&state.outboxes[destination], header_of(state, operation, destination), key, position, given,
-                              size)
+        status = send_request(&state.outboxes[destination], header_of(state, operation, destination), key, position,
+                              given, size)
         if status != OK:
             release_credits(&state.flow, destination, amount_of(state, key))
     if latched:
@@ -141,8 +142,8 @@ cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t k
 
 
 cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done) noexcept nogil:
+    """Ask for one key, or wait for it if it was asked for already, or find it here (`done` grows by one)."""
     cdef rank_t* state = relocation.state
-    """Ask for one key, or wait for it with those who asked before, or find it here (`done` grows by one)."""
     cdef entry_t* entry = &state.store.entries[key]
     cdef int status = OK
     lock_entry(state.store, entry)
@@ -158,7 +159,7 @@ cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t ke
 
 
 cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil:
-    """Ask the home of one key who owns it; the answer is an int32."""
+    """Ask the home of one key which rank owns it; the answer is an int32."""
     cdef int32_t home = home_of(state.store, key)
     if home != state.rank:
         return send_locate(&state.outboxes[home], state.rank, <uint64_t>operation, key, position)
@@ -236,7 +237,7 @@ cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
     look_at_first(state, <char*>record, sizeof(record_t), frame.count)
     for i in range(<uint32_t>frame.count):
         look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
-        status = pull_one(relocation, frame, record, &at if answer != NULL else NULL, &done)
+        status = pull_one(relocation, state, frame, record, &at if answer != NULL else NULL, &done)
         if status != OK:
             break
         record += 1
@@ -247,9 +248,9 @@ cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
     return status
 
 
-cdef inline int pull_one(relocation_t* relocation, frame_t* frame, record_t* record, char** answer, int64_t* done) noexcept nogil:
-    cdef rank_t* state = relocation.state
-    """Answer, park or send on a pull of one key; `answer` is where in an open frame the next record goes."""
+cdef inline int pull_one(relocation_t* relocation, rank_t* state, frame_t* frame, record_t* record, char** answer,
+                         int64_t* done) noexcept nogil:
+    """Answer, park or send on a pull of one key; `answer` is the place of the next record in an open frame."""
     cdef entry_t* entry = &state.store.entries[record.key]
     cdef int status = OK
     lock_entry(state.store, entry)
@@ -290,7 +291,7 @@ cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, c
         size = value_bytes(state.store, record.key)
         if state.store.slab_of == NULL:
             look_ahead(state, at, sizeof(record_t) + size, count - i)
-        status = change_one(relocation, source, frame, record, size, &done, &amount)
+        status = change_one(relocation, state, source, frame, record, size, &done, &amount)
         if status != OK:
             return status
         at += sizeof(record_t) + size
@@ -303,9 +304,8 @@ cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, c
     return send_ack(&state.outboxes[frame.origin], frame.header, done, amount)
 
 
-cdef inline int change_one(relocation_t* relocation, int32_t source, frame_t* frame, record_t* record, size_t size,
-                           int64_t* done, int64_t* amount) noexcept nogil:
-    cdef rank_t* state = relocation.state
+cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t source, frame_t* frame, record_t* record,
+                           size_t size, int64_t* done, int64_t* amount) noexcept nogil:
     cdef entry_t* entry = &state.store.entries[record.key]
     cdef const char* given = <const char*>(record + 1)
     cdef int status = OK
@@ -379,16 +379,15 @@ cdef int on_localize(relocation_t* relocation, int32_t source, frame_t* frame) n
     cdef int status
     for i in range(<uint32_t>frame.count):
         look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
-        status = redirect(relocation, source, record.key, frame.origin)
+        status = redirect(relocation, state, source, record.key, frame.origin)
         if status != OK:
             return status
         record += 1
     return OK
 
 
-cdef int redirect(relocation_t* relocation, int32_t source, key_t key, int32_t requester) noexcept nogil:
-    cdef rank_t* state = relocation.state
-    """The home's step: the requester is the newest owner, and who was it before hands the key over."""
+cdef int redirect(relocation_t* relocation, rank_t* state, int32_t source, key_t key, int32_t requester) noexcept nogil:
+    """The home's step: the requester is the newest owner, and the one before it hands the key over."""
     cdef entry_t* entry = &state.store.entries[key]
     cdef int32_t old
     cdef int status
@@ -399,14 +398,14 @@ cdef int redirect(relocation_t* relocation, int32_t source, key_t key, int32_t r
         unlock_entry(entry)
         return protocol_error(state, source, "a localize by the recorded owner", key)
     if old == state.rank:
-        return hand_over(relocation, source, key, entry, requester)
+        return hand_over(relocation, state, source, key, entry, requester)
     status = send_hand_over(&state.outboxes[old], requester, key)
     unlock_entry(entry)
     return status
 
 
-cdef int hand_over(relocation_t* relocation, int32_t source, key_t key, entry_t* entry, int32_t requester) noexcept nogil:
-    cdef rank_t* state = relocation.state
+cdef int hand_over(relocation_t* relocation, rank_t* state, int32_t source, key_t key, entry_t* entry,
+                   int32_t requester) noexcept nogil:
     """The old owner's step. Takes over the key's latch and releases it."""
     cdef arrival_t* arrival
     cdef uint32_t slot
@@ -440,7 +439,7 @@ cdef int on_hand_over(relocation_t* relocation, int32_t source, frame_t* frame) 
         look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
         entry = &state.store.entries[record.key]
         lock_entry(state.store, entry)
-        status = hand_over(relocation, source, record.key, entry, frame.origin)
+        status = hand_over(relocation, state, source, record.key, entry, frame.origin)
         if status != OK:
             return status
         record += 1
@@ -466,15 +465,14 @@ cdef int on_transfer(relocation_t* relocation, int32_t source, frame_t* frame) n
                 prefetch(entry_named(state, at + ENTRIES_AHEAD * (sizeof(record_t) + size)))
             slot = take_row(state.store, slab, False)
             memcpy(row_at(slab, slot), record + 1, size)
-        status = land(relocation, source, record.key, slot)
+        status = land(relocation, state, source, record.key, slot)
         if status != OK:
             return status
         at += sizeof(record_t) + size
     return OK
 
 
-cdef int land(relocation_t* relocation, int32_t source, key_t key, uint32_t slot) noexcept nogil:
-    cdef rank_t* state = relocation.state
+cdef int land(relocation_t* relocation, rank_t* state, int32_t source, key_t key, uint32_t slot) noexcept nogil:
     """A key arrives: serve what is parked in order, wake the localizes, keep the key or pass it on."""
     cdef entry_t* entry = &state.store.entries[key]
     cdef arrival_t* arrival
@@ -490,7 +488,7 @@ cdef int land(relocation_t* relocation, int32_t source, key_t key, uint32_t slot
     arrival = arrival_at(&relocation.arrivals, number)
     arrival.slot = slot
     while arrival.first != NULL and status == OK:
-        status = serve_parked(relocation, key, entry, arrival)
+        status = serve_parked(state, key, entry, arrival)
     waiters = arrival.waiters
     successor = arrival.successor
     slot = arrival.slot
@@ -513,8 +511,7 @@ cdef int land(relocation_t* relocation, int32_t source, key_t key, uint32_t slot
     return status
 
 
-cdef int serve_parked(relocation_t* relocation, key_t key, entry_t* entry, arrival_t* arrival) noexcept nogil:
-    cdef rank_t* state = relocation.state
+cdef int serve_parked(rank_t* state, key_t key, entry_t* entry, arrival_t* arrival) noexcept nogil:
     """Serve up to SERVED_PER_STEP parked operations under the latch, then let others have it for a moment.
 
     The key stays *arriving* until the queue is empty, so that what comes meanwhile waits its turn.

@@ -1,9 +1,9 @@
 """Floor 2. How replicas on different ranks come to agree: what a rank does in a round and on each message.
 
-No MPI, no threads of its own; the time is told by whoever drives (`tick`). The rules, and why all
+No MPI, no threads of its own; the thread that drives the communication passes the time (`tick`). The rules, and why all
 replicas end equal to the last bit, are in `docs/replication.md`.
 
-Who enters: worker threads `ask_replica`, `mark`, and rounds after a push; whoever drives the
+Worker threads call `ask_replica`, `mark`, and begin rounds after a push; the thread that drives the
 communication calls `handle_replication` and `tick`. Lock order: engine, then the latch of rounds,
 then one key's latch, then that of a list or of an outbox.
 """
@@ -38,7 +38,7 @@ cdef struct replication_t:
     int64_t most_ends       # the largest of them
     int64_t complete        # the smallest, when sums were sent last
     int32_t heard           # how many ranks have ended more than that
-    int64_t waiting_since   # when it was first seen that contributions wait here, or others for this rank; 0: they do not
+    int64_t waiting_since   # since when contributions wait here, or other ranks for this one; 0: neither
     uint32_t waiting        # workers that wait because this rank runs ahead
     pending_acks_list_t unacknowledged
     # The norms of this rank's deltas, for clipping.

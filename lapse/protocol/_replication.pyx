@@ -10,8 +10,8 @@ from lapse.messaging._messages cimport (APPLIED, DELTA, FENCE, MARK, REPLACE, RO
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport (send_applied, send_delta, send_fence, send_mark, send_replace, send_request,
                                        send_round_end, send_sum)
-from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed, push_replica,
-                                      read_replica, replica_t)
+from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain, fill_replica, note_changed,
+                                      push_replica, read_replica, replica_t)
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
@@ -25,7 +25,7 @@ cdef enum:
 
 cdef int64_t MILLISECOND = 1000000
 # A home sends its sums when every rank has ended its next round, so that one sum contains what all
-# contributed. A rank that others are ahead of ends a round as well: at once where nothing was pushed,
+# contributed. A rank that others are ahead of ends a round as well: at once if nothing was pushed,
 # else after the first time. After the second a home waits no longer for a rank that does not answer.
 cdef int64_t JOIN_AFTER = 4 * MILLISECOND
 cdef int64_t SEND_AFTER = 30 * MILLISECOND
@@ -76,7 +76,8 @@ cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexc
     if entry.route == r.state.rank:
         add_contribution(&r.state.store.replicas, number, r.state.rank, delta)
     else:
-        if send_delta(&r.state.outboxes[entry.route], r.state.rank, replica.key, replica.epoch, delta, replica.bytes) != OK:
+        if send_delta(&r.state.outboxes[entry.route], r.state.rank, replica.key, replica.epoch, delta,
+                      replica.bytes) != OK:
             note_changed(&r.state.store.replicas, number)
             return NO_MEMORY
         r.keys_sent += 1
@@ -105,7 +106,7 @@ cdef int send_deltas(replication_t* r, bint whatever_size) noexcept nogil:
 
 
 cdef void reset_pending(replication_t* r) noexcept nogil:
-    """Start to count pushes anew; who waited for that goes on."""
+    """Start to count pushes anew, and wake the workers that wait for that."""
     cdef int32_t i
     store(&r.pending, 0)
     fence()
@@ -125,7 +126,7 @@ cdef int begin_round(replication_t* r, bint whatever_size) noexcept nogil:
     store(&r.awaited, 1)
     whatever_size = whatever_size or r.in_setup or r.is_full_wanted
     if whatever_size or r.threshold == 0:
-        fetch_add(&r.full_rounds, 1)  # first: who reads the number from now on is not covered by this round
+        fetch_add(&r.full_rounds, 1)  # first: a wait that reads the number from now on is not covered by this round
         r.is_full_wanted = False
     status = send_deltas(r, whatever_size)
     if load(&r.awaited) > 1:
@@ -145,10 +146,12 @@ cdef int end_round(replication_t* r) noexcept nogil:
 
 
 cdef inline bint is_round_due(replication_t* r) noexcept nogil:
-    fence()  # who adds to `pending` looks at `awaited` afterwards, and the other way round: one of them sees both
+    fence()  # a thread that adds to `pending` reads `awaited` afterwards, and vice versa: one of them sees both
     if load(&r.awaited):
         return False
-    return load(&r.pending) >= r.max_pending if r.max_pending and load(&r.pending) else is_behind(r) and not load(&r.pending)
+    if r.max_pending and load(&r.pending):
+        return load(&r.pending) >= r.max_pending
+    return is_behind(r) and not load(&r.pending)
 
 
 cdef int begin_round_if_due(replication_t* r) noexcept nogil:
@@ -302,14 +305,15 @@ cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at
     return close_pending_acks(&r.unacknowledged, state, pending_acks)
 
 
-cdef int replace_on_all(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value, int64_t amount) noexcept nogil:
+cdef int replace_on_all(replication_t* r, pending_acks_t* pending_acks, entry_t* entry, const char* value,
+                        int64_t credits) noexcept nogil:
     """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
     cdef replica_t* replica = replica_at(r, entry.slot)
     cdef int32_t to
     replica.epoch += 1
     fetch_add(&pending_acks.remaining, r.state.size - 1)
     pending_acks.positions += 1
-    pending_acks.credits += amount
+    pending_acks.credits += credits
     for to in range(r.state.size):
         replica.contained[to] = False
         if to != r.state.rank and send_replace(&r.state.outboxes[to], r.state.rank, <uint64_t>pending_acks, replica.key,
@@ -355,7 +359,7 @@ cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_befo
         status = begin_round(r, True)
     else:
         covered[0] = load(&r.full_rounds) > full_rounds_before
-        r.is_full_wanted = r.is_full_wanted or not covered[0]  # whoever begins the next round may come first
+        r.is_full_wanted = r.is_full_wanted or not covered[0]  # another thread may begin the next round
     for home in range(r.state.size):
         if home != r.state.rank and status == OK:
             status = send_mark(&r.state.outboxes[home], r.state.rank, <uint64_t>operation)
@@ -383,7 +387,8 @@ cdef int tick(replication_t* r, int64_t time) noexcept nogil:
     waited = time - r.waiting_since if r.waiting_since else 0
     if not is_due and waited <= JOIN_AFTER and not load32(&r.waiting) or not try_latch(&r.latch):
         return OK
-    if load(&r.awaited) == 0 and (is_due and r.state.store.replicas.changed.count or waited > JOIN_AFTER and is_behind(r)):
+    if load(&r.awaited) == 0 and (is_due and r.state.store.replicas.changed.count
+                                  or waited > JOIN_AFTER and is_behind(r)):
         status = begin_round(r, False)
     elif waited > SEND_AFTER:
         status = send_sums(r)

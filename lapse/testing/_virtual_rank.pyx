@@ -1,7 +1,7 @@
 """A rank of the relocation protocol without MPI, threads or clock, driven from Python.
 
-For the simulated network of the tests and for whoever wants to watch the protocol: calls advance
-one key a step, messages are bytes that the caller carries from rank to rank when it likes.
+For the simulated network of the tests, and to watch the protocol: calls advance one key per step,
+messages are bytes that the caller carries from rank to rank in an order of its choice.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
@@ -203,7 +203,7 @@ cdef class VirtualRank:
         self.protocol.enter_setup(inside)
 
     def take(self, int destination):
-        """The next packet for a rank, as bytes; None where nothing is queued."""
+        """The next packet for a rank, as bytes; None if nothing is queued."""
         cdef block_t* block = take_block(&self.protocol.c.rank.outboxes[destination])
         if block == NULL:
             return None
@@ -252,7 +252,7 @@ cdef class VirtualRank:
         return STATES[self.store.c.entries[key].state]
 
     def route(self, int64_t key):
-        """At the key's home the last who asked for it, elsewhere the home."""
+        """At the key's home the last rank that asked for it, elsewhere the home."""
         return self.store.c.entries[key].route
 
     def value(self, int64_t key):
