@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lapse.apps.kge import _kernel, data, options
+from lapse.apps.kge import _ranking, data, options
 from lapse.apps.kge.evaluate import Quality, sum_up
 from lapse.bench._torch_step import Step
 
@@ -57,7 +57,7 @@ def evaluate(step: Step, dataset: data.Dataset) -> Quality:
             relations = step.relations[part[:, 1] + inverse]
             scores = (step.queries(step.entities[part[:, 2 - column]], relations) @ step.entities.T).numpy()
             targets = part[:, column]
-            ranks = _kernel.Ranks(targets, scores[np.arange(len(part)), targets], *known.answers(part, column))
+            ranks = _ranking.Ranks(targets, scores[np.arange(len(part)), targets], *known.answers(part, column))
             ranks.count(0, scores)
             sums = sums + sum_up(ranks.filtered)
     return Quality.of(sums)

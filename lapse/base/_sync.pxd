@@ -132,6 +132,7 @@ cdef extern from *:
     void take_latch_as "lapse_latch_as"(uint8_t* latch, uint8_t holder, watch_t* watch) noexcept nogil
 
     int64_t now "lapse_now"() noexcept nogil              # nanoseconds, monotonic
+    void sleep_for "lapse_nap"(int64_t nanoseconds) noexcept nogil
     void futex_wait "lapse_futex_wait"(uint32_t* word, uint32_t expected, int64_t nanoseconds) noexcept nogil
     void futex_wake "lapse_futex_wake"(uint32_t* word, int count) noexcept nogil
 

@@ -140,9 +140,9 @@ def make_arrays(plan):
 def on_arrays(plan, arrays, worker: int) -> Callable:
     """The same without a server."""
     from lapse.apps.kge import train
-    from lapse.apps.kge._kernel import ArrayTrainer
+    from lapse.bench.plain._kge import PlainTrainer
 
-    trainer = ArrayTrainer(*arrays, rate=plan.args.lr, **train.kernel_options(plan, seed=worker))
+    trainer = PlainTrainer(*arrays, rate=plan.args.lr, **train.kernel_options(plan, seed=worker))
 
     def train_blocks(blocks):
         for block in blocks:

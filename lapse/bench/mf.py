@@ -150,12 +150,12 @@ def train_share(worker: int, barrier: threading.Barrier, plan, values, epoch: in
     """One worker's part of an epoch of DSGD."""
     from lapse.apps._shared import streams
     from lapse.apps.mf import schedule
-    from lapse.apps.mf._kernel import ArrayTrainer
+    from lapse.bench.plain._mf import PlainTrainer
 
     matrix = plan.matrix
     part = matrix.training[worker]
     first = int(matrix.bounds[worker])
-    trainer = ArrayTrainer(plan.model, values, part.rows + first, part.columns + matrix.num_rows, part.values)
+    trainer = PlainTrainer(plan.model, values, part.rows + first, part.columns + matrix.num_rows, part.values)
     square = schedule.LatinSquare(matrix.column_counts, plan.args.workers, plan.args.seed, epoch)
     rng = streams.generator(plan.args.seed, epoch, worker, schedule.ORDER)
     for order in square.orders(worker, part.rows, part.columns, plan.args.batch, rng):

@@ -60,8 +60,9 @@ def options(corpus: Path, workers: int) -> argparse.Namespace:
 
 def _workers(context: Context, corpus: Path) -> list[Row]:
     from lapse import _mpi_loader
-    from lapse.apps.word2vec import plain, train
+    from lapse.apps.word2vec import train
     from lapse.apps.word2vec.text import survey
+    from lapse.bench.plain import word2vec as plain
 
     comm, args = _mpi_loader.load().COMM_WORLD, options(corpus, workers=2)
     text = survey(comm, str(corpus), args.workers, args.min_count)

@@ -13,6 +13,9 @@ placement     which technique manages which parameter
 streams       random streams that depend on (seed, epoch, worker, purpose) only
 files         files that appear when they are complete
 stdlib        the standard library of this Python as a source of data
+_pipeline     the order of events in a kernel: batches are prepared ahead of their turn
+_memory       memory for kernels
+_vector.h     vectors of eight floats, for the arithmetic of kernels in C
 ============  =======================================================================================
 
 No module imports MPI or a compiled module before it is used, so that ``--help`` works at once and without MPI

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import lapse
-from lapse.apps.kge import _kernel
+from lapse.apps.kge import _ranking
 from lapse.apps.kge.data import Known
 from lapse.apps.kge.models import Model
 
@@ -25,7 +25,7 @@ QUERY_ROWS, ENTITY_ROWS = 4096, 2048
 HITS = (1, 3, 10)
 #: The number of sums that ranks are reduced to, which can be added over workers.
 SUMS = 3 + len(HITS)
-_COLUMNS = {_kernel.SUBJECT: 0, _kernel.OBJECT: 2}
+_COLUMNS = {_ranking.SUBJECT: 0, _ranking.OBJECT: 2}
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def evaluate(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) 
 
 def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Filtered and raw ranks of the subjects and of the objects of some triples; shape (2 n,) each."""
-    sides = [ask(kv, model, triples, asked) for asked in (_kernel.OBJECT, _kernel.SUBJECT)]
+    sides = [ask(kv, model, triples, asked) for asked in (_ranking.OBJECT, _ranking.SUBJECT)]
     queries, targets, target_scores = (np.concatenate(parts) for parts in zip(*sides, strict=True))
-    answers = [known.answers(triples, _COLUMNS[asked]) for asked in (_kernel.OBJECT, _kernel.SUBJECT)]
+    answers = [known.answers(triples, _COLUMNS[asked]) for asked in (_ranking.OBJECT, _ranking.SUBJECT)]
     rows = np.concatenate([answers[0][0], answers[1][0] + len(triples)])
     entities = np.concatenate([answers[0][1], answers[1][1]])
-    ranks = _kernel.Ranks(targets, target_scores, rows, entities)
+    ranks = _ranking.Ranks(targets, target_scores, rows, entities)
     for first, count, block in entity_blocks(kv, model):
         ranks.score(model.name, model.norm, queries, first, count, block)
     return ranks.filtered, ranks.raw
@@ -98,19 +98,19 @@ def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tupl
     given, targets = triples[:, 2 - column], triples[:, column]
     relations = model.num_entities + triples[:, 1]
     formula = asked
-    if model.reciprocal and asked == _kernel.SUBJECT:  # the inverse relation's object
-        relations, formula = relations + model.num_relations, _kernel.OBJECT
+    if model.reciprocal and asked == _ranking.SUBJECT:  # the inverse relation's object
+        relations, formula = relations + model.num_relations, _ranking.OBJECT
     unique, rows = np.unique(relations, return_inverse=True)
-    queries = _kernel.queries(model.name, formula, pull_entities(kv, model, given),
+    queries = _ranking.queries(model.name, formula, pull_entities(kv, model, given),
                               np.ascontiguousarray(pull_vectors(kv, unique)), rows, model.dim)
-    scores = _kernel.pair_scores(model.name, model.norm, queries, pull_entities(kv, model, targets))
+    scores = _ranking.pair_scores(model.name, model.norm, queries, pull_entities(kv, model, targets))
     return queries, targets, scores
 
 
 def pull_entities(kv: lapse.Worker, model: Model, entities: np.ndarray) -> np.ndarray:
     """Vectors of entities, each pulled once; shape (n, padded)."""
     unique, where = np.unique(entities, return_inverse=True)
-    result = np.zeros((len(unique), _kernel.padded(model.dim)), dtype=np.float32)
+    result = np.zeros((len(unique), _ranking.padded(model.dim)), dtype=np.float32)
     if len(unique):
         result[:, : model.dim] = pull_vectors(kv, unique)
     return result[where]
@@ -128,7 +128,7 @@ def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, int, np
     The next block is being pulled when one is returned; it overwrites that one.
     """
     length = 2 * model.dim  # including the sums of squares
-    block = np.zeros((ENTITY_ROWS, _kernel.padded(model.dim)), dtype=np.float32)
+    block = np.zeros((ENTITY_ROWS, _ranking.padded(model.dim)), dtype=np.float32)
     rooms = np.empty((2, ENTITY_ROWS * length), dtype=np.float32)
     firsts = range(0, model.num_entities, ENTITY_ROWS)
 
@@ -168,7 +168,7 @@ def _rule_sums(train, triples, known: Known, num_entities: int, column: int) -> 
         for first in range(0, len(asked), QUERY_ROWS):
             part = asked[first : first + QUERY_ROWS]
             targets = part[:, column]
-            ranks = _kernel.Ranks(targets, counts[targets], *known.answers(part, column))
+            ranks = _ranking.Ranks(targets, counts[targets], *known.answers(part, column))
             ranks.count(0, np.broadcast_to(counts, (len(part), num_entities)))
             total += sum_up(ranks.filtered)
     return total
@@ -181,8 +181,8 @@ def complete(kv: lapse.Worker, model: Model, known: Known, subject: int, relatio
              accept: Callable[[int], bool] = lambda entity: True) -> list[int]:
     """The entities with the highest scores as objects of a subject and a relation, without known ones."""
     triple = np.array([[subject, relation, subject]])
-    queries = ask(kv, model, triple, _kernel.OBJECT)[0]
-    scores = np.concatenate([_kernel.scores(model.name, model.norm, queries, block)[0, :count]
+    queries = ask(kv, model, triple, _ranking.OBJECT)[0]
+    scores = np.concatenate([_ranking.scores(model.name, model.norm, queries, block)[0, :count]
                              for _, count, block in entity_blocks(kv, model)])
     scores[known.answers(triple, 2)[1]] = -np.inf
     best = (int(entity) for entity in np.argsort(-scores, kind="stable") if accept(int(entity)))

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "lapse/apps/_vector.h"
+#include "lapse/apps/_shared/_vector.h"
 
 enum { MF_AHEAD = 4 };
 
@@ -142,39 +142,6 @@ LAPSE_CLONES
 static void mf_subtract(float *new_values, const float *old_values, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         new_values[i] -= old_values[i];
-}
-
-/* --- random order ---------------------------------------------------------------------------- */
-
-LAPSE_INLINE uint64_t mf_next(uint64_t *state) { /* SplitMix64 (Steele, Lea, Flood 2014) */
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-/* Items 0 .. n - 1 by their groups, in random order inside each. `ends` (one per group, 0 before) becomes where each
- * group ends in `order`. */
-static void mf_shuffle(const int32_t *groups, int64_t n, int64_t num_groups, uint64_t state, int64_t *order,
-                       int64_t *ends) {
-    for (int64_t i = 0; i < n; i++)
-        ends[groups[i]]++;
-    for (int64_t g = 1; g < num_groups; g++)
-        ends[g] += ends[g - 1];
-    for (int64_t i = n - 1; i >= 0; i--)
-        order[--ends[groups[i]]] = i;       /* counting sort: `ends` are beginnings now */
-    for (int64_t g = 0; g < num_groups; g++) {
-        int64_t begin = ends[g], end = g + 1 < num_groups ? ends[g + 1] : n;
-        for (int64_t i = end - begin - 1; i > 0; i--) { /* Fisher and Yates */
-            int64_t j = begin + (int64_t)((mf_next(&state) >> 32) * (uint64_t)(i + 1) >> 32), old = order[j];
-            order[j] = order[begin + i];
-            order[begin + i] = old;
-        }
-    }
-    for (int64_t g = 0; g + 1 < num_groups; g++)
-        ends[g] = ends[g + 1];
-    if (num_groups > 0)
-        ends[num_groups - 1] = n;
 }
 
 #endif

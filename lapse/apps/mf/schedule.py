@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lapse.apps._shared import streams
-from lapse.apps.mf._kernel import shuffle
+from lapse.apps.mf._order import shuffle
 
 #: Purposes of random streams; see `streams`.
 BLOCKS, ORDER = range(2)

@@ -23,7 +23,8 @@ from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, 
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
 from lapse.apps.mf import data, matrix, model_io, placement, schedule, stdlib_matrix, synthetic
-from lapse.apps.mf._kernel import Model, Trainer
+from lapse.apps.mf._kernel import Trainer
+from lapse.apps.mf._model import Model
 from lapse.apps.mf.matrix import Matrix, Part
 from lapse.apps.mf.options import STDLIB
 from lapse.apps.mf.placement import Placement

@@ -30,7 +30,7 @@ cdef class Encoder:
     cdef int64_t num_letters, letters_room
     cdef word_t* words_         # one more than there are words: its start is the end of the last
     cdef int64_t num_words, words_room
-    cdef int32_t* table         # numbers of words + 1, 0 where there is none: open addressing, at most half full
+    cdef int32_t* table         # numbers of words + 1, 0 for none: open addressing, at most half full
     cdef uint64_t mask
     cdef int32_t* ids
     cdef int64_t num_ids, ids_room
@@ -233,7 +233,7 @@ cdef inline uint32_t hash_of(const char* letters, int64_t length) noexcept nogil
 
 
 cdef void* grown(void* memory, int64_t wanted, int64_t* room, size_t size) except NULL nogil:
-    """The memory with room for so many, twice as much where it was too small; on failure it stays as it was."""
+    """The memory with room for so many elements: twice as much if it was too small. A failure leaves it as it was."""
     cdef void* larger
     cdef int64_t more
     if wanted <= room[0] and memory != NULL:

@@ -15,7 +15,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import placement as shared
 from lapse.apps._shared.placement import Ranks, Usage
-from lapse.apps.word2vec._kernel import Counter
+from lapse.apps.word2vec._counter import Counter
 from lapse.apps.word2vec.text import Block, Text
 from lapse.apps.word2vec.vocabulary import NOISE_POWER, Vocabulary
 

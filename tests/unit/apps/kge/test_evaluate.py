@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapse.apps.kge import _kernel, evaluate
+from lapse.apps.kge import _ranking, evaluate
 from lapse.apps.kge.data import Known
 
 NUM_ENTITIES = 7
@@ -29,7 +29,7 @@ def test_ranks_with_ties_and_filters_in_blocks_of_any_size(queries, size):
     pairs = [(row, entity) for row, query in enumerate(queries) for entity in sorted(query[2] - {query[1]})]
     rows, entities = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     target_scores = scores[np.arange(len(targets)), targets]
-    ranks = _kernel.Ranks(targets, target_scores, rows, entities)
+    ranks = _ranking.Ranks(targets, target_scores, rows, entities)
     for first in range(0, NUM_ENTITIES, size):
         ranks.count(first, scores[:, first : first + size])
     assert ranks.raw.tolist() == [direct_rank(q[0], q[1], ()) for q in queries]
@@ -43,15 +43,15 @@ def test_ranks_of_scores_that_are_computed_and_counted_in_blocks(model):
     vectors = rng.integers(-1, 2, size=(1248, 16)).astype(np.float32)
     queries, count = rng.integers(-1, 2, size=(50, 16)).astype(np.float32), 1240
     targets = rng.integers(count, size=50)
-    wanted = _kernel.pair_scores(model, 1, queries, vectors[targets])
+    wanted = _ranking.pair_scores(model, 1, queries, vectors[targets])
     rows = np.sort(rng.integers(50, size=400))
     entities = np.concatenate([np.sort(rng.choice(count, n, replace=False)) for n in np.bincount(rows, minlength=50)])
     left_out = [set(entities[rows == i].tolist()) - {targets[i]} for i in range(50)]
     keep = np.array([e != targets[i] for i, e in zip(rows, entities, strict=True)])
-    ranks = _kernel.Ranks(targets, wanted, rows[keep], entities[keep])
+    ranks = _ranking.Ranks(targets, wanted, rows[keep], entities[keep])
     for first in (0, 640):
         ranks.score(model, 1, queries, first, min(640, count - first), vectors[first : first + 640])
-    scores = _kernel.scores(model, 1, queries, vectors)[:, :count]
+    scores = _ranking.scores(model, 1, queries, vectors)[:, :count]
     assert ranks.raw.tolist() == [direct_rank(scores[i], targets[i], ()) for i in range(50)]
     assert ranks.filtered.tolist() == [direct_rank(scores[i], targets[i], left_out[i]) for i in range(50)]
 
@@ -59,7 +59,7 @@ def test_ranks_of_scores_that_are_computed_and_counted_in_blocks(model):
 def test_a_model_that_has_diverged_does_not_look_good():
     nan = np.full((1, 5), np.nan, dtype=np.float32)
     nothing = np.empty(0, np.int64)
-    ranks = _kernel.Ranks(np.array([2]), np.array([np.nan]), nothing, nothing)
+    ranks = _ranking.Ranks(np.array([2]), np.array([np.nan]), nothing, nothing)
     ranks.count(0, nan)
     assert ranks.filtered == ranks.raw == 5
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lapse.apps.kge import _kernel
+from lapse.apps.kge import _gradients, _ranking
 
 NUM_ENTITIES, NUM_RELATIONS, BLOCK, NEGATIVES = 9, 3, 5, 4
 MODELS = ("complex", "distmult", "rescal", "transe")
@@ -16,9 +16,9 @@ def relation_length(model, dim):
 
 
 def make(model, loss="softmax", dim=6, reciprocal=False, **more):
-    return _kernel.Gradients(model=model, loss=loss, dim=dim, relation_length=relation_length(model, dim),
-                             num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS, reciprocal=reciprocal,
-                             block=BLOCK, negatives=NEGATIVES, **more)
+    return _gradients.Gradients(model=model, loss=loss, dim=dim, relation_length=relation_length(model, dim),
+                                num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS, reciprocal=reciprocal,
+                                block=BLOCK, negatives=NEGATIVES, **more)
 
 
 def world(model, dim=6, reciprocal=False, seed=0):
@@ -122,9 +122,9 @@ def test_the_gradient_of_a_large_block_is_the_sum_of_those_of_its_parts(model):
     relations = rng.normal(size=(6, relation_length(model, dim))).astype(np.float32)
     triples = np.stack([rng.integers(n, size=large) for n in (300, 3, 300)], axis=1)
     sampled = rng.integers(300, size=2 * negatives)
-    kernel = _kernel.Gradients(model=model, loss="softmax", dim=dim, relation_length=relation_length(model, dim),
-                               num_entities=300, num_relations=3, reciprocal=True, block=large, negatives=negatives,
-                               entity_n3=0.1, relation_l2=0.1)
+    kernel = _gradients.Gradients(model=model, loss="softmax", dim=dim, relation_length=relation_length(model, dim),
+                                  num_entities=300, num_relations=3, reciprocal=True, block=large, negatives=negatives,
+                                  entity_n3=0.1, relation_l2=0.1)
     whole = kernel.of(entities, relations, triples, sampled)
     parts = [kernel.of(entities, relations, triples[i : i + 10].copy(), sampled) for i in range(0, large, 10)]
     for found, expected in zip(whole, map(sum, zip(*parts, strict=True)), strict=True):
@@ -135,17 +135,17 @@ def test_the_gradient_of_a_large_block_is_the_sum_of_those_of_its_parts(model):
 @pytest.mark.parametrize("dim", [2, 16, 18, 40, 300])
 def test_scores_of_any_length(model, dim):
     entities, relations, triples, _ = world(model, dim)
-    padded, rows = _kernel.padded(dim), _kernel.padded(NUM_ENTITIES)
+    padded, rows = _ranking.padded(dim), _ranking.padded(NUM_ENTITIES)
     everything = np.zeros((rows, padded), np.float32)
     everything[:NUM_ENTITIES, :dim] = entities
     for norm in (1, 2):
-        for asked, known in ((_kernel.OBJECT, 0), (_kernel.SUBJECT, 2)):
-            query = _kernel.queries(model, asked, everything[triples[:, known]], relations,
+        for asked, known in ((_ranking.OBJECT, 0), (_ranking.SUBJECT, 2)):
+            query = _ranking.queries(model, asked, everything[triples[:, known]], relations,
                                     triples[:, 1].copy(), dim)
-            found = _kernel.scores(model, norm, query, everything)
+            found = _ranking.scores(model, norm, query, everything)
             for i, (s, r, o) in enumerate(triples):
                 for e in range(NUM_ENTITIES):
-                    ends = (entities[s], entities[e]) if asked == _kernel.OBJECT else (entities[e], entities[o])
+                    ends = (entities[s], entities[e]) if asked == _ranking.OBJECT else (entities[e], entities[o])
                     expected = score(model, norm, *(x.astype(float) for x in (ends[0], relations[r], ends[1])))
                     assert found[i, e] == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
@@ -156,8 +156,8 @@ def test_a_pair_has_the_score_it_has_among_all(model):
     rng = np.random.default_rng(0)
     query = rng.normal(size=(33, 320)).astype(np.float32)
     entities = rng.normal(size=(48, 320)).astype(np.float32)
-    everything = _kernel.scores(model, 1, query, entities)
-    pairs = _kernel.pair_scores(model, 1, query, entities[:33])
+    everything = _ranking.scores(model, 1, query, entities)
+    pairs = _ranking.pair_scores(model, 1, query, entities[:33])
     assert (np.diagonal(everything) == pairs).all()
 
 
@@ -193,25 +193,4 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(ValueError):
             make("distmult", **bad)
     with pytest.raises(ValueError, match="padded"):
-        _kernel.scores("distmult", 1, np.zeros((2, 5), np.float32), np.zeros((16, 5), np.float32))
-
-
-def test_training_on_arrays_finds_what_it_is_told():
-    """One fact for each of many subjects: their loss falls, and what is trained are the arrays given."""
-    rng = np.random.default_rng(0)
-    entities, relations = (np.zeros((n, 32), np.float32) for n in (20, 2))
-    for array in (entities, relations):
-        array[:, :16] = rng.normal(0, 0.1, size=(len(array), 16))
-    triples = np.array([[i, 0, 10 + i % 5] for i in range(10)])
-    losses = []
-    for _ in range(30):
-        trainer = _kernel.ArrayTrainer(entities, relations, rate=0.2, model="complex", loss="softmax", dim=16,
-                                       relation_length=16, num_entities=20, num_relations=1, reciprocal=True, block=10,
-                                       negatives=8, seed=len(losses))
-        trainer.train(triples)
-        losses.append(trainer.loss / trainer.triples)
-    assert losses[-1] < losses[0] / 4
-    assert (entities[:, 16:] >= 0).all() and (entities[:15, 16:] > 0).any(axis=1).all()
-    with pytest.raises(ValueError, match="shapes"):
-        _kernel.ArrayTrainer(entities, relations[:1].copy(), rate=0.1, model="complex", loss="softmax", dim=16,
-                             relation_length=16, num_entities=20, num_relations=1, reciprocal=True, block=10, negatives=8)
+        _ranking.scores("distmult", 1, np.zeros((2, 5), np.float32), np.zeros((16, 5), np.float32))

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from lapse.apps.mf._kernel import Model
+
+from lapse.apps.mf._model import Model
 
 
 def make_model(rank=5, biases=True, adagrad=False, low=-1.0, high=2.0):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapse.apps._shared import streams
-from lapse.apps.mf import _kernel, schedule
+from lapse.apps.mf import _order, schedule
 from lapse.apps.mf.schedule import LatinSquare
 
 WORKERS = [1, 2, 3, 4, 7, 16, 30]
@@ -52,18 +52,18 @@ def test_rows_of_a_large_block_come_in_groups():
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(0, 2**64 - 1))
 def test_shuffled_items_stay_in_their_groups(groups, seed):
     groups = np.array(groups, np.int32)
-    order, ends = _kernel.shuffle(groups, 5, seed)
+    order, ends = _order.shuffle(groups, 5, seed)
     assert sorted(order) == list(range(len(groups)))
     assert (np.diff(groups[order]) >= 0).all()
     assert ends.tolist() == np.cumsum(np.bincount(groups, minlength=5)).tolist()
 
 
 def test_shuffled_items_are_anywhere_in_their_group():
-    places = [_kernel.shuffle(np.zeros(4, np.int32), 1, seed)[0].tolist() for seed in range(4000)]
+    places = [_order.shuffle(np.zeros(4, np.int32), 1, seed)[0].tolist() for seed in range(4000)]
     counts = np.array([np.bincount(column, minlength=4) for column in zip(*places, strict=True)])
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
     with pytest.raises(IndexError):
-        _kernel.shuffle(np.array([1], np.int32), 1, 0)
+        _order.shuffle(np.array([1], np.int32), 1, 0)
 
 
 def test_blocks_differ_from_epoch_to_epoch_and_agree_between_workers():

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 import pytest
-from lapse.apps.word2vec._kernel import Counter
+from lapse.apps.word2vec._counter import Counter
 
 import lapse
 from lapse.apps._shared import placement as shared

@@ -14,12 +14,12 @@
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
-#define LAPSE_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define LAPSE_CLONES __attribute__((unused, target_clones("arch=x86-64-v3", "default")))
 #else
-#define LAPSE_CLONES __attribute__((target_clones("fma", "default")))
+#define LAPSE_CLONES __attribute__((unused, target_clones("fma", "default")))
 #endif
 #else
-#define LAPSE_CLONES
+#define LAPSE_CLONES __attribute__((unused))
 #endif
 #define LAPSE_INLINE static inline __attribute__((always_inline))
 
@@ -38,9 +38,9 @@ LAPSE_INLINE lapse_v8 lapse_abs(lapse_v8 x) {
     return (lapse_v8)((lapse_i8)x & 0x7FFFFFFF);
 }
 
-/* where the mask is all ones, else otherwise */
-LAPSE_INLINE lapse_v8 lapse_choose(lapse_i8 mask, lapse_v8 where, lapse_v8 otherwise) {
-    return (lapse_v8)(((lapse_i8)where & mask) | ((lapse_i8)otherwise & ~mask));
+/* `chosen` if the mask is all ones, else `otherwise` */
+LAPSE_INLINE lapse_v8 lapse_choose(lapse_i8 mask, lapse_v8 chosen, lapse_v8 otherwise) {
+    return (lapse_v8)(((lapse_i8)chosen & mask) | ((lapse_i8)otherwise & ~mask));
 }
 
 LAPSE_INLINE float lapse_dot(const float *a, const float *b, int64_t n) {
@@ -66,8 +66,8 @@ LAPSE_INLINE void lapse_axpy(float f, const float *restrict x, float *restrict y
         y[i] += f * x[i];
 }
 
-/* exp(x), relative error below 2e-7; 0 below -86 (no subnormal numbers: they are slow), exp(88) above 88; what it
- * is for NaN is not said. Polynomial and reduction as in Cephes (Moshier). */
+/* exp(x), relative error below 2e-7; 0 below -86 (no subnormal numbers: they are slow), exp(88) above 88; the
+ * result for NaN is unspecified. Polynomial and reduction as in Cephes (Moshier). */
 LAPSE_INLINE lapse_v8 lapse_exp(lapse_v8 x) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, found in the low bits */
     lapse_i8 tiny = x < -86.0f;
@@ -85,7 +85,7 @@ LAPSE_INLINE lapse_v8 lapse_exp(lapse_v8 x) {
     return (lapse_v8)(bits & ~tiny);
 }
 
-/* 1 / (1 + exp(-x)), relative error below 2e-7 where x > -80, absolute error below 1e-34 elsewhere */
+/* 1 / (1 + exp(-x)), relative error below 2e-7 for x > -80, absolute error below 1e-34 elsewhere */
 LAPSE_INLINE lapse_v8 lapse_logistic(lapse_v8 x) {
     return 1.0f / (1.0f + lapse_exp(-x));
 }

@@ -1,8 +1,8 @@
-"""The same training without a server, on one array and the threads of one process: what a server's cost is measured by.
+"""word2vec without a server, on one array and the threads of one process.
 
-    python -m lapse.apps.word2vec.plain --workers 2 --epochs 5
+    python -m lapse.bench.plain.word2vec --workers 2 --epochs 5
 
-takes the options of the application (those about ranks and files are of no effect) and prints a line per epoch, then
+takes the options of the application (those about ranks and files have no effect) and prints a line per epoch, then
 ``RESULT`` and a JSON object.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 
 import lapse
 from lapse.apps.word2vec import options, placement, stdlib_corpus, train
-from lapse.apps.word2vec._kernel import PlainTrainer
 from lapse.apps.word2vec.text import Text, survey
+from lapse.bench.plain._word2vec import PlainTrainer
 from lapse.sampling._draws import Generator, Table
 
 

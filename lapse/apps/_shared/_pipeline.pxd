@@ -1,0 +1,24 @@
+"""Batches that are prepared ahead of their turn."""
+
+from lapse cimport Worker, operation_t
+
+
+cdef class Pipeline:
+    cdef Worker kv              # None if there is no server
+    cdef int num_slots          # each has room for a batch
+    cdef int oldest             # the slot whose turn is next
+    cdef int num_prepared       # slots from the oldest on that are prepared; the next one is being filled
+    cdef operation_t* operations[2]     # those that use the kernel's memory until they are waited for
+
+    cdef int set_lookahead(self, int lookahead) except -1
+    cdef int filling(self) noexcept nogil
+    cdef int advance(self) except -1 nogil
+    cdef int take_turn(self, bint prepares, bint trains) except -1 nogil
+    cdef int wait(self, int operation) except -1 nogil
+    cdef int settle(self) except -1
+
+    # What a kernel does with the batch in a slot.
+    cdef int prepare(self, int slot) except -1 nogil
+    cdef int request(self, int slot) except -1 nogil
+    cdef int train_batch(self, int slot) except -1 nogil
+    cdef int close_last(self) except -1 nogil

@@ -1,0 +1,93 @@
+"""Batches that are prepared ahead of their turn: the order of events that the kernels of all applications share.
+
+A kernel fills a slot with a batch and calls `advance`. The batch is *prepared*: its keys are localized, and its samples
+are drawn. When `lookahead` batches wait behind the oldest one, that one takes its turn: it *requests* its values, waits
+for them, trains, and pushes what changed. By then its keys have arrived.
+
+Messages are held while a batch is prepared and the oldest one requests its values, so that what both ask of the same
+rank goes in one message.
+"""
+
+
+cdef class Pipeline:
+    """A ring of batches: the base class of the kernels, which implement the four steps below."""
+
+    cdef int prepare(self, int slot) except -1 nogil:
+        """Localize the batch's keys and prepare its samples."""
+        return 0
+
+    cdef int request(self, int slot) except -1 nogil:
+        """Start to pull the batch's values, and wait for nothing."""
+        return 0
+
+    cdef int train_batch(self, int slot) except -1 nogil:
+        """Wait for the values, train, and push."""
+        return 0
+
+    cdef int close_last(self) except -1 nogil:
+        """No more data follow: call `advance` for the batch that is being filled, if it has any."""
+        return 0
+
+    cdef int set_lookahead(self, int lookahead) except -1:
+        if lookahead < 0:
+            raise ValueError(f"lookahead is {lookahead}, but must be at least 0")
+        self.num_slots = lookahead + 1
+        return 0
+
+    def finish(self):
+        """Train what is prepared, and wait until every update has been applied."""
+        try:
+            with nogil:
+                self.close_last()
+                while self.num_prepared:
+                    self.take_turn(False, True)
+                self.wait(0)
+                self.wait(1)
+                if self.kv is not None:
+                    self.kv.wait_everything()
+        except BaseException:
+            self.settle()
+            raise
+
+    cdef int filling(self) noexcept nogil:
+        """The slot of the next batch."""
+        return (self.oldest + self.num_prepared) % self.num_slots
+
+    cdef int advance(self) except -1 nogil:
+        """The slot `filling` is complete. Prepare it; then the oldest one takes its turn, if enough are ahead."""
+        self.take_turn(True, self.num_prepared + 1 == self.num_slots)
+        return 0
+
+    cdef int take_turn(self, bint prepares, bint trains) except -1 nogil:
+        if self.kv is not None:
+            self.kv.hold_messages()
+        try:
+            if prepares:
+                self.prepare(self.filling())
+                self.num_prepared += 1
+            if trains:
+                self.request(self.oldest)
+        finally:
+            if self.kv is not None:
+                self.kv.release_messages()
+        if trains:
+            self.train_batch(self.oldest)
+            self.oldest = (self.oldest + 1) % self.num_slots
+            self.num_prepared -= 1
+        return 0
+
+    cdef int wait(self, int operation) except -1 nogil:
+        """Wait for one of `operations`, if it is not done."""
+        if self.operations[operation] != NULL:
+            self.kv.wait_for(self.operations[operation])
+            self.operations[operation] = NULL
+        return 0
+
+    cdef int settle(self) except -1:
+        """After an error: nothing may write into the kernel's memory any more when it is freed."""
+        cdef int i
+        for i in range(2):
+            if self.operations[i] != NULL:
+                self.kv.cancel(self.operations[i])
+                self.operations[i] = NULL
+        return 0
