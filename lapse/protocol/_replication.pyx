@@ -60,7 +60,11 @@ cdef double factor_for(replication_t* r, double norm) noexcept nogil:
 
 
 cdef int contribute(replication_t* r, uint32_t number, bint whatever_size) noexcept nogil:
-    """Send the delta of one key to its home. Under the key's latch."""
+    """Send the delta of one key to its home. Under the key's latch.
+
+    A delta is the sum of what was pushed: replication assumes that pushes are additions. Another `change_value` needs
+    a delta from which the home can still compute what all these pushes do to the value.
+    """
     cdef replica_t* replica = replica_at(r, number)
     cdef entry_t* entry = &r.state.store.entries[replica.key]
     cdef char* delta = delta_of(replica)
