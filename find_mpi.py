@@ -65,8 +65,7 @@ class Mpi:
     def write_build_info(self, folder):
         """Write ``_build_info.py``, which ``lapse._mpi_loader`` reads at import, and the alias."""
         lines = ['"""Written by setup.py: the MPI that this build is made for."""\n']
-        lines += [f"{name} = {getattr(self, name)!r}" for name in
-                  ("family", "version", "soname", "folder", "alias")]
+        lines += [f"{name} = {getattr(self, name)!r}" for name in ("family", "version", "soname", "folder", "alias")]
         text = "\n".join(lines) + "\n"
         path = Path(folder, "_build_info.py")
         if not path.exists() or path.read_text() != text:
@@ -77,8 +76,19 @@ class Mpi:
 
     def _link_alias(self, path):
         """Link an empty library whose name is the alias and whose one need is the MPI library."""
-        _output([*self.wrapper, "-shared", "-x", "c", os.devnull, "-o", str(path),
-                 f"-Wl,-soname,{self.alias}", "-Wl,--no-as-needed"])
+        _output(
+            [
+                *self.wrapper,
+                "-shared",
+                "-x",
+                "c",
+                os.devnull,
+                "-o",
+                str(path),
+                f"-Wl,-soname,{self.alias}",
+                "-Wl,--no-as-needed",
+            ]
+        )
 
 
 def choose():
@@ -103,8 +113,10 @@ def _wrapper():
     try:
         files = metadata.files("mpich") or []
     except metadata.PackageNotFoundError:
-        sys.exit("lapse: no MPI to build with: install mpich from PyPI into this environment, "
-                 "or let MPICC name a compiler wrapper, or set LAPSE_MPI=system")
+        sys.exit(
+            "lapse: no MPI to build with: install mpich from PyPI into this environment, "
+            "or let MPICC name a compiler wrapper, or set LAPSE_MPI=system"
+        )
     return [str(next(f for f in files if f.name == "mpicc").locate().resolve())]
 
 
@@ -151,5 +163,4 @@ def _is_from_wheel(library, family):
         files = metadata.files(family) or []
     except metadata.PackageNotFoundError:
         return False
-    return any(f.name == library.name and Path(f.locate()).resolve() == library.resolve()
-               for f in files)
+    return any(f.name == library.name and Path(f.locate()).resolve() == library.resolve() for f in files)

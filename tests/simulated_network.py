@@ -10,10 +10,8 @@ import struct
 from collections import deque
 
 import numpy as np
-
 from lapse.messaging._kinds import FRAME_BYTES, MESSAGE_KINDS, RECORD_BYTES
 from lapse.testing._virtual_rank import VirtualRank, share_memory
-
 
 FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, credited_to, kind, operation
 RECORD = struct.Struct("<II")  # key, position
@@ -85,8 +83,7 @@ class Network:
     ):
         self.random = np.random.default_rng(seed)
         self.ranks = [
-            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
-            for rank in range(size)
+            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management) for rank in range(size)
         ]
         share_in_groups(self.ranks, sharing)
         self.replicated = set(replicated) if size > 1 else set()
@@ -107,11 +104,7 @@ class Network:
 
     def delay(self):
         """Mostly short, now and then long: long ones let whole chains of relocations pass by."""
-        return (
-            self.random.exponential(1.0)
-            if self.random.random() < 0.8
-            else self.random.uniform(0, self.max_delay)
-        )
+        return self.random.exponential(1.0) if self.random.random() < 0.8 else self.random.uniform(0, self.max_delay)
 
     def collect(self, source):
         """Put what a rank has queued on its channels."""
@@ -196,17 +189,11 @@ class Network:
             self.check_replicas(key)
         for key in set(range(self.num_keys)) - self.replicated:
             owner = self.owner(key)
-            home = [
-                rank
-                for rank in range(self.size)
-                if self.ranks[(rank + 1) % self.size].route(key) == rank
-            ]
+            home = [rank for rank in range(self.size) if self.ranks[(rank + 1) % self.size].route(key) == rank]
             states = [rank.state(key) for rank in self.ranks]
             assert states.count("absent") == self.size - 1, f"key {key}: {states}"
             assert self.size == 1 or home, f"key {key} has no home"
-            assert owner in {rank.route(key) for rank in self.ranks}, (
-                f"the home of key {key} names another owner"
-            )
+            assert owner in {rank.route(key) for rank in self.ranks}, f"the home of key {key} names another owner"
         for rank in self.ranks:
             assert rank.at_rest, f"rank {rank.rank} is not at rest"
 

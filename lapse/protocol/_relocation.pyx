@@ -336,10 +336,10 @@ cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
     cdef record_t* record
     cdef size_t size
     cdef int64_t amount = 0
-    cdef uint32_t i
+    cdef uint32_t _i
     if frame.count == 0:  # all of it was parked or sent on: the operation may be done by now
         return OK
-    for i in range(<uint32_t>frame.count):
+    for _i in range(<uint32_t>frame.count):
         record = <record_t*>at
         size = sizeof(int32_t) if frame.kind == LOCATE_REPLY else value_bytes(state.store, record.key)
         if operation.out != NULL:
@@ -360,10 +360,10 @@ cdef int on_ack(rank_t* state, frame_t* frame) noexcept nogil:
 
 cdef int on_locate(rank_t* state, frame_t* frame) noexcept nogil:
     cdef record_t* record = <record_t*>(frame + 1)
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int32_t owner
     cdef int status
-    for i in range(<uint32_t>frame.count):
+    for _i in range(<uint32_t>frame.count):
         owner = recorded_owner(state, record.key)
         status = send_locate_reply(&state.outboxes[frame.origin], frame.header, record, owner)
         if status != OK:

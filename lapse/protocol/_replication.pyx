@@ -291,11 +291,11 @@ cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at
     cdef pending_acks_t* pending_acks = open_pending_acks(&r.unacknowledged, frame.header)
     cdef record_t* record
     cdef entry_t* entry
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int status
     if pending_acks == NULL:
         return NO_MEMORY
-    for i in range(count):
+    for _i in range(count):
         record = <record_t*>at
         entry = &state.store.entries[record.key]
         if entry.route != state.rank:
@@ -432,9 +432,9 @@ cdef int on_replica_record(replication_t* r, int32_t source, frame_t* frame, rec
 cdef int on_replica_records(replication_t* r, int32_t source, frame_t* frame) noexcept nogil:
     cdef char* at = <char*>(frame + 1)
     cdef record_t* record
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int status
-    for i in range(<uint32_t>frame.count):
+    for _i in range(<uint32_t>frame.count):
         record = <record_t*>at
         status = on_replica_record(r, source, frame, record)
         if status != OK:

@@ -55,9 +55,9 @@ cdef class LocalSampler(Sampler):
         distribution. If it was one of the others, and not here, replicated keys do not count any more.
         """
         cdef key_t candidate
-        cdef int64_t i
+        cdef int64_t _i
         cdef bint is_replicated, relocated_only = False
-        for i in range(self.max_draws):
+        for _i in range(self.max_draws):
             candidate = self.next_candidate(store)
             is_replicated = store.entries[candidate].state == REPLICATED  # for good: no latch is needed to look
             if is_replicated and relocated_only:

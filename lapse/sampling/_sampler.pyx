@@ -131,8 +131,8 @@ cdef class Sampler:
         if sample == NULL:
             raise ValueError("this sample is finished, or belongs to another worker: prepare another one")
         if count < 0:
-            raise ValueError(f"{count} keys were requested from a sample, but the number must be from 0 to what is left, "
-                             f"{sample.left}")
+            raise ValueError(f"{count} keys were requested from a sample, but the number must be from 0 to "
+                             f"what is left, {sample.left}")
         raise ValueError(f"{count} keys were requested from a sample that has {sample.left} left of {sample.prepared}: "
                          "prepare more keys, or finish this sample and prepare another one")
 

@@ -4,7 +4,7 @@ For the simulated network of the tests, and to watch the protocol: calls advance
 messages are bytes that the caller carries from rank to rank in an order of its choice.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 

@@ -87,7 +87,8 @@ def as_values(given, dtype, shape, elements, name):
         try:
             array = as_array(given)
         except TypeError:
-            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, not {type(given).__name__}") from None
+            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, "
+                            f"not {type(given).__name__}") from None
     check_dtype(array, dtype, name)
     check_shape(array, shape, elements, name)
     return np.ascontiguousarray(array)
@@ -123,7 +124,8 @@ def check_writable(array, name):
     if not array.flags.writeable:
         raise ValueError(f"{name} is read-only: give a writable array")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{name} of shape {array.shape} is not C-contiguous: give a contiguous array, or copy afterwards")
+        raise ValueError(f"{name} of shape {array.shape} is not C-contiguous: give a contiguous array, "
+                         "or copy afterwards")
 
 
 def as_key_buffer(keys, count):

@@ -1,5 +1,6 @@
-"""Floor 4. How the calls of a worker start, without the GIL: what can be done here is done, other ranks are asked for the rest.
+"""Floor 4. How the calls of a worker start, without the GIL.
 
+What can be done here is done; other ranks are asked for the rest.
 Every call is described by one `call_t`, on the stack of the function that makes it.
 """
 

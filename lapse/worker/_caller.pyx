@@ -1,4 +1,7 @@
-"""Floor 4. How the calls of a worker start, without the GIL: what can be done here is done, other ranks are asked for the rest."""
+"""Floor 4. How the calls of a worker start, without the GIL.
+
+What can be done here is done; other ranks are asked for the rest.
+"""
 
 from libc.stdint cimport INT64_MAX, uint32_t
 from libc.stdlib cimport free, malloc
@@ -11,13 +14,13 @@ from lapse.messaging._operations cimport complete
 from lapse.protocol._protocol cimport ask, ask_location, localize
 from lapse.protocol._replication cimport mark, note_pushes, replication_t, runs_ahead
 from lapse.sampling._sampler cimport batch_t
-from lapse._store cimport access_batch, find_unreachable, is_reachable, value_bytes
+from lapse._store cimport access_batch, find_unreachable, value_bytes
 from lapse.worker._slot_operations cimport detach, new_operation, reuse_detached, settle
 from lapse.worker._waiter cimport has_room
 from lapse.base._sync cimport fetch_add, load, load32
 from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SYNC, worker_slot_t
 
-cdef int64_t CHUNK_BYTES = 1 << 20          # of values per part of a call; the limit of bytes in flight is tested between
+cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
 cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
 
 
@@ -108,7 +111,10 @@ cdef class Caller(Waiter):
         return number
 
     cdef int fill_sample(self, sample_t* sample) noexcept nogil:
-        """Let the scheme draw ahead, and localize what it draws. That is not counted: a sampled key counts when it is pulled."""
+        """Let the scheme draw ahead, and localize what it draws.
+
+        That is not counted: a sampled key counts when it is pulled.
+        """
         cdef counters_t aside
         cdef batch_t batch
         cdef call_t call
@@ -212,7 +218,8 @@ cdef class Caller(Waiter):
             return NO_MEMORY
         return self.ask_elsewhere(call, first, misses)
 
-    cdef inline int64_t access_here(self, call_t* call, Py_ssize_t first, Py_ssize_t size, tally_t* tally) noexcept nogil:
+    cdef inline int64_t access_here(self, call_t* call, Py_ssize_t first, Py_ssize_t size,
+                                    tally_t* tally) noexcept nogil:
         """Carry out what can be done here; how many keys are elsewhere, their positions in the slot's `missed`."""
         cdef int64_t* offsets = NULL if call.offsets == NULL else call.offsets + first
         cdef size_t shift = 0 if call.offsets != NULL else first * self.store.slabs[0].row_bytes
@@ -220,7 +227,8 @@ cdef class Caller(Waiter):
             return self.sampler.read_here(self.store, call.keys + first, size, offsets, call.out + shift,
                                           self.worker_slot.missed, tally)
         return access_batch(self.store, call.kind, call.keys + first, size, offsets,
-                            (call.out if call.kind == PULL else <char*>call.given) + shift, self.worker_slot.missed, tally)
+                            (call.out if call.kind == PULL else <char*>call.given) + shift,
+                            self.worker_slot.missed, tally)
 
     cdef int begin_operation(self, call_t* call) noexcept nogil:
         call.operation = new_operation(self.worker_slot, call.kind, call.count, call.out)

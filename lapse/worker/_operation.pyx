@@ -9,8 +9,8 @@ from lapse.worker._slot_operations cimport give_back, is_finished, new_operation
 from lapse.base._sync cimport load, now
 from lapse.base._types cimport (CLOSED, FAILED, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, SYNC, TIMED_OUT)
 
-_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", LOCATE: "owner", RENDEZVOUS: "collective call",
-               SYNC: "synchronisation of replicas"}
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", LOCATE: "owner",
+               RENDEZVOUS: "collective call", SYNC: "synchronization of replicas"}
 
 
 @cython.freelist(64)
@@ -61,8 +61,8 @@ cdef class Operation:
         with nogil:
             status = self.waiter.block_on_operation(self.c, deadline)
         if status == TIMED_OUT:
-            raise TimeoutError(f"a {_KIND_NAMES[self.c.kind]} of {self.c.count} keys did not finish within {timeout} s; "
-                               "it continues and can be waited for again")
+            raise TimeoutError(f"a {_KIND_NAMES[self.c.kind]} of {self.c.count} keys did not finish within "
+                               f"{timeout} s; it continues and can be waited for again")
         self.is_done()
         return self.result
 
@@ -85,7 +85,8 @@ cdef class Operation:
     def __repr__(self):
         if self.c == NULL:
             return "<lapse.Operation: done>"
-        return f"<lapse.Operation: {_KIND_NAMES[self.c.kind]} of {self.c.count} keys, {load(&self.c.pending)} unfinished>"
+        return (f"<lapse.Operation: {_KIND_NAMES[self.c.kind]} of {self.c.count} keys, "
+                f"{load(&self.c.pending)} unfinished>")
 
 
 cdef Operation new_handle(Waiter waiter, operation_t* c, result, kept):
@@ -107,7 +108,7 @@ cdef int release_finished(Waiter waiter) except -1:
     return 0
 
 
-# An operation that is finished by another worker of the rank -----------------------------------------------------------
+# An operation that is finished by another worker of the rank ----------------------------------------------------------
 
 def open_rendezvous(Waiter waiter):
     """An operation to wait for until another thread calls `finish_rendezvous`."""

@@ -162,8 +162,8 @@ cdef class Waiter:
     cdef int report_wait(self, double seconds) except -1:
         names = [repr(operation) for operation in self.handles][:3]
         print(f"lapse: worker {self.id} on rank {self.rank} has been waiting for {seconds:.0f} s "
-              f"({load(&self.worker_slot.unfinished)} operations unfinished: {', '.join(names) or 'none from Python'}); "
-              "it continues to wait", file=sys.stderr, flush=True)
+              f"({load(&self.worker_slot.unfinished)} operations unfinished: "
+              f"{', '.join(names) or 'none from Python'}); it continues to wait", file=sys.stderr, flush=True)
         return 0
 
     # Errors --------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ cdef class Waiter:
         raise self.comm.failure.error()
 
 
-# For the modules above, without a place among a worker's methods -------------------------------------------------------
+# For the modules above, without a place among a worker's methods ------------------------------------------------------
 
 def check_thread(Waiter waiter):
     """Raise unless this thread may use the waiter."""

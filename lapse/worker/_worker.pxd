@@ -1,4 +1,4 @@
-"""Floor 4. What one worker thread may ask for: from Python and, as the C-level door that is declared here, from kernels."""
+"""Floor 4. What one worker thread may ask for: from Python, and from kernels by the C-level door declared here."""
 
 from libc.stdint cimport int64_t
 

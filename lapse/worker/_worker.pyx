@@ -136,8 +136,10 @@ cdef class Worker(Caller):
             flat = np.asarray(key_array).reshape(-1)
             last = last_occurrences(flat)
             if len(last) < len(flat):
-                values = as_values(values, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "values")
-                values = rows_at(values, self.length if self.length >= 0 else self.store_object.value_length(flat), last)
+                values = as_values(values, self.dtype, self.shape_for(key_array), self.elements_for(key_array),
+                                   "values")
+                lengths = self.length if self.length >= 0 else self.store_object.value_length(flat)
+                values = rows_at(values, lengths, last)
                 key_array = flat[last]
         return self.change(SET, key_array, values, "values")
 
@@ -515,7 +517,8 @@ cdef class Worker(Caller):
     cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
                             operation_t** operation) except -1 nogil:
         self.check_sampling()
-        return self.check(self.start_sampled_pull(self.sampler.find_with(sample, count), keys, count, <char*>out, operation))
+        return self.check(self.start_sampled_pull(self.sampler.find_with(sample, count), keys, count, <char*>out,
+                                                  operation))
 
     cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil:
         self.check_sampling()

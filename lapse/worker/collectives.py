@@ -86,8 +86,7 @@ class Collectives:
             others = ", ".join(map(str, sorted(rendezvous.values)))
             raise self._mismatch(
                 worker,
-                f"worker {worker.id} is at {what}, but on the same rank "
-                f"worker {others} waits in {rendezvous.what}",
+                f"worker {worker.id} is at {what}, but on the same rank worker {others} waits in {rendezvous.what}",
             )
         rendezvous.values[worker.id] = value
         return rendezvous
@@ -182,4 +181,4 @@ def _portable(error: Exception | None) -> Exception | None:
 
 def ignore(values: list[Any]) -> None:
     """Combine nothing: for calls that only wait."""
-    return None
+    return

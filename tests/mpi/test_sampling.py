@@ -4,13 +4,13 @@ import gc
 
 import numpy as np
 import pytest
-from frequencies import assert_conform
-from mpi4py.MPI import COMM_SELF
-from mpi4py.MPI import COMM_WORLD as comm
 
 import lapse
+from frequencies import assert_conform
 from lapse.sampling._draws import Generator, Table
 from lapse.sampling._sampler import DRAWS
+from mpi4py.MPI import COMM_SELF
+from mpi4py.MPI import COMM_WORLD as comm
 
 NUM_KEYS = 60
 KEYS = np.arange(NUM_KEYS)
@@ -79,12 +79,10 @@ def occurrences(keys):
 
 @every_scheme
 @pytest.mark.parametrize(
-    ("lengths", "dtype"),
+    "lengths, dtype",
     [(3, "float32"), (3, "float64"), (LENGTHS, "float32"), (LENGTHS, "float64")],
 )
-def test_values_are_those_of_the_keys_while_all_workers_move_and_change_them(
-    scheme, lengths, dtype
-):
+def test_values_are_those_of_the_keys_while_all_workers_move_and_change_them(scheme, lengths, dtype):
     rounds = 30
 
     def work(kv, server):
@@ -325,7 +323,7 @@ def test_local_pulls_from_elsewhere_where_nothing_is_here():
 
 @every_scheme
 def test_replicated_keys_are_sampled_like_others(scheme):
-    """Some keys, the most frequent one among them, are replicated; the frequencies are those of the whole distribution."""
+    """Some keys, the most frequent one among them, are replicated; frequencies are those of the whole distribution."""
     replicated = np.array([FIRST, FIRST + 6, FIRST + 8])
 
     def work(kv):
@@ -369,9 +367,7 @@ def test_draws_depend_on_seed_and_worker_alone_and_go_on_from_run_to_run(scheme)
     with open_server(scheme, workers=2) as server:
         parts = [server.run(work, count) for count in (300, 400)]
     for worker_slot in range(2):
-        np.testing.assert_array_equal(
-            np.concatenate([part[worker_slot] for part in parts]), in_one_run[worker_slot]
-        )
+        np.testing.assert_array_equal(np.concatenate([part[worker_slot] for part in parts]), in_one_run[worker_slot])
     assert (in_one_run[0] != in_one_run[1]).any()
     with open_server(scheme, workers=2 * comm.size, comm=COMM_SELF) as server:
         alone = server.run(work, 700)
@@ -417,9 +413,7 @@ def test_handles_of_others_and_what_is_none(scheme):
         handles[server, kv.id % 2] = kv.prepare_sample(5)
         kv.barrier()
         other = handles[server, 1 - kv.id % 2]
-        foreign = next(
-            (handle for (owner, _), handle in handles.items() if owner is not server), other
-        )
+        foreign = next((handle for (owner, _), handle in handles.items() if owner is not server), other)
         for bad in [other, foreign]:
             with pytest.raises(ValueError, match="another worker or server"):
                 kv.pull_sample(bad, 1)
@@ -476,7 +470,7 @@ def test_stale_handles_are_told_from_those_that_take_their_place():
 
 
 @pytest.mark.parametrize(
-    ("count", "error"),
+    "count, error",
     [
         (-1, ValueError),
         (2**62, ValueError),

@@ -31,7 +31,7 @@ def check_that_a_server_works():
 
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
-    ("change", "error"),
+    "change, error",
     [
         ({"num_keys": 0}, ValueError),
         ({"num_keys": "x"}, TypeError),
@@ -165,9 +165,7 @@ def test_one_server_failing_leaves_the_other_alone():
                 raise ValueError("of the bad one")
             kv.barrier()
 
-        with pytest.raises(
-            ValueError if comm.rank == 0 else lapse.RemoteError, match="of the bad one"
-        ):
+        with pytest.raises(ValueError if comm.rank == 0 else lapse.RemoteError, match="of the bad one"):
             bad.run(work)
         bad.close()
         good.run(lambda kv: kv.push(range(20), np.ones(20)))
@@ -247,14 +245,10 @@ def test_messages_of_the_user_and_ours_do_not_meet():
         for number in range(40):
             kv.push(range(30), np.ones(30))
             kv.localize(kv.rng.integers(0, 30, 3))
-            requests = [
-                comm.isend((comm.rank, number, tag), dest=right, tag=tag) for tag in (0, 1, 77)
-            ]
+            requests = [comm.isend((comm.rank, number, tag), dest=right, tag=tag) for tag in (0, 1, 77)]
             for _ in range(3):
                 status = MPI.Status()
-                source, there, tag = comm.recv(
-                    source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status
-                )
+                source, there, tag = comm.recv(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status)
                 assert (source, tag) == (left, status.tag)
                 assert abs(there - number) <= 40
             MPI.Request.waitall(requests)
@@ -288,9 +282,7 @@ def test_initial_values_do_not_depend_on_the_number_of_ranks():
             server.initialize(range(40), init)
             alone.initialize(range(40), init)
             with server.worker() as kv, alone.worker() as lonely:
-                np.testing.assert_array_equal(
-                    kv.pull(range(40)).wait(), lonely.pull(range(40)).wait()
-                )
+                np.testing.assert_array_equal(kv.pull(range(40)).wait(), lonely.pull(range(40)).wait())
                 kv.barrier()
 
 
@@ -307,7 +299,7 @@ def test_initialize_touches_only_the_keys_that_are_named():
 
 def test_initialize_reaches_keys_whose_localize_nobody_waited_for():
     """Keys that are on their way at the call belong to somebody too."""
-    for repeat in range(10):
+    for _repeat in range(10):
         with lapse.Server(200, 50) as server, server.worker() as kv:
             kv.localize(range(200))
             server.initialize(range(200), lapse.Constant(1))
@@ -318,11 +310,29 @@ def test_initialize_reaches_keys_whose_localize_nobody_waited_for():
 
 # Counters ----------------------------------------------------------------------------------------
 
-NAMES = """pulled_keys pulled_local pulled_shared pulled_in_transit pushed_keys pushed_local
-    pushed_shared pushed_in_transit localize_keys localize_local
-    relocations_in relocations_out relocations_passed_on
-    replica_syncs replica_keys_sent messages_sent bytes_sent messages_received bytes_received
-    sampled_keys sampled_local""".split()
+NAMES = [
+    "pulled_keys",
+    "pulled_local",
+    "pulled_shared",
+    "pulled_in_transit",
+    "pushed_keys",
+    "pushed_local",
+    "pushed_shared",
+    "pushed_in_transit",
+    "localize_keys",
+    "localize_local",
+    "relocations_in",
+    "relocations_out",
+    "relocations_passed_on",
+    "replica_syncs",
+    "replica_keys_sent",
+    "messages_sent",
+    "bytes_sent",
+    "messages_received",
+    "bytes_received",
+    "sampled_keys",
+    "sampled_local",
+]
 
 
 def test_all_counters_exist_and_are_integers():
@@ -377,12 +387,7 @@ def test_local_in_transit_and_remote_never_exceed_the_whole():
         server.run(work)
         for stats in (server.stats(), server.stats(all_ranks=True)):
             factor = 3 if stats["pulled_keys"] == 600 else 3 * comm.size
-            assert (
-                stats["pulled_keys"]
-                == stats["pushed_keys"]
-                == stats["localize_keys"]
-                == 200 * factor
-            )
+            assert stats["pulled_keys"] == stats["pushed_keys"] == stats["localize_keys"] == 200 * factor
             assert stats["pulled_local"] + stats["pulled_in_transit"] <= stats["pulled_keys"]
             assert stats["pushed_local"] + stats["pushed_in_transit"] <= stats["pushed_keys"]
             assert stats["pulled_shared"] <= stats["pulled_local"]
@@ -399,11 +404,7 @@ def test_all_ranks_sums_and_reset_clears():
         assert comm.allreduce(server.stats()["pulled_local"]) == whole["pulled_local"]
         kv.barrier()
         server.reset_stats()
-        assert all(
-            server.stats()[name] == 0
-            for name in NAMES
-            if not name.startswith(("messages", "bytes"))
-        )
+        assert all(server.stats()[name] == 0 for name in NAMES if not name.startswith(("messages", "bytes")))
         kv.barrier()
 
 
@@ -419,9 +420,7 @@ def test_messages_sent_are_received():
             comm.allreduce(stats["messages_received"]),
         )
         assert (sent > 0) == (comm.size > 1)
-        assert (
-            0 <= sent - received <= comm.size * comm.size
-        )  # those of the barrier may be under way
+        assert 0 <= sent - received <= comm.size * comm.size  # those of the barrier may be under way
         kv.barrier()
 
 

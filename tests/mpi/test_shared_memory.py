@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-from lapse.storage._segment import Segment
 
 import lapse
+from lapse.storage._segment import Segment
 from mpi4py.MPI import COMM_WORLD as comm
 
 GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)

@@ -1,7 +1,7 @@
 """What a resumed run takes over from the one that it continues: options, epochs, metrics, the result if there was one.
 
-    DIR/checkpoint/             what `lapse.Server.save` writes; its metadata is a `Saved`
-    DIR/checkpoint/result.json  the RESULT of a finished run, and the name of the step that it belongs to
+DIR/checkpoint/             what `lapse.Server.save` writes; its metadata is a `Saved`
+DIR/checkpoint/result.json  the RESULT of a finished run, and the name of the step that it belongs to
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
         if given != value:
             raise AppError(
                 f"--{name.replace('_', '-')} is {_show(given)} now, but {_show(value)} in the checkpoint in "
-                f"{folder_of(args)}: omit it to continue, or start from scratch with another --output")
+                f"{folder_of(args)}: omit it to continue, or start from scratch with another --output"
+            )
         setattr(merged, name, _decode(value))
     return merged
 

@@ -44,8 +44,10 @@ def write_arrays(shapes: dict[Path, tuple[int, ...]], blocks: Iterable[tuple[np.
         The next rows of all arrays.
     """
     with contextlib.ExitStack() as files:
-        arrays = [np.lib.format.open_memmap(files.enter_context(replacing(path)), "w+", np.float32, shape)
-                  for path, shape in shapes.items()]
+        arrays = [
+            np.lib.format.open_memmap(files.enter_context(replacing(path)), "w+", np.float32, shape)
+            for path, shape in shapes.items()
+        ]
         begin = 0
         for block in blocks:
             end = begin + len(block[0])

@@ -71,10 +71,17 @@ def locality_report(stats: dict, epochs: int) -> str:
     epochs
         The number of these epochs.
     """
-    shares = ", ".join(
-        f"{100 * stats[f'{name}_local'] / stats[f'{name}_keys']:.2f}% of {stats[f'{name}_keys']:,} keys {name}"
-        for name in ("pulled", "pushed", "sampled") if stats[f"{name}_keys"]) or "nothing was accessed"
+    shares = (
+        ", ".join(
+            f"{100 * stats[f'{name}_local'] / stats[f'{name}_keys']:.2f}% of {stats[f'{name}_keys']:,} keys {name}"
+            for name in ("pulled", "pushed", "sampled")
+            if stats[f"{name}_keys"]
+        )
+        or "nothing was accessed"
+    )
     each = max(epochs, 1)
-    return (f"accesses local to the rank: {shares}; per epoch {stats['relocations_in'] / each:,.0f} relocations, "
-            f"{stats['replica_keys_sent'] / each:,.0f} values sent for replicas, "
-            f"{stats['messages_sent'] / each:,.0f} messages, {stats['bytes_sent'] / each / 1e6:,.1f} MB")
+    return (
+        f"accesses local to the rank: {shares}; per epoch {stats['relocations_in'] / each:,.0f} relocations, "
+        f"{stats['replica_keys_sent'] / each:,.0f} values sent for replicas, "
+        f"{stats['messages_sent'] / each:,.0f} messages, {stats['bytes_sent'] / each / 1e6:,.1f} MB"
+    )

@@ -136,8 +136,9 @@ def choose_scheme(args: argparse.Namespace, ranks: Ranks, num_sampled: int, few:
     return "preloc" if scheme == "local" and num_sampled < few * ranks.count / ranks.sharing else scheme
 
 
-def make_sampling(args: argparse.Namespace, scheme: str,
-                  distribution: lapse.Uniform | lapse.Weighted) -> lapse.Sampling:
+def make_sampling(
+    args: argparse.Namespace, scheme: str, distribution: lapse.Uniform | lapse.Weighted
+) -> lapse.Sampling:
     """The sampling of negatives, for the server."""
     return lapse.Sampling(scheme, distribution, reuse=args.sampling_reuse, postpone=args.sampling_postpone)
 
@@ -147,9 +148,17 @@ def not_replicated() -> tuple[np.ndarray, lapse.Replication]:
     return np.empty(0, np.int64), lapse.Replication()
 
 
-def replicate(args: argparse.Namespace, usage: Usage, ranks: Ranks, items_per_round: int,
-              value_lengths: int | np.ndarray, *, scheme: str = "naive", first: int = 0,
-              memory: float = 0.1) -> tuple[np.ndarray, lapse.Replication]:
+def replicate(
+    args: argparse.Namespace,
+    usage: Usage,
+    ranks: Ranks,
+    items_per_round: int,
+    value_lengths: int | np.ndarray,
+    *,
+    scheme: str = "naive",
+    first: int = 0,
+    memory: float = 0.1,
+) -> tuple[np.ndarray, lapse.Replication]:
     """Choose the keys to replicate (sorted), and how often replicas are synchronized.
 
     The keys are those for which it is cheaper, or as many as ``--replicate`` says. Negatives count as uses if their
@@ -167,8 +176,14 @@ def replicate(args: argparse.Namespace, usage: Usage, ranks: Ranks, items_per_ro
     times = {"local": 0.0, "pool": 1 / getattr(args, "sampling_reuse", 1)}.get(scheme, 1.0)
     counts = usage.positive + times * usage.sampled
     if args.replicate is None:
-        keys = lapse.choose_hot_spots(counts, ranks=ranks.count, rounds=max(usage.items / items_per_round, 1),
-                                      value_lengths=value_lengths, memory=memory, sharing=ranks.sharing)
+        keys = lapse.choose_hot_spots(
+            counts,
+            ranks=ranks.count,
+            rounds=max(usage.items / items_per_round, 1),
+            value_lengths=value_lengths,
+            memory=memory,
+            sharing=ranks.sharing,
+        )
     else:
         keys = first + np.sort(np.argsort(-counts[first:], kind="stable")[: args.replicate])
     return keys, pace(usage, keys, items_per_round, ranks)
@@ -183,16 +198,35 @@ def pace(usage: Usage, replicated: np.ndarray, items_per_round: int, ranks: Rank
 def log_replicated(placement: Placement, num_keys: int, keys: str, items_per_round: int, items: str) -> None:
     """Log how many of the `keys` are replicated, and how often replicas are synchronized."""
     if len(placement.replicated_keys):
-        log.info("%s of %s %s are replicated, synchronized at least every %s %s of all ranks",
-                 f"{len(placement.replicated_keys):,}", f"{num_keys:,}", keys, f"{items_per_round:,}", items)
+        log.info(
+            "%s of %s %s are replicated, synchronized at least every %s %s of all ranks",
+            f"{len(placement.replicated_keys):,}",
+            f"{num_keys:,}",
+            keys,
+            f"{items_per_round:,}",
+            items,
+        )
 
 
-def make_server(comm: Intracomm, args: argparse.Namespace, placement: Placement, num_keys: int,
-                value_lengths: int | np.ndarray, seed: int) -> lapse.Server:
+def make_server(
+    comm: Intracomm,
+    args: argparse.Namespace,
+    placement: Placement,
+    num_keys: int,
+    value_lengths: int | np.ndarray,
+    seed: int,
+) -> lapse.Server:
     """A server with this placement. Collective."""
-    return lapse.Server(num_keys, value_lengths, workers=args.workers, comm=comm, seed=seed,
-                        replicated_keys=placement.replicated_keys, replication=placement.replication,
-                        sampling=placement.sampling)
+    return lapse.Server(
+        num_keys,
+        value_lengths,
+        workers=args.workers,
+        comm=comm,
+        seed=seed,
+        replicated_keys=placement.replicated_keys,
+        replication=placement.replication,
+        sampling=placement.sampling,
+    )
 
 
 @dataclass(frozen=True)

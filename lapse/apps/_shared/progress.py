@@ -38,8 +38,9 @@ class Progress:
         self._title, self._total, self._unit = title, total, unit
         self._start = self._last_line = time.monotonic()
         self._lines = enabled and not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False,
-                         disable=not enabled or self._lines)
+        self._bar = tqdm(
+            total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not enabled or self._lines
+        )
 
     @classmethod
     def of_epoch(cls, kv: lapse.Worker, args: argparse.Namespace, epoch: int, total: float, unit: str) -> Progress:
@@ -67,8 +68,9 @@ class Progress:
         self._last_line = now
         rate = done / max(now - self._start, 1e-9)
         shown = "".join(f", {name} {value}" for name, value in figures().items())
-        log.info("%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit,
-                 shown)
+        log.info(
+            "%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit, shown
+        )
 
 
 class _NoProgress(Progress):

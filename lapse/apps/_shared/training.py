@@ -86,14 +86,16 @@ class Training:
         written, ``--plot`` without matplotlib.
     """
 
-    def __init__(self, app: str, comm: Intracomm, args: argparse.Namespace, quality: tuple[str, ...] = (),
-                 is_logged: bool = True) -> None:
+    def __init__(
+        self, app: str, comm: Intracomm, args: argparse.Namespace, quality: tuple[str, ...] = (), is_logged: bool = True
+    ) -> None:
         self._comm = comm
         self._quality = quality
         self._is_logged = is_logged
         self._signals = Signals()
         self.args, self._saved, self._result, was_found, self._keeps_checkpoints = job.on_rank_0(
-            comm, _prepare, app, args)
+            comm, _prepare, app, args
+        )
         self.epoch = self._saved.epoch
         self.state = self._saved.state
         self.resumed_from = self.epoch if was_found else None
@@ -201,8 +203,9 @@ class Training:
         yield
         self._evaluation += time.perf_counter() - start
 
-    def end_epoch(self, *, loss: float | None, state: dict | None = None, is_last: bool = False,
-                  **figures: float | None) -> None:
+    def end_epoch(
+        self, *, loss: float | None, state: dict | None = None, is_last: bool = False, **figures: float | None
+    ) -> None:
         """Report an epoch, and save a checkpoint if one is due. Collective.
 
         Parameters
@@ -239,8 +242,14 @@ class Training:
 
     def _log(self, line: dict, stats: dict) -> None:
         figures = {name: value for name, value in line.items() if name not in ("epoch", "seconds")}
-        log.info("epoch %d%s: %.1f s, %s, %.1f%% of accesses local", line["epoch"], " (partial)" * self.is_partial,
-                 self.seconds, _show(figures), 100 * local_share(stats))
+        log.info(
+            "epoch %d%s: %.1f s, %s, %.1f%% of accesses local",
+            line["epoch"],
+            " (partial)" * self.is_partial,
+            self.seconds,
+            _show(figures),
+            100 * local_share(stats),
+        )
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -285,17 +294,27 @@ class Training:
         """Exit if a signal stopped the run, with 128 plus its number, as shells report it; for after the server."""
         if self._signal is not None:
             name = signal.Signals(self._signal).name
-            log.info("stopped by %s after epoch %d; %s", name, self.epoch, "continue with --resume"
-                     if self.args.output else "nothing was saved because --output was not given")
+            log.info(
+                "stopped by %s after epoch %d; %s",
+                name,
+                self.epoch,
+                "continue with --resume" if self.args.output else "nothing was saved because --output was not given",
+            )
             sys.exit(128 + self._signal)
 
     def _conclude(self, figures: dict) -> str:
         history = self.history
         seconds = [each["seconds"] for each in history]
-        result = {"app": self._saved.app, "ranks": self._comm.size, "workers": self.args.workers,
-                  "resumed_from": self.resumed_from, "epochs": self.epoch,
-                  "seconds_per_epoch": sum(seconds) / max(len(seconds), 1),
-                  "loss": history[-1]["loss"] if history else None, **figures}
+        result = {
+            "app": self._saved.app,
+            "ranks": self._comm.size,
+            "workers": self.args.workers,
+            "resumed_from": self.resumed_from,
+            "epochs": self.epoch,
+            "seconds_per_epoch": sum(seconds) / max(len(seconds), 1),
+            "loss": history[-1]["loss"] if history else None,
+            **figures,
+        }
         if self.args.plot is not None:
             plot.draw(self.args.plot, self._saved.app, history, self._quality)
         if self._keeps_checkpoints and self._is_over():
@@ -322,7 +341,8 @@ def _prepare(app: str, args: argparse.Namespace) -> tuple[argparse.Namespace, Sa
     if args.plot is not None:
         plot.require()
     keeps = args.output is not None and (
-        args.resume or args.checkpoint_every is not None or checkpoints.folder_of(args).exists())
+        args.resume or args.checkpoint_every is not None or checkpoints.folder_of(args).exists()
+    )
     return args, saved or Saved(app, checkpoints.encode_options(args)), result, saved is not None, keeps
 
 

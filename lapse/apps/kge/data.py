@@ -70,8 +70,10 @@ def read(folder: Path) -> Dataset:
     paths = [find(folder, split) for split in SPLITS]
     kinds = {".del" in path.suffixes for path in paths}
     if len(kinds) > 1:
-        raise AppError(f"{folder}: some of {', '.join(path.name for path in paths)} contain names (.txt) and some "
-                       "ids (.del), but all must be of one kind")
+        raise AppError(
+            f"{folder}: some of {', '.join(path.name for path in paths)} contain names (.txt) and some "
+            "ids (.del), but all must be of one kind"
+        )
     dataset = _read_ids(folder, paths) if kinds.pop() else _read_names(paths)
     if len(dataset.train) == 0:
         raise AppError(f"{paths[0]}: no triples")
@@ -85,8 +87,9 @@ def find(folder: Path, stem: str) -> Path:
     found = [folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()]
     if len(found) != 1:
         what = f"several of {', '.join(path.name for path in found)}" if found else "none"
-        raise AppError(f"{folder}: {what} found, but there must be one of " +
-                       ", ".join(stem + suffix for suffix in SUFFIXES))
+        raise AppError(
+            f"{folder}: {what} found, but there must be one of " + ", ".join(stem + suffix for suffix in SUFFIXES)
+        )
     return found[0]
 
 
@@ -96,8 +99,11 @@ def _read_names(paths: list[Path]) -> Dataset:
 
     def parse(columns: list[str]) -> tuple[int, int, int]:
         s, r, o = columns
-        return (entities.setdefault(s, len(entities)), relations.setdefault(r, len(relations)),
-                entities.setdefault(o, len(entities)))
+        return (
+            entities.setdefault(s, len(entities)),
+            relations.setdefault(r, len(relations)),
+            entities.setdefault(o, len(entities)),
+        )
 
     splits = [_read_triples(path, parse) for path in paths]
     return Dataset(list(entities), list(relations), *splits)
@@ -107,14 +113,16 @@ def _read_ids(folder: Path, paths: list[Path]) -> Dataset:
     splits = [_read_triples(path, _to_ids) for path in paths]
     together = np.concatenate(splits)
     counts = (int(together[:, [0, 2]].max(initial=-1)) + 1, int(together[:, 1].max(initial=-1)) + 1)
-    return Dataset(_read_id_names(folder, "entity_ids", counts[0]), _read_id_names(folder, "relation_ids", counts[1]),
-                   *splits)
+    return Dataset(
+        _read_id_names(folder, "entity_ids", counts[0]), _read_id_names(folder, "relation_ids", counts[1]), *splits
+    )
 
 
 def _read_id_names(folder: Path, stem: str, count: int) -> list[str]:
     """The names of ids, if there is a file with them; otherwise an id is its own name."""
-    path = next((folder / (stem + suffix) for suffix in (".del", ".del.gz")
-                 if (folder / (stem + suffix)).is_file()), None)
+    path = next(
+        (folder / (stem + suffix) for suffix in (".del", ".del.gz") if (folder / (stem + suffix)).is_file()), None
+    )
     names = [str(i) for i in range(count)]
     if path is None:
         return names
@@ -147,8 +155,10 @@ def _read_triples(path: Path, parse: Callable[[list[str]], tuple[int, int, int]]
     for number, line in _lines(path):
         columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
         if len(columns) != 3 or not all(columns):
-            raise AppError(f"{path}:{number}: {line[:80]!r} is not a triple: expected three columns, subject, "
-                           f"relation and object, and found {len([c for c in columns if c])}")
+            raise AppError(
+                f"{path}:{number}: {line[:80]!r} is not a triple: expected three columns, subject, "
+                f"relation and object, and found {len([c for c in columns if c])}"
+            )
         try:
             triples.append(parse(columns))
         except ValueError as error:

@@ -51,8 +51,10 @@ class Quality:
     def __str__(self) -> str:
         if self.mrr is None:
             return "none (no triples)"
-        return (f"MRR {self.mrr:.4f}, mean rank {self.mean_rank:.0f}, Hits@1 {self.hits1:.4f}, "
-                f"@3 {self.hits3:.4f}, @10 {self.hits10:.4f}")
+        return (
+            f"MRR {self.mrr:.4f}, mean rank {self.mean_rank:.0f}, Hits@1 {self.hits1:.4f}, "
+            f"@3 {self.hits3:.4f}, @10 {self.hits10:.4f}"
+        )
 
 
 def sum_up(ranks: np.ndarray) -> np.ndarray:
@@ -101,8 +103,14 @@ def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tupl
     if model.reciprocal and asked == _ranking.SUBJECT:  # the inverse relation's object
         relations, formula = relations + model.num_relations, _ranking.OBJECT
     unique, rows = np.unique(relations, return_inverse=True)
-    queries = _ranking.queries(model.name, formula, pull_entities(kv, model, given),
-                              np.ascontiguousarray(pull_vectors(kv, unique)), rows, model.dim)
+    queries = _ranking.queries(
+        model.name,
+        formula,
+        pull_entities(kv, model, given),
+        np.ascontiguousarray(pull_vectors(kv, unique)),
+        rows,
+        model.dim,
+    )
     scores = _ranking.pair_scores(model.name, model.norm, queries, pull_entities(kv, model, targets))
     return queries, targets, scores
 
@@ -177,13 +185,24 @@ def _rule_sums(train, triples, known: Known, num_entities: int, column: int) -> 
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def complete(kv: lapse.Worker, model: Model, known: Known, subject: int, relation: int, most: int = 5,
-             accept: Callable[[int], bool] = lambda entity: True) -> list[int]:
+def complete(
+    kv: lapse.Worker,
+    model: Model,
+    known: Known,
+    subject: int,
+    relation: int,
+    most: int = 5,
+    accept: Callable[[int], bool] = lambda entity: True,
+) -> list[int]:
     """The entities with the highest scores as objects of a subject and a relation, without known ones."""
     triple = np.array([[subject, relation, subject]])
     queries = ask(kv, model, triple, _ranking.OBJECT)[0]
-    scores = np.concatenate([_ranking.scores(model.name, model.norm, queries, block)[0, :count]
-                             for _, count, block in entity_blocks(kv, model)])
+    scores = np.concatenate(
+        [
+            _ranking.scores(model.name, model.norm, queries, block)[0, :count]
+            for _, count, block in entity_blocks(kv, model)
+        ]
+    )
     scores[known.answers(triple, 2)[1]] = -np.inf
     best = (int(entity) for entity in np.argsort(-scores, kind="stable") if accept(int(entity)))
     return [entity for entity, _ in zip(best, range(most), strict=False)]

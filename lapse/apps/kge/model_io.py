@@ -34,8 +34,10 @@ def write(kv: lapse.Worker, model: Model, dataset: Dataset, folder: Path, figure
     if kv.id != 0:
         return
     shape = (model.dim, model.dim) if model.name == "rescal" else (model.dim,)
-    firsts = {"entities": (0, model.num_entities, (model.dim,)),
-              "relations": (model.num_entities, model.num_relations, shape)}
+    firsts = {
+        "entities": (0, model.num_entities, (model.dim,)),
+        "relations": (model.num_entities, model.num_relations, shape),
+    }
     if model.reciprocal:
         firsts["inverse_relations"] = (model.num_entities + model.num_relations, model.num_relations, shape)
     for stem, (first, count, row_shape) in firsts.items():

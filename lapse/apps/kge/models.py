@@ -48,8 +48,10 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.name == "complex" and self.dim % 2:
-            raise AppError(f"--dim is {self.dim}, but complex vectors have a real and an imaginary half: "
-                           f"choose an even number, such as {self.dim + 1}")
+            raise AppError(
+                f"--dim is {self.dim}, but complex vectors have a real and an imaginary half: "
+                f"choose an even number, such as {self.dim + 1}"
+            )
 
     @property
     def relation_length(self) -> int:

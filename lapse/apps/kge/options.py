@@ -38,14 +38,34 @@ DEFAULTS: dict[str, dict] = {
     "transe": dict(dim=128, epochs=25),
 }
 #: The same for all models.
-COMMON = dict(loss="softmax", batch_size=512, num_negs_per_pos=256, lr=0.1, lr_final=0.1, init_std=0.05,
-              reciprocal_relations=False, entity_n3=0.0, relation_n3=0.0, entity_l2=0.0, relation_l2=0.0,
-              entity_dropout=0.0, relation_dropout=0.0)
+COMMON = dict(
+    loss="softmax",
+    batch_size=512,
+    num_negs_per_pos=256,
+    lr=0.1,
+    lr_final=0.1,
+    init_std=0.05,
+    reciprocal_relations=False,
+    entity_n3=0.0,
+    relation_n3=0.0,
+    entity_l2=0.0,
+    relation_l2=0.0,
+    entity_dropout=0.0,
+    relation_dropout=0.0,
+)
 #: `--preset lapse`: Renz-Wieland et al., *Dynamic Parameter Allocation in Parameter Servers*, VLDB 2020, and
 #: *NuPS*, SIGMOD 2022: binary cross-entropy with 10 negatives per side, AdaGrad 0.1, initial values near 0. (They train
 #: triple by triple; here a small block shares its negatives.)
-LAPSE = dict(loss="bce", num_negs_per_pos=10, batch_size=32, lr=0.1, lr_final=1.0, init_std=0.01,
-             entity_l2=5e-4, relation_l2=5e-4)
+LAPSE = dict(
+    loss="bce",
+    num_negs_per_pos=10,
+    batch_size=32,
+    lr=0.1,
+    lr_final=1.0,
+    init_std=0.01,
+    entity_l2=5e-4,
+    relation_l2=5e-4,
+)
 PRESETS = {"lapse": LAPSE}
 
 penalty = number(float, lambda value: 0 <= value <= 1e6, "a number from 0 to 1e6")
@@ -73,25 +93,43 @@ def make_parser() -> argparse.ArgumentParser:
     """All options of the application; `complete` replaces the default None."""
     parser = options.new_parser("kge", DESCRIPTION, EXAMPLES.format(defaults=describe_defaults()))
     graph = parser.add_argument_group("data")
-    graph.add_argument("--dataset", type=Path, metavar="DIR",
-                       help="folder with train, valid and test, each .txt (subject, relation and object by name, "
-                            "separated by tabs) or .del (by id), plain or .gz (default: a graph of the modules, "
-                            "classes and functions of this Python's standard library)")
-    graph.add_argument("--partition", choices=("random", "relation"), default="random",
-                       help="how triples are assigned to workers: at random, or all triples of a relation to one "
-                            "worker, so that no two workers need it (default: %(default)s)")
+    graph.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="DIR",
+        help="folder with train, valid and test, each .txt (subject, relation and object by name, "
+        "separated by tabs) or .del (by id), plain or .gz (default: a graph of the modules, "
+        "classes and functions of this Python's standard library)",
+    )
+    graph.add_argument(
+        "--partition",
+        choices=("random", "relation"),
+        default="random",
+        help="how triples are assigned to workers: at random, or all triples of a relation to one "
+        "worker, so that no two workers need it (default: %(default)s)",
+    )
     add_model_options(parser)
     add_optimizer_options(parser)
     system, output = options.add_shared_options(parser, epochs=None, dim=None)
-    output.add_argument("--eval-every", type=natural_int, default=10, metavar="N",
-                        help="evaluate on the valid triples every N epochs and after the last one, and keep the best "
-                             "model; 0: never (default: %(default)s)")
-    output.add_argument("--patience", type=natural_int, default=0, metavar="N",
-                        help="stop early after N evaluations in a row without improvement; 0: train all epochs "
-                             "(default: %(default)s)")
+    output.add_argument(
+        "--eval-every",
+        type=natural_int,
+        default=10,
+        metavar="N",
+        help="evaluate on the valid triples every N epochs and after the last one, and keep the best "
+        "model; 0: never (default: %(default)s)",
+    )
+    output.add_argument(
+        "--patience",
+        type=natural_int,
+        default=0,
+        metavar="N",
+        help="stop early after N evaluations in a row without improvement; 0: train all epochs (default: %(default)s)",
+    )
     options.add_lookahead_option(system, 1, "blocks")
-    group = options.add_replication_options(parser, keys="entities and relations", limit=", at most half of all values",
-                                            items="triples", sync_default=4096)
+    group = options.add_replication_options(
+        parser, keys="entities and relations", limit=", at most half of all values", items="triples", sync_default=4096
+    )
     options.add_sampling_options(group, "entities")
     return parser
 
@@ -99,53 +137,100 @@ def make_parser() -> argparse.ArgumentParser:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the model and the loss."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", choices=tuple(DEFAULTS), default="complex",
-                       help="how triples are scored (default: %(default)s)")
-    group.add_argument("--preset", choices=tuple(PRESETS),
-                       help="lapse: the settings of the papers on Lapse and NuPS (binary cross-entropy, 10 negative "
-                            "samples per side, small blocks); other options override it")
-    group.add_argument("--reciprocal-relations", action=argparse.BooleanOptionalAction, default=None,
-                       help="predict subjects by separate, inverse relations (default: depends on the model)")
-    group.add_argument("--norm", type=int, choices=(1, 2), default=1,
-                       help="transe: norm of the distance (default: %(default)s)")
-    group.add_argument("--loss", choices=("softmax", "bce", "margin"),
-                       help="softmax: cross-entropy of the true entity against the negative samples; bce: binary "
-                            "cross-entropy of each; margin: true triples score higher by --margin (default: softmax)")
-    group.add_argument("--margin", type=positive_float, default=1.0, metavar="X",
-                       help="margin of the margin loss (default: %(default)s)")
-    group.add_argument("--num-negs-per-pos", type=positive_int, metavar="N",
-                       help="number of negative samples per side of a triple, shared by a block "
-                            f"(default: {COMMON['num_negs_per_pos']})")
-    group.add_argument("--init-std", type=positive_float, metavar="X",
-                       help=f"standard deviation of the initial vectors (default: {COMMON['init_std']})")
+    group.add_argument(
+        "--model", choices=tuple(DEFAULTS), default="complex", help="how triples are scored (default: %(default)s)"
+    )
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="lapse: the settings of the papers on Lapse and NuPS (binary cross-entropy, 10 negative "
+        "samples per side, small blocks); other options override it",
+    )
+    group.add_argument(
+        "--reciprocal-relations",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="predict subjects by separate, inverse relations (default: depends on the model)",
+    )
+    group.add_argument(
+        "--norm", type=int, choices=(1, 2), default=1, help="transe: norm of the distance (default: %(default)s)"
+    )
+    group.add_argument(
+        "--loss",
+        choices=("softmax", "bce", "margin"),
+        help="softmax: cross-entropy of the true entity against the negative samples; bce: binary "
+        "cross-entropy of each; margin: true triples score higher by --margin (default: softmax)",
+    )
+    group.add_argument(
+        "--margin",
+        type=positive_float,
+        default=1.0,
+        metavar="X",
+        help="margin of the margin loss (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num-negs-per-pos",
+        type=positive_int,
+        metavar="N",
+        help="number of negative samples per side of a triple, shared by a block "
+        f"(default: {COMMON['num_negs_per_pos']})",
+    )
+    group.add_argument(
+        "--init-std",
+        type=positive_float,
+        metavar="X",
+        help=f"standard deviation of the initial vectors (default: {COMMON['init_std']})",
+    )
 
 
 def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the optimizer and on regularization."""
     group = parser.add_argument_group("optimizer (AdaGrad)")
-    group.add_argument("--batch-size", type=positive_int, metavar="N",
-                       help="number of triples of a block; their gradients are summed per parameter "
-                            f"(default: {COMMON['batch_size']})")
+    group.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help="number of triples of a block; their gradients are summed per parameter "
+        f"(default: {COMMON['batch_size']})",
+    )
     group.add_argument("--lr", type=positive_float, metavar="X", help=f"learning rate (default: {COMMON['lr']})")
-    group.add_argument("--lr-final", type=share, metavar="X",
-                       help="learning rate of the last epoch, as a share of --lr; it decreases linearly "
-                            f"(default: {COMMON['lr_final']:g})")
+    group.add_argument(
+        "--lr-final",
+        type=share,
+        metavar="X",
+        help="learning rate of the last epoch, as a share of --lr; it decreases linearly "
+        f"(default: {COMMON['lr_final']:g})",
+    )
     for kind in ("entity", "relation"):
-        group.add_argument(f"--{kind}-n3", type=penalty, metavar="X",
-                           help=f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a "
-                                "triple (default: depends on the model)")
-        group.add_argument(f"--{kind}-l2", type=penalty, metavar="X",
-                           help="L2 regularization: weight of x^2, likewise (default: depends on the model)")
-        group.add_argument(f"--{kind}-dropout", type=probability, metavar="P",
-                           help=f"probability of dropping an element of the {kind} that a query is made of "
-                                "(default: depends on the model)")
+        group.add_argument(
+            f"--{kind}-n3",
+            type=penalty,
+            metavar="X",
+            help=f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a "
+            "triple (default: depends on the model)",
+        )
+        group.add_argument(
+            f"--{kind}-l2",
+            type=penalty,
+            metavar="X",
+            help="L2 regularization: weight of x^2, likewise (default: depends on the model)",
+        )
+        group.add_argument(
+            f"--{kind}-dropout",
+            type=probability,
+            metavar="P",
+            help=f"probability of dropping an element of the {kind} that a query is made of "
+            "(default: depends on the model)",
+        )
 
 
 def describe_defaults() -> str:
     """A table for ``--help``."""
     rows = [["", *DEFAULTS]]
-    rows += [["--" + name.replace("_", "-"), *(_show((COMMON | values)[name]) for values in DEFAULTS.values())]
-             for name in sorted({name for values in DEFAULTS.values() for name in values})]
+    rows += [
+        ["--" + name.replace("_", "-"), *(_show((COMMON | values)[name]) for values in DEFAULTS.values())]
+        for name in sorted({name for values in DEFAULTS.values() for name in values})
+    ]
     return "\n".join("  " + row[0].ljust(24) + "".join(cell.rjust(10) for cell in row[1:]) for row in rows)
 
 

@@ -29,11 +29,16 @@ def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ran
     localize = shared.localizes(args, ranks)
     replicated, replication = shared.not_replicated()
     if shared.replicates(args, ranks):
-        replicated, replication = shared.replicate(args, usage, ranks, args.sync_triples, value_lengths(model),
-                                                   scheme=scheme, memory=MEMORY)
-    return Placement(localize=localize, lookahead=args.lookahead if localize else 0, replicated_keys=replicated,
-                     replication=replication,
-                     sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)))
+        replicated, replication = shared.replicate(
+            args, usage, ranks, args.sync_triples, value_lengths(model), scheme=scheme, memory=MEMORY
+        )
+    return Placement(
+        localize=localize,
+        lookahead=args.lookahead if localize else 0,
+        replicated_keys=replicated,
+        replication=replication,
+        sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)),
+    )
 
 
 def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> Usage:

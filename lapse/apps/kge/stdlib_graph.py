@@ -60,9 +60,15 @@ Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _CODE_WORD = re.compile(r"\b(?:[A-Za-z]+[A-Z_]\w*|\w+(?=\(\)))\b")  # camelCase, under_score, call()
 #: Questions that are shown after the training, if the graph has their subject.
-_QUESTIONS = (("json", "imports"), ("json.decoder.JSONDecodeError", "inherits"), ("shutil.copyfile", "raises"),
-              ("tempfile.NamedTemporaryFile", "calls"), ("http.client.HTTPConnection", "has_method"),
-              ("logging.handlers", "imports"), ("asyncio.queues.Queue.get", "raises"))
+_QUESTIONS = (
+    ("json", "imports"),
+    ("json.decoder.JSONDecodeError", "inherits"),
+    ("shutil.copyfile", "raises"),
+    ("tempfile.NamedTemporaryFile", "calls"),
+    ("http.client.HTTPConnection", "has_method"),
+    ("logging.handlers", "imports"),
+    ("asyncio.queues.Queue.get", "raises"),
+)
 
 
 def standard_graph() -> Path:
@@ -97,9 +103,11 @@ def prune(triples: list[Triple], degree: int = MIN_DEGREE) -> list[Triple]:
             break
         triples = kept
     if len(triples) < MIN_TRIPLES:
-        raise AppError(f"the Python library under {library_folder()} has only {len(triples):,} triples worth "
-                       "training on: this Python seems to be installed without its sources. Provide a graph with "
-                       "--dataset")
+        raise AppError(
+            f"the Python library under {library_folder()} has only {len(triples):,} triples worth "
+            "training on: this Python seems to be installed without its sources. Provide a graph with "
+            "--dataset"
+        )
     return triples
 
 
@@ -129,8 +137,9 @@ def gather(folder: Path | None = None) -> list[Triple]:
     folder = library_folder() if folder is None else folder
     modules = dict(_parse_all(folder))
     names = _Names(modules)
-    found = dict.fromkeys(triple for module, tree in modules.items()
-                          for triple in _Reader(module, tree, names).triples())
+    found = dict.fromkeys(
+        triple for module, tree in modules.items() for triple in _Reader(module, tree, names).triples()
+    )
     return [(s, r, o) for s, r, o in found if s != o]
 
 
@@ -250,8 +259,9 @@ class _Reader:
             else:
                 yield from self._function(name, node, owner)
 
-    def _function(self, name: str, function: ast.FunctionDef | ast.AsyncFunctionDef,
-                  owner: str | None) -> Iterator[Triple]:
+    def _function(
+        self, name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, owner: str | None
+    ) -> Iterator[Triple]:
         for node in (inner for statement in function.body for inner in ast.walk(statement)):
             if isinstance(node, ast.Raise) and node.exc is not None:
                 yield from self._links(name, "raises", [node.exc], ("class",))
@@ -268,8 +278,9 @@ class _Reader:
                 if target and self._kind(target) == "module" and self._entity(node, owner) is None:
                     yield name, "uses", target
 
-    def _links(self, name: str, relation: str, nodes: list[ast.expr],
-               kinds: tuple[str, ...] = ("class", "function")) -> Iterator[Triple]:
+    def _links(
+        self, name: str, relation: str, nodes: list[ast.expr], kinds: tuple[str, ...] = ("class", "function")
+    ) -> Iterator[Triple]:
         for node in nodes:
             target = self._entity(node.func if isinstance(node, ast.Call) else node, None)
             if target and self._kind(target) in kinds:

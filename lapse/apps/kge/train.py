@@ -96,9 +96,10 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
 def load(comm: Intracomm, folder: Path | None) -> Dataset:
     """Read on rank 0 and send to all ranks: other hosts need no copy of the files."""
     dataset = job.on_rank_0(comm, _read, folder)
-    log.info("%s entities, %s relations; triples: %s train, %s valid, %s test",
-             *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid,
-                                       dataset.test)))
+    log.info(
+        "%s entities, %s relations; triples: %s train, %s valid, %s test",
+        *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid, dataset.test)),
+    )
     if comm.rank == 0 and (unseen := dataset.unseen()):
         log.warning("%s triples of valid and test have an entity or relation that does not occur in train", unseen)
     return dataset
@@ -139,12 +140,19 @@ def batches(plan: Plan, worker: int, epoch: int) -> Iterator[np.ndarray]:
 
 def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Plan:
     """Make the decisions that hold for all epochs. Collective."""
-    model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities),
-                  len(dataset.relations))
+    model = Model(
+        args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities), len(dataset.relations)
+    )
     chosen = placement.decide(args, model, dataset.train, Ranks.of(comm))
     log_replicated(chosen, model.num_keys, "values", args.sync_triples, "triples")
-    return Plan(args, dataset, Known(dataset.everything(), len(dataset.relations)), model, chosen,
-                assign_triples(args, dataset.train, comm.size * args.workers))
+    return Plan(
+        args,
+        dataset,
+        Known(dataset.everything(), len(dataset.relations)),
+        model,
+        chosen,
+        assign_triples(args, dataset.train, comm.size * args.workers),
+    )
 
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:
@@ -156,8 +164,14 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the initial values."""
     model = plan.model
     uniform = model.relation_length == model.dim
-    server = make_server(comm, plan.args, plan.placement, model.num_keys,
-                         2 * model.dim if uniform else placement.value_lengths(model), seed)
+    server = make_server(
+        comm,
+        plan.args,
+        plan.placement,
+        model.num_keys,
+        2 * model.dim if uniform else placement.value_lengths(model),
+        seed,
+    )
     server.initialize(np.arange(model.num_keys), start_values(plan.args))
     return server
 
@@ -199,8 +213,9 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
             break
         trainer.train(block)
         if trainer.triples:
-            progress.show(trainer.triples * kv.num_workers,
-                          lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"})
+            progress.show(
+                trainer.triples * kv.num_workers, lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"}
+            )
     trainer.finish()
     kv.wait_replica_sync()  # what follows reads from homes and from replicas
     progress.close()
@@ -218,19 +233,38 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     """The kernel for one worker and one epoch."""
     args, chosen = plan.args, plan.placement
     seed = streams.start(args.seed, epoch, kv.id, DROPOUT)
-    return Trainer(kv, rate=learning_rate(args, epoch), localize=chosen.localize, lookahead=chosen.lookahead,
-                   **kernel_options(plan, seed))
+    return Trainer(
+        kv,
+        rate=learning_rate(args, epoch),
+        localize=chosen.localize,
+        lookahead=chosen.lookahead,
+        **kernel_options(plan, seed),
+    )
 
 
 def kernel_options(plan: Plan, seed: int) -> dict:
     """The parameters of the kernel's gradients."""
     args, model = plan.args, plan.model
     return dict(
-        model=model.name, loss=args.loss, dim=model.dim, relation_length=model.relation_length,
-        num_entities=model.num_entities, num_relations=model.num_relations, reciprocal=model.reciprocal,
-        block=args.batch_size, negatives=args.num_negs_per_pos, norm=model.norm, margin=args.margin,
-        entity_dropout=args.entity_dropout, relation_dropout=args.relation_dropout, entity_n3=args.entity_n3,
-        entity_l2=args.entity_l2, relation_n3=args.relation_n3, relation_l2=args.relation_l2, seed=seed)
+        model=model.name,
+        loss=args.loss,
+        dim=model.dim,
+        relation_length=model.relation_length,
+        num_entities=model.num_entities,
+        num_relations=model.num_relations,
+        reciprocal=model.reciprocal,
+        block=args.batch_size,
+        negatives=args.num_negs_per_pos,
+        norm=model.norm,
+        margin=args.margin,
+        entity_dropout=args.entity_dropout,
+        relation_dropout=args.relation_dropout,
+        entity_n3=args.entity_n3,
+        entity_l2=args.entity_l2,
+        relation_n3=args.relation_n3,
+        relation_l2=args.relation_l2,
+        seed=seed,
+    )
 
 
 class Best:
@@ -325,8 +359,11 @@ def _set_once(kv: lapse.Worker, workers: int, keys: np.ndarray, values: np.ndarr
 def _log_rule(plan: Plan) -> None:
     dataset = plan.dataset
     rule = evaluate.frequency_rule(dataset.train, dataset.test, plan.known, len(dataset.entities))
-    log.info('the rule "most frequent object of this relation" has MRR %.4f on test (s, r, ?), and %.4f on both '
-             "sides", rule["object"].mrr, rule["both"].mrr)
+    log.info(
+        'the rule "most frequent object of this relation" has MRR %.4f on test (s, r, ?), and %.4f on both sides',
+        rule["object"].mrr,
+        rule["both"].mrr,
+    )
 
 
 def _print_completions(server: lapse.Server, plan: Plan) -> None:

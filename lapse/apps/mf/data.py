@@ -159,8 +159,9 @@ def line_number(source: Source, offset: int) -> int:
 def check_entries(source: Source, declared: int, found: int) -> None:
     """Compare the number of entries that a MatrixMarket file declares with that of all its shares."""
     if declared != found:
-        raise RatingsError(f"{source.name}: {found:,} entries, but the size line declares {declared:,}: is the file "
-                           f"complete?")
+        raise RatingsError(
+            f"{source.name}: {found:,} entries, but the size line declares {declared:,}: is the file complete?"
+        )
 
 
 # --- the head of a file ----------------------------------------------------------------------------
@@ -193,10 +194,16 @@ def _guess(line: bytes, offset: int, after: int) -> Format:
 def _read_size(file, banner: bytes, offset: int) -> Format:
     """The banner and the size line of MatrixMarket (Boisvert, Pozo, Remington 1996)."""
     words = banner.decode("latin-1").lower().split()[1:]
-    if words[:2] != ["matrix", "coordinate"] or words[2:3] not in (["real"], ["double"], ["integer"]) \
-            or words[3:] != ["general"]:
-        raise BadLine(0, f"'{' '.join(words)}' is not a supported kind of MatrixMarket file: must be 'matrix "
-                         f"coordinate real general' (or integer)")
+    if (
+        words[:2] != ["matrix", "coordinate"]
+        or words[2:3] not in (["real"], ["double"], ["integer"])
+        or words[3:] != ["general"]
+    ):
+        raise BadLine(
+            0,
+            f"'{' '.join(words)}' is not a supported kind of MatrixMarket file: must be 'matrix "
+            f"coordinate real general' (or integer)",
+        )
     for line in file:
         if line.strip() and not line.startswith(b"%"):
             return Format(offset + len(line), shape=_parse_size(line, offset))
@@ -210,8 +217,11 @@ def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
     except ValueError:
         raise BadLine(offset, f"{_show(line)} is not a size line 'rows columns entries'") from None
     if not (0 <= rows <= MAX_INDEX and 0 <= columns <= MAX_INDEX and entries >= 0):
-        raise BadLine(offset, f"a matrix of {rows} x {columns} with {entries} entries: the numbers of rows and "
-                              f"columns must be at most {MAX_INDEX:,}")
+        raise BadLine(
+            offset,
+            f"a matrix of {rows} x {columns} with {entries} entries: the numbers of rows and "
+            f"columns must be at most {MAX_INDEX:,}",
+        )
     return rows, columns, entries
 
 
@@ -288,8 +298,13 @@ class _Columns:
         self.offsets.append(offset)
 
     def share(self, **names) -> Share:
-        return Share(np.array(self.rows, np.int32), np.array(self.columns, np.int32),
-                     np.array(self.values, np.float32), np.array(self.offsets, np.uint64), **names)
+        return Share(
+            np.array(self.rows, np.int32),
+            np.array(self.columns, np.int32),
+            np.array(self.values, np.float32),
+            np.array(self.offsets, np.uint64),
+            **names,
+        )
 
 
 class _Names(dict):
@@ -356,8 +371,9 @@ def _value(text: bytes, line: bytes, offset: int) -> float:
     except ValueError:
         raise BadLine(offset, _expected(line, f"has the rating {_show(text)}, which is not a number")) from None
     if not abs(value) <= MAX_VALUE:  # NaN too
-        raise BadLine(offset, f"{_show(line)} has the rating {_show(text)}, which must be finite and at most "
-                              f"{MAX_VALUE:.3g}")
+        raise BadLine(
+            offset, f"{_show(line)} has the rating {_show(text)}, which must be finite and at most {MAX_VALUE:.3g}"
+        )
     return value
 
 

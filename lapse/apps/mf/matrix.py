@@ -128,7 +128,8 @@ def assemble(comm: Intracomm, workers: int, share: Share, test: Share | None, fr
         records = np.concatenate([_records(share, False), _records(test, True)])
     row_counts, column_counts = (
         _sum(comm, np.bincount(records[axis][records["held_out"] == 0], minlength=size))
-        for axis, size in zip(("row", "column"), shape))
+        for axis, size in zip(("row", "column"), shape)
+    )
     if row_counts.sum() == 0:
         raise AppError("there are no ratings to train on")
     worker_of_row = cut_evenly(row_counts, comm.size * workers)
@@ -137,18 +138,33 @@ def assemble(comm: Intracomm, workers: int, share: Share, test: Share | None, fr
     mine = _exchange(comm, records, bounds[::workers])
     parts = [_sorted_parts(mine, bounds, worker) for worker in range(comm.rank * workers, (comm.rank + 1) * workers)]
     training, held_out = map(list, zip(*parts))
-    return Matrix(bounds, row_counts, column_counts, training, held_out, comm.allreduce(sum(map(len, held_out))),
-                  mean, low, high, row_ids, column_ids)
+    return Matrix(
+        bounds,
+        row_counts,
+        column_counts,
+        training,
+        held_out,
+        comm.allreduce(sum(map(len, held_out))),
+        mean,
+        low,
+        high,
+        row_ids,
+        column_ids,
+    )
 
 
 def _merge_names(comm: Intracomm, shares: list[Share]) -> tuple[list[str] | None, list[str] | None, tuple[int, int]]:
     """Number rows and columns alike in all shares of all ranks, by sorted names; returns names and shape."""
     if len({one.shape is None for one in shares}) > 1 or (
-            shares[0].shape is not None and len({one.shape for one in shares}) > 1):
-        shown = " and ".join("ratings with names" if one.shape is None else f"{one.shape[0]} x {one.shape[1]}"
-                             for one in shares)
-        raise AppError(f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
-                             f"as MatrixMarket of the same shape")
+        shares[0].shape is not None and len({one.shape for one in shares}) > 1
+    ):
+        shown = " and ".join(
+            "ratings with names" if one.shape is None else f"{one.shape[0]} x {one.shape[1]}" for one in shares
+        )
+        raise AppError(
+            f"--ratings and --test do not belong to one matrix ({shown}): give both as text, or both "
+            f"as MatrixMarket of the same shape"
+        )
     if shares[0].shape is not None:
         return None, None, shares[0].shape
     names: dict[str, list[str]] = {}
@@ -209,8 +225,10 @@ def _exchange(comm: Intracomm, records: np.ndarray, bounds: np.ndarray) -> np.nd
     rounds = comm.allgather(int(-(-(ends - starts).max(initial=0) // RECORDS_AT_ONCE)))
     received = []
     for turn in range(max(rounds)):
-        pieces = [records[min(start + turn * RECORDS_AT_ONCE, end): min(start + (turn + 1) * RECORDS_AT_ONCE, end)]
-                  for start, end in zip(starts, ends)]
+        pieces = [
+            records[min(start + turn * RECORDS_AT_ONCE, end) : min(start + (turn + 1) * RECORDS_AT_ONCE, end)]
+            for start, end in zip(starts, ends)
+        ]
         received += _alltoall(comm, pieces)
     return np.concatenate(received) if received else np.empty(0, RECORD)
 
@@ -222,8 +240,9 @@ def _alltoall(comm: Intracomm, pieces: list[np.ndarray]) -> list[np.ndarray]:
     coming = np.empty_like(sizes)
     comm.Alltoall(sizes, coming)
     outgoing, incoming = np.concatenate(pieces).view(np.uint8), np.empty(int(coming.sum()), np.uint8)
-    comm.Alltoallv([outgoing, sizes, np.cumsum(sizes) - sizes, MPI.BYTE],
-                   [incoming, coming, np.cumsum(coming) - coming, MPI.BYTE])
+    comm.Alltoallv(
+        [outgoing, sizes, np.cumsum(sizes) - sizes, MPI.BYTE], [incoming, coming, np.cumsum(coming) - coming, MPI.BYTE]
+    )
     return [incoming.view(RECORD)]
 
 

@@ -47,13 +47,19 @@ def _save(kv: lapse.Worker, plan: Plan, folder: Path) -> None:
     _save_side(kv, plan, folder, "row", 0, matrix.num_rows, matrix.row_ids)
     _save_side(kv, plan, folder, "column", matrix.num_rows, matrix.num_columns, matrix.column_ids)
     biases = plan.model.biases
-    about = {"mean": matrix.mean if biases else 0.0, "low": matrix.low, "high": matrix.high, "rank": plan.model.rank,
-             "biases": biases}
+    about = {
+        "mean": matrix.mean if biases else 0.0,
+        "low": matrix.low,
+        "high": matrix.high,
+        "rank": plan.model.rank,
+        "biases": biases,
+    }
     write_text(folder / "model.json", json.dumps(about, indent=1) + "\n")
 
 
-def _save_side(kv: lapse.Worker, plan: Plan, folder: Path, side: str, first_key: int, count: int,
-               ids: list[str] | None) -> None:
+def _save_side(
+    kv: lapse.Worker, plan: Plan, folder: Path, side: str, first_key: int, count: int, ids: list[str] | None
+) -> None:
     shapes: dict[Path, tuple[int, ...]] = {folder / f"{side}s.npy": (count, plan.model.rank)}
     if plan.model.biases:
         shapes[folder / f"{side}_biases.npy"] = (count,)

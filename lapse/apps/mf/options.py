@@ -73,62 +73,129 @@ def make_parser() -> argparse.ArgumentParser:
     add_data_options(parser)
     add_model_options(parser)
     system, _ = options.add_shared_options(
-        parser, epochs=40, dim=None, dim_names=("--rank",),
-        dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)")
-    system.add_argument("--algorithm", choices=tuple(BATCH), default="dsgd",
-                        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings "
-                             "of one column after the other, columns in random order; plain: all ratings in random "
-                             "order (default: %(default)s)")
-    system.add_argument("--batch", type=positive_int, metavar="N",
-                        help="number of ratings between a pull of their parameters and a push of the changes; if a "
-                             "block of dsgd has more, a batch has the ratings of a random group of rows "
-                             f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})")
+        parser,
+        epochs=40,
+        dim=None,
+        dim_names=("--rank",),
+        dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)",
+    )
+    system.add_argument(
+        "--algorithm",
+        choices=tuple(BATCH),
+        default="dsgd",
+        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings "
+        "of one column after the other, columns in random order; plain: all ratings in random "
+        "order (default: %(default)s)",
+    )
+    system.add_argument(
+        "--batch",
+        type=positive_int,
+        metavar="N",
+        help="number of ratings between a pull of their parameters and a push of the changes; if a "
+        "block of dsgd has more, a batch has the ratings of a random group of rows "
+        f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})",
+    )
     options.add_lookahead_option(system, DEFAULT_LOOKAHEAD, "batches (not in dsgd)")
     options.add_replication_options(
-        parser, keys="columns (not in dsgd)", limit="", items="ratings", sync_default=None,
-        sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column")
+        parser,
+        keys="columns (not in dsgd)",
+        limit="",
+        items="ratings",
+        sync_default=None,
+        sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column",
+    )
     return parser
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on ratings."""
     data = parser.add_argument_group("ratings")
-    data.add_argument("--ratings", metavar="FILE",
-                      help="lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or "
-                           "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use "
-                           "which identifiers, in logarithms (default: a synthetic matrix)")
+    data.add_argument(
+        "--ratings",
+        metavar="FILE",
+        help="lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or "
+        "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use "
+        "which identifiers, in logarithms (default: a synthetic matrix)",
+    )
     data.add_argument("--test", type=Path, metavar="FILE", help="held-out ratings (default: some of --ratings)")
-    data.add_argument("--test-fraction", type=fraction, default=0.1, metavar="X",
-                      help="without --test: hold out this share, determined by the seed, the same for any number of "
-                           "ranks; 0: none (default: %(default)s)")
+    data.add_argument(
+        "--test-fraction",
+        type=fraction,
+        default=0.1,
+        metavar="X",
+        help="without --test: hold out this share, determined by the seed, the same for any number of "
+        "ranks; 0: none (default: %(default)s)",
+    )
     made = parser.add_argument_group("synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law")
     made.add_argument("--rows", type=positive_int, default=1000, metavar="N", help="default: %(default)s")
     made.add_argument("--columns", type=positive_int, default=500, metavar="N", help="default: %(default)s")
-    made.add_argument("--entries", type=positive_int, metavar="N",
-                      help="number of distinct cells with a rating (default: a tenth of all)")
-    made.add_argument("--planted-rank", type=positive_int, default=5, metavar="N",
-                      help="length of the planted factors (default: %(default)s)")
-    made.add_argument("--noise", type=natural_float, default=0.1, metavar="X",
-                      help="standard deviation of the noise; that of entries is about 1 (default: %(default)s)")
-    made.add_argument("--exponent", type=natural_float, default=1.1, metavar="X",
-                      help="exponent of Zipf's law (default: %(default)s)")
+    made.add_argument(
+        "--entries",
+        type=positive_int,
+        metavar="N",
+        help="number of distinct cells with a rating (default: a tenth of all)",
+    )
+    made.add_argument(
+        "--planted-rank",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="length of the planted factors (default: %(default)s)",
+    )
+    made.add_argument(
+        "--noise",
+        type=natural_float,
+        default=0.1,
+        metavar="X",
+        help="standard deviation of the noise; that of entries is about 1 (default: %(default)s)",
+    )
+    made.add_argument(
+        "--exponent", type=natural_float, default=1.1, metavar="X", help="exponent of Zipf's law (default: %(default)s)"
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the model and the optimizer."""
     model = parser.add_argument_group("model")
     model.add_argument("--no-biases", action="store_true", help="predict <row factor, column factor> alone")
-    model.add_argument("--init-std", type=positive_float, default=0.1, metavar="X",
-                       help="standard deviation of the initial factors; biases start at 0 (default: %(default)s)")
-    model.add_argument("--step", choices=("sgd", "adagrad", "bold-driver"), default="sgd",
-                       help="sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; "
-                            "bold-driver: the rate increases by 5%% after an epoch in which the training loss "
-                            "decreased, and is halved after one in which it increased (default: %(default)s)")
-    model.add_argument("--learning-rate", "--lr", type=positive_float, metavar="X",
-                       help="initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)")
-    model.add_argument("--decay", type=positive_float, metavar="X",
-                       help="sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)")
-    model.add_argument("--regularization", type=natural_float, metavar="X",
-                       help="L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)")
-    model.add_argument("--bias-regularization", type=natural_float, default=0.02, metavar="X",
-                       help="L2 regularization of biases (default: %(default)s)")
+    model.add_argument(
+        "--init-std",
+        type=positive_float,
+        default=0.1,
+        metavar="X",
+        help="standard deviation of the initial factors; biases start at 0 (default: %(default)s)",
+    )
+    model.add_argument(
+        "--step",
+        choices=("sgd", "adagrad", "bold-driver"),
+        default="sgd",
+        help="sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; "
+        "bold-driver: the rate increases by 5%% after an epoch in which the training loss "
+        "decreased, and is halved after one in which it increased (default: %(default)s)",
+    )
+    model.add_argument(
+        "--learning-rate",
+        "--lr",
+        type=positive_float,
+        metavar="X",
+        help="initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)",
+    )
+    model.add_argument(
+        "--decay",
+        type=positive_float,
+        metavar="X",
+        help="sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)",
+    )
+    model.add_argument(
+        "--regularization",
+        type=natural_float,
+        metavar="X",
+        help="L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)",
+    )
+    model.add_argument(
+        "--bias-regularization",
+        type=natural_float,
+        default=0.02,
+        metavar="X",
+        help="L2 regularization of biases (default: %(default)s)",
+    )

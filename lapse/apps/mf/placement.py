@@ -50,11 +50,18 @@ def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: in
     replicated, replication = shared.not_replicated()
     if shares_columns and shared.replicates(args, ranks):
         usage = count_usage(comm, matrix, args.batch, args.algorithm)
-        replicated, replication = shared.replicate(args, usage, ranks, ratings_per_round(args, matrix, ranks.count),
-                                                   length, first=matrix.num_rows)
+        replicated, replication = shared.replicate(
+            args, usage, ranks, ratings_per_round(args, matrix, ranks.count), length, first=matrix.num_rows
+        )
         localized[replicated - matrix.num_rows] = 0
-    return Placement(localize=ahead, lookahead=args.lookahead if ahead else 0, replicated_keys=replicated,
-                     replication=replication, localized_columns=localized, moves=moves)
+    return Placement(
+        localize=ahead,
+        lookahead=args.lookahead if ahead else 0,
+        replicated_keys=replicated,
+        replication=replication,
+        localized_columns=localized,
+        moves=moves,
+    )
 
 
 def count_usage(comm: Intracomm, matrix: Matrix, batch: int, algorithm: str) -> Usage:

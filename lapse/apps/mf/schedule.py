@@ -43,8 +43,9 @@ class LatinSquare:
         """
         return (worker + self._start + sub_epoch) % self.workers
 
-    def orders(self, worker: int, rows: np.ndarray, columns: np.ndarray, batch: int,
-               rng: np.random.Generator) -> list[np.ndarray]:
+    def orders(
+        self, worker: int, rows: np.ndarray, columns: np.ndarray, batch: int, rng: np.random.Generator
+    ) -> list[np.ndarray]:
         """The numbers of a worker's ratings for each sub-epoch; `rows` and `columns` are those of its ratings.
 
         If a block has more ratings than `batch`, its rows are assigned at random to groups of about that many, and

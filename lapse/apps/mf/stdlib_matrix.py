@@ -47,13 +47,17 @@ def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
     folder = library_folder() if folder is None else folder
     counts = {module_name(path, folder): found for path in source_files(folder) if (found := identifiers(path))}
     if len(counts) < least:
-        raise StrippedPythonError(f"only {len(counts)} modules with sources under {folder}: this Python seems to be "
-                                  f"installed without its sources. Provide ratings with --ratings FILE")
+        raise StrippedPythonError(
+            f"only {len(counts)} modules with sources under {folder}: this Python seems to be "
+            f"installed without its sources. Provide ratings with --ratings FILE"
+        )
     modules_of = Counter(name for found in counts.values() for name in found)
     return "".join(
         f"{module}\t{name}\t{math.log1p(count):.6f}\n"
-        for module, found in counts.items() for name, count in sorted(found.items())
-        if modules_of[name] >= MIN_MODULES)
+        for module, found in counts.items()
+        for name, count in sorted(found.items())
+        if modules_of[name] >= MIN_MODULES
+    )
 
 
 def identifiers(path: Path) -> Counter:
@@ -61,5 +65,8 @@ def identifiers(path: Path) -> Counter:
     tree = parse_source(path)
     if tree is None:
         return Counter()
-    return Counter(node.id if isinstance(node, ast.Name) else node.attr
-                   for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute)))
+    return Counter(
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Name, ast.Attribute))
+    )

@@ -50,8 +50,10 @@ class Recipe:
     def __post_init__(self) -> None:
         most = self.rows * self.columns
         if not self.rows <= self.entries <= most:
-            raise ValueError(f"{self.entries:,} entries do not fit into a matrix of {self.rows:,} x {self.columns:,}: "
-                             f"must be from {self.rows:,} (one per row) to {most:,}")
+            raise ValueError(
+                f"{self.entries:,} entries do not fit into a matrix of {self.rows:,} x {self.columns:,}: "
+                f"must be from {self.rows:,} (one per row) to {most:,}"
+            )
 
 
 def zipf(count: int, exponent: float) -> np.ndarray:

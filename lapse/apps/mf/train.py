@@ -71,9 +71,11 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
         if plan.args.output is not None and went_well and not training.is_interrupted:
             model_io.save(server, plan, plan.args.output)
     if not went_well:
-        raise job.AppError(f"the training diverged: the loss is not finite. Choose a --learning-rate below "
-                           f"{plan.args.learning_rate:g}, or a --regularization other than "
-                           f"{plan.args.regularization:g}")
+        raise job.AppError(
+            f"the training diverged: the loss is not finite. Choose a --learning-rate below "
+            f"{plan.args.learning_rate:g}, or a --regularization other than "
+            f"{plan.args.regularization:g}"
+        )
     training.finish(**_figures(training.history))
 
 
@@ -96,16 +98,21 @@ def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
         share = read(comm, locate(comm, args.ratings))
         test = None if args.test is None else read(comm, data.Source(str(args.test)))
     ratings = matrix.assemble(comm, args.workers, share, test, args.test_fraction, args.seed)
-    log.info("%s training and %s held-out ratings of %s rows and %s columns, from %g to %g, on average %.4g",
-             *(f"{n:,}" for n in (ratings.num_training, ratings.num_held_out, ratings.num_rows, ratings.num_columns)),
-             ratings.low, ratings.high, ratings.mean)
+    log.info(
+        "%s training and %s held-out ratings of %s rows and %s columns, from %g to %g, on average %.4g",
+        *(f"{n:,}" for n in (ratings.num_training, ratings.num_held_out, ratings.num_rows, ratings.num_columns)),
+        ratings.low,
+        ratings.high,
+        ratings.mean,
+    )
     return ratings
 
 
 def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.Share:
     try:
-        recipe = synthetic.Recipe(args.rows, args.columns, args.entries, args.planted_rank, args.noise, args.exponent,
-                                  args.seed)
+        recipe = synthetic.Recipe(
+            args.rows, args.columns, args.entries, args.planted_rank, args.noise, args.exponent, args.seed
+        )
     except ValueError as error:
         raise job.AppError(f"--entries: {error}") from None
     return synthetic.make_share(recipe, index, count)
@@ -116,8 +123,11 @@ def locate(comm: Intracomm, ratings: str) -> data.Source:
     if ratings != STDLIB:
         return data.Source(ratings)
     if Path(STDLIB).exists():
-        log.warning("--ratings %s means the standard library, not the file of that name in this folder; for the file, "
-                    "use ./%s", STDLIB, STDLIB)
+        log.warning(
+            "--ratings %s means the standard library, not the file of that name in this folder; for the file, use ./%s",
+            STDLIB,
+            STDLIB,
+        )
     return data.Source(stdlib_matrix.NAME, job.on_rank_0(comm, stdlib_matrix.standard_matrix))
 
 
@@ -136,9 +146,16 @@ def read(comm: Intracomm, source: data.Source) -> data.Share:
 
 def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Plan:
     """Make the decisions that hold for all epochs. Collective."""
-    model = Model(rank=args.rank, biases=not args.no_biases, adagrad=args.step == "adagrad", mean=ratings.mean,
-                  low=ratings.low, high=ratings.high, regularization=args.regularization,
-                  bias_regularization=args.bias_regularization)
+    model = Model(
+        rank=args.rank,
+        biases=not args.no_biases,
+        adagrad=args.step == "adagrad",
+        mean=ratings.mean,
+        low=ratings.low,
+        high=ratings.high,
+        regularization=args.regularization,
+        bias_regularization=args.bias_regularization,
+    )
     ranks = Ranks.of(comm)
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)
@@ -163,14 +180,26 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     return server
 
 
-def make_trainer(kv: lapse.Worker, plan: Plan, part: Part, *, batch: int, lookahead: int = 0,
-                 localize: np.ndarray | None = None) -> Trainer:
+def make_trainer(
+    kv: lapse.Worker, plan: Plan, part: Part, *, batch: int, lookahead: int = 0, localize: np.ndarray | None = None
+) -> Trainer:
     """The kernel for some ratings of a worker."""
-    first, end = plan.matrix.bounds[kv.id: kv.id + 2].tolist()
+    first, end = plan.matrix.bounds[kv.id : kv.id + 2].tolist()
     columns = plan.matrix.num_columns
-    return Trainer(kv, plan.model, part.rows, part.columns, part.values, first_row=first, num_rows=end - first,
-                   first_column=plan.matrix.num_rows, num_columns=columns, batch=batch, lookahead=lookahead,
-                   localize=np.zeros(columns, np.uint8) if localize is None else localize)
+    return Trainer(
+        kv,
+        plan.model,
+        part.rows,
+        part.columns,
+        part.values,
+        first_row=first,
+        num_rows=end - first,
+        first_column=plan.matrix.num_rows,
+        num_columns=columns,
+        batch=batch,
+        lookahead=lookahead,
+        localize=np.zeros(columns, np.uint8) if localize is None else localize,
+    )
 
 
 def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
@@ -203,7 +232,7 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
 
 def localize_rows(kv: lapse.Worker, plan: Plan) -> None:
     """Localize the rows of a worker; they stay on its rank."""
-    first, end = plan.matrix.bounds[kv.id: kv.id + 2]
+    first, end = plan.matrix.bounds[kv.id : kv.id + 2]
     kv.localize(np.arange(first, end)).wait()
 
 
@@ -235,26 +264,36 @@ class Rates:
         return self.state
 
 
-def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
-                rate: float) -> dict:
+def train_epoch(
+    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, rate: float
+) -> dict:
     """Train the ratings of a worker once; returns figures of all workers."""
     part = part_of(kv, plan, plan.matrix.training)
-    trainer = make_trainer(kv, plan, part, batch=plan.args.batch, lookahead=plan.placement.lookahead,
-                           localize=plan.placement.localized_columns)
+    trainer = make_trainer(
+        kv,
+        plan,
+        part,
+        batch=plan.args.batch,
+        lookahead=plan.placement.lookahead,
+        localize=plan.placement.localized_columns,
+    )
     ratings = plan.matrix.num_training
     progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")
     pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
     for _ in pass_over(kv, plan, training, epoch, rate, part, trainer):
-        progress.show(trainer.trained / max(len(part), 1) * ratings,
-                      lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"})
+        progress.show(
+            trainer.trained / max(len(part), 1) * ratings,
+            lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
+        )
     trainer.finish()
     progress.close()
     trained, compute = kv.allreduce(np.array([trainer.trained, trainer.compute_seconds]))
     return {"ratings": int(trained), "kernel_seconds": float(compute / kv.num_workers)}
 
 
-def train_blocks(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part,
-                 trainer: Trainer) -> Iterator[None]:
+def train_blocks(
+    kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer
+) -> Iterator[None]:
     """DSGD: in each sub-epoch, the ratings of a worker in a block of columns that no other worker uses."""
     square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
     rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
@@ -270,8 +309,9 @@ def train_blocks(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, r
         yield
 
 
-def train_in_order(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part,
-                   trainer: Trainer) -> Iterator[None]:
+def train_in_order(
+    kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer
+) -> Iterator[None]:
     """Column-wise or plain: all ratings of a worker in a random order, while others use the same columns."""
     rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
     if plan.args.algorithm == "columnwise":
@@ -282,7 +322,7 @@ def train_in_order(kv: lapse.Worker, plan: Plan, training: Training, epoch: int,
     for begin in range(0, len(order), at_once):
         if training.should_stop():
             break
-        trainer.train(order[begin: begin + at_once], rate)
+        trainer.train(order[begin : begin + at_once], rate)
         yield
 
 
@@ -334,5 +374,4 @@ def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
 def is_covered(plan: Plan, part: Part, first_row: int) -> np.ndarray:
     """Which ratings are in rows and columns with enough training ratings to determine their factors."""
     least = COVERED * plan.args.rank
-    return ((plan.matrix.row_counts[first_row + part.rows] >= least)
-            & (plan.matrix.column_counts[part.columns] >= least))
+    return (plan.matrix.row_counts[first_row + part.rows] >= least) & (plan.matrix.column_counts[part.columns] >= least)

@@ -48,8 +48,9 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
         return
     args = training.args
     replicated = [0] if args.management == "lapse2" else None
-    with lapse.Server(args.keys, args.dim, workers=args.workers, comm=comm, seed=args.seed,
-                      replicated_keys=replicated) as server:
+    with lapse.Server(
+        args.keys, args.dim, workers=args.workers, comm=comm, seed=args.seed, replicated_keys=replicated
+    ) as server:
         training.restore(server)
         expected = (training.state or {"expected": 0})["expected"]
         for iteration in training.epochs(server):
@@ -69,21 +70,59 @@ def make_parser() -> argparse.ArgumentParser:
     example = "example: mpirun -n 3 python -m lapse.apps.simple -k 14 -v 5 -i 10 -t 4"
     parser = options.new_parser("simple", __doc__, example)
     add = parser.add_argument
-    add("-k", "--keys", type=options.positive_int, default=10, metavar="N",
-        help="number of keys (default: %(default)s)")
-    add("-v", "--values-per-key", "--dim", dest="dim", type=options.positive_int, default=3, metavar="N",
-        help="number of values per key (default: %(default)s)")
-    add("-i", "--iterations", "--epochs", dest="epochs", type=options.positive_int, default=4, metavar="N",
-        help="number of iterations of each worker (default: %(default)s)")
-    add("-t", "--threads", "--workers", dest="workers", type=options.positive_int, default=2, metavar="N",
-        help="number of worker threads per rank (default: %(default)s)")
-    add("--management", choices=options.MANAGEMENT, default="lapse2",
-        help="lapse: nothing is replicated; classic: nothing is localized, either (default: %(default)s)")
-    add("--seed", type=options.natural_int, default=1, metavar="N",
-        help="accepted as in the other applications; nothing is random here")
+    add(
+        "-k", "--keys", type=options.positive_int, default=10, metavar="N", help="number of keys (default: %(default)s)"
+    )
+    add(
+        "-v",
+        "--values-per-key",
+        "--dim",
+        dest="dim",
+        type=options.positive_int,
+        default=3,
+        metavar="N",
+        help="number of values per key (default: %(default)s)",
+    )
+    add(
+        "-i",
+        "--iterations",
+        "--epochs",
+        dest="epochs",
+        type=options.positive_int,
+        default=4,
+        metavar="N",
+        help="number of iterations of each worker (default: %(default)s)",
+    )
+    add(
+        "-t",
+        "--threads",
+        "--workers",
+        dest="workers",
+        type=options.positive_int,
+        default=2,
+        metavar="N",
+        help="number of worker threads per rank (default: %(default)s)",
+    )
+    add(
+        "--management",
+        choices=options.MANAGEMENT,
+        default="lapse2",
+        help="lapse: nothing is replicated; classic: nothing is localized, either (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=options.natural_int,
+        default=1,
+        metavar="N",
+        help="accepted as in the other applications; nothing is random here",
+    )
     add("--output", type=Path, metavar="DIR", help="folder for checkpoints; created if it does not exist")
-    add("--max-runtime", type=options.positive_float, metavar="SECONDS",
-        help="stop after the iteration in which the process has run for this long")
+    add(
+        "--max-runtime",
+        type=options.positive_float,
+        metavar="SECONDS",
+        help="stop after the iteration in which the process has run for this long",
+    )
     options.add_checkpoint_options(parser)
     options.add_report_options(parser)
     return parser

@@ -44,13 +44,20 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options of the demo."""
     parser = argparse.ArgumentParser(
-        prog="python -m lapse.apps.word2vec.demo", description=__doc__,
+        prog="python -m lapse.apps.word2vec.demo",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N",
-                        help="number of passes over the text (default: %(default)s)")
-    parser.add_argument("--ranks", type=positive_int, default=RANKS, metavar="N",
-                        help="number of ranks to start (default: %(default)s)")
+    parser.add_argument(
+        "--epochs",
+        type=positive_int,
+        default=EPOCHS,
+        metavar="N",
+        help="number of passes over the text (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ranks", type=positive_int, default=RANKS, metavar="N", help="number of ranks to start (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -114,8 +121,7 @@ def neighbor_table(vocabulary, vectors: np.ndarray) -> str:
     """A line per word of `WORDS` that is in the vocabulary."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     known = [word for word in WORDS if word in vocabulary.index]
-    return "\n".join(f"  {word:<10} {', '.join(neighbors(vocabulary, unit, word))}"
-                     for word in known)
+    return "\n".join(f"  {word:<10} {', '.join(neighbors(vocabulary, unit, word))}" for word in known)
 
 
 def neighbors(vocabulary, unit: np.ndarray, word: str) -> list[str]:
@@ -150,18 +156,27 @@ def measure(comm, text, management: str) -> dict:
         train.train(server, plan, training)
     training.exit_if_interrupted()
     epoch, stats = training.history[-1], training.stats
-    return {"management": management, "seconds": epoch["seconds"], "local": epoch["local"],
-            "messages": stats["messages_sent"], "megabytes": stats["bytes_sent"] / 1e6, "loss": epoch["loss"]}
+    return {
+        "management": management,
+        "seconds": epoch["seconds"],
+        "local": epoch["local"],
+        "messages": stats["messages_sent"],
+        "megabytes": stats["bytes_sent"] / 1e6,
+        "loss": epoch["loss"],
+    }
 
 
 def comparison_table(rows: list[dict]) -> str:
     """The measurements, a line per technique."""
-    head = (f"  {'management':<22}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}"
-            f"{'loss':>8}")
-    return "\n".join([head] + [
-        f"  {row['management']:<22}{row['seconds']:>9.1f}{row['local']:>9.1%}"
-        f"{row['messages']:>12,}{row['megabytes']:>10,.0f}{row['loss']:>8.3f}" for row in rows
-    ])
+    head = f"  {'management':<22}{'seconds':>9}{'local':>9}{'messages':>12}{'MB sent':>10}{'loss':>8}"
+    return "\n".join(
+        [head]
+        + [
+            f"  {row['management']:<22}{row['seconds']:>9.1f}{row['local']:>9.1%}"
+            f"{row['messages']:>12,}{row['megabytes']:>10,.0f}{row['loss']:>8.3f}"
+            for row in rows
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ def file_name(stem: str, binary: bool) -> str:
     return stem + (".bin" if binary else ".txt")
 
 
-def write_vectors(path: str | os.PathLike, words: list[str], blocks: Iterable[np.ndarray], dim: int,
-                  binary: bool = False) -> None:
+def write_vectors(
+    path: str | os.PathLike, words: list[str], blocks: Iterable[np.ndarray], dim: int, binary: bool = False
+) -> None:
     """Write vectors, a block of rows at a time; the file appears when it is complete.
 
     Parameters

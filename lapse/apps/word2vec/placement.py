@@ -70,8 +70,15 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         replicated, replication = shared.replicate(args, usage, ranks, args.sync_words, args.dim, scheme=scheme)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart else 1
     sampling = shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None
-    return Placement(localize=localize, lookahead=args.lookahead if localize else 0, replicated_keys=replicated,
-                     replication=replication, sampling=sampling, long_units=long_units, block_units=block_units)
+    return Placement(
+        localize=localize,
+        lookahead=args.lookahead if localize else 0,
+        replicated_keys=replicated,
+        replication=replication,
+        sampling=sampling,
+        long_units=long_units,
+        block_units=block_units,
+    )
 
 
 def noise(vocabulary: Vocabulary) -> np.ndarray:
@@ -84,8 +91,14 @@ def noise(vocabulary: Vocabulary) -> np.ndarray:
 def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_units: bool) -> Usage:
     """Count a part of the text on each rank, and scale it to an epoch. Collective."""
     counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
-    counter = Counter(counts=counts, **pair_options(args, text.vocabulary, long_units), block_units=1, lookahead=0,
-                      is_replicated=np.zeros(len(counts), dtype=np.uint8), seeds=(args.seed, comm.rank))
+    counter = Counter(
+        counts=counts,
+        **pair_options(args, text.vocabulary, long_units),
+        block_units=1,
+        lookahead=0,
+        is_replicated=np.zeros(len(counts), dtype=np.uint8),
+        seeds=(args.seed, comm.rank),
+    )
     words = count_part(counter, text.blocks(comm.rank * args.workers))
     mine = np.append(counts, (counter.units, counter.sets, words)).astype(np.float64)
     everything = np.empty_like(mine)
@@ -101,9 +114,14 @@ def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_uni
 def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:
     """The parameters of the kernel that determine pairs."""
     unit, reuse = (LONG_UNIT, LONG_REUSE) if long_units else (UNIT, REUSE)
-    return {"window": args.window, "negative": args.negative, "unit_pairs": args.unit or unit,
-            "keep": vocabulary.keep_thresholds(args.sample), "shares_negatives": args.negatives_per == "word",
-            "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1)}
+    return {
+        "window": args.window,
+        "negative": args.negative,
+        "unit_pairs": args.unit or unit,
+        "keep": vocabulary.keep_thresholds(args.sample),
+        "shares_negatives": args.negatives_per == "word",
+        "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1),
+    }
 
 
 def count_part(counter: Counter, blocks: Iterable[Block]) -> int:

@@ -129,11 +129,15 @@ def survey(comm: Intracomm, path: str, workers: int, min_count: int) -> Text:
     vocabulary = _merge_vocabulary(comm, counts, min_count)
     if len(vocabulary) == 0:
         raise AppError(f"{path}: no word occurs at least {min_count} times; choose a lower --min-count")
-    kept = {share: _number(encoder, vocabulary) for share, encoder, found in zip(shares, encoders, surveys, strict=True)
-            if encoder.collected == found.words}
+    kept = {
+        share: _number(encoder, vocabulary)
+        for share, encoder, found in zip(shares, encoders, surveys, strict=True)
+        if encoder.collected == found.words
+    }
     text = Text(path, vocabulary, [found.words for found in everything], kept)
-    log.info("%s words; %s distinct words occur at least %d times",
-             f"{text.words:,}", f"{len(vocabulary):,}", min_count)
+    log.info(
+        "%s words; %s distinct words occur at least %d times", f"{text.words:,}", f"{len(vocabulary):,}", min_count
+    )
     return text
 
 

@@ -99,8 +99,7 @@ def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:
         return os.fspath(path)
     # other hosts may have another Python, but all must train on the same text
     content = job.on_rank_0(comm, path.read_text, "utf-8")
-    return os.fspath(job.collectively(
-        comm, lambda: path if here else write_temporary(content)))
+    return os.fspath(job.collectively(comm, lambda: path if here else write_temporary(content)))
 
 
 # --- training --------------------------------------------------------------------------------
@@ -130,13 +129,17 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> None:
         result = server.run(train_epoch, server, plan, training, epoch, begun)[0]
         training.meet()
         training.end_epoch(
-            loss=result.loss, pairs=result.pairs, words_per_second=result.words / training.seconds,
-            state={"done": result.done} if training.is_partial else None)
+            loss=result.loss,
+            pairs=result.pairs,
+            words_per_second=result.words / training.seconds,
+            state={"done": result.done} if training.is_partial else None,
+        )
         begun = None
 
 
-def train_epoch(kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int,
-                begun: list[float] | None) -> EpochResult:
+def train_epoch(
+    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, begun: list[float] | None
+) -> EpochResult:
     """Train the share of a worker once, without what another process has trained of it (`begun`)."""
     trainer = make_trainer(kv, plan, epoch)
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
@@ -175,10 +178,16 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     is_replicated = np.zeros(2 * len(plan.text.vocabulary), dtype=np.uint8)
     is_replicated[chosen.replicated_keys] = 1
     return Trainer(
-        kv, dim=args.dim, localize=chosen.localize, slow_down=args.slow_down,
-        is_replicated=is_replicated, block_units=chosen.block_units, lookahead=chosen.lookahead,
+        kv,
+        dim=args.dim,
+        localize=chosen.localize,
+        slow_down=args.slow_down,
+        is_replicated=is_replicated,
+        block_units=chosen.block_units,
+        lookahead=chosen.lookahead,
         seeds=stream_seeds(args, epoch, kv.id),
-        **placement.pair_options(args, plan.text.vocabulary, chosen.long_units))
+        **placement.pair_options(args, plan.text.vocabulary, chosen.long_units),
+    )
 
 
 def stream_seeds(args: argparse.Namespace, epoch: int, worker: int) -> list[int]:
@@ -234,8 +243,7 @@ class Schedule:
 # --- the model -------------------------------------------------------------------------------
 
 
-def save(server: lapse.Server, vocabulary: Vocabulary, folder: Path, dim: int,
-         binary: bool) -> None:
+def save(server: lapse.Server, vocabulary: Vocabulary, folder: Path, dim: int, binary: bool) -> None:
     """Write word vectors, context vectors and counts into a folder, by the first worker of all."""
     server.run(_save, vocabulary, folder, dim, binary)
     log.info("wrote the model to %s", folder)

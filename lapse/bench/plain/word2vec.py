@@ -51,8 +51,10 @@ class Run:
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Train once over the text; the seconds and the loss."""
         trainers = [self._trainer(epoch, worker) for worker in range(self._args.workers)]
-        threads = [threading.Thread(target=self._train, args=(trainer, epoch, worker))
-                   for worker, trainer in enumerate(trainers)]
+        threads = [
+            threading.Thread(target=self._train, args=(trainer, epoch, worker))
+            for worker, trainer in enumerate(trainers)
+        ]
         start = time.perf_counter()
         for thread in threads:
             thread.start()
@@ -63,9 +65,15 @@ class Run:
 
     def _trainer(self, epoch: int, worker: int) -> PlainTrainer:
         return PlainTrainer(
-            self.vectors, self._table, self._generators[worker], block_units=1, lookahead=0,
-            is_replicated=np.zeros(len(self.vectors), np.uint8), seeds=train.stream_seeds(self._args, epoch, worker),
-            **placement.pair_options(self._args, self._text.vocabulary, long_units=True))
+            self.vectors,
+            self._table,
+            self._generators[worker],
+            block_units=1,
+            lookahead=0,
+            is_replicated=np.zeros(len(self.vectors), np.uint8),
+            seeds=train.stream_seeds(self._args, epoch, worker),
+            **placement.pair_options(self._args, self._text.vocabulary, long_units=True),
+        )
 
     def _train(self, trainer: PlainTrainer, epoch: int, worker: int) -> None:
         schedule = train.Schedule(self._args, self._text.share_words[worker], epoch)
@@ -87,8 +95,19 @@ def main(argv: list[str] | None = None) -> None:
         print(f"epoch {epoch + 1}: {spent:.3f} s, loss {loss:.4f}", flush=True)
         seconds.append(spent)
         losses.append(loss)
-    print("RESULT " + json.dumps({"app": "word2vec.plain", "workers": args.workers, "epochs": args.epochs,
-                                  "seconds": seconds, "loss": losses[-1]}), flush=True)
+    print(
+        "RESULT "
+        + json.dumps(
+            {
+                "app": "word2vec.plain",
+                "workers": args.workers,
+                "epochs": args.epochs,
+                "seconds": seconds,
+                "loss": losses[-1],
+            }
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def put(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] values):
 def pull_and_cancel(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out, int times):
     """Pull and change one's mind: what `out` holds after the last cancel must stay."""
     cdef lapse.operation_t* op = NULL
-    cdef int i
+    cdef int _i
     cdef Py_ssize_t row
     with nogil:
-        for i in range(times):
+        for _i in range(times):
             kv.pull_keys(&keys[0], keys.shape[0], &out[0, 0], &op)
             kv.cancel(op)
             for row in range(out.shape[0]):
@@ -48,9 +48,9 @@ def sample(lapse.Worker kv, lapse.key_t[::1] keys, float[:, ::1] out, int times)
     cdef lapse.operation_t* op = NULL
     cdef Py_ssize_t n = keys.shape[0]
     cdef long long handle
-    cdef int i
+    cdef int _i
     with nogil:
-        for i in range(times):
+        for _i in range(times):
             handle = kv.prepare_sample_of(2 * n)
             kv.pull_sample_of(handle, n, &keys[0], &out[0, 0], NULL)
             kv.wait_everything()

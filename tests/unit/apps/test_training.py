@@ -40,9 +40,7 @@ def test_given_are_the_options_of_the_command_line_also_where_they_are_the_defau
 
 
 def test_the_options_of_the_checkpoint_count():
-    args = taken_over(
-        ["--epochs", 9, "--corpus", "a/b", "--metrics", "m", "--max-runtime", 3], ["--epochs", 9]
-    )
+    args = taken_over(["--epochs", 9, "--corpus", "a/b", "--metrics", "m", "--max-runtime", 3], ["--epochs", 9])
     assert (args.epochs, args.corpus, args.metrics) == (9, Path("a/b"), Path("m"))
     assert args.max_runtime is None and args.resume and args.output == Path("out")
 
@@ -57,9 +55,7 @@ def test_a_contradiction_names_the_option_and_both_values():
 
 
 def test_what_does_not_change_the_model_may_be_given_anew():
-    args = taken_over(
-        ["--metrics", "m", "--checkpoint-every", 2], ["--metrics", "n", "--max-runtime", 7]
-    )
+    args = taken_over(["--metrics", "m", "--checkpoint-every", 2], ["--metrics", "n", "--max-runtime", 7])
     assert (args.metrics, args.checkpoint_every, args.max_runtime) == (Path("n"), 2, 7)
 
 

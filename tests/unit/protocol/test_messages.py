@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from lapse.messaging._kinds import MESSAGE_KINDS
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -27,7 +27,7 @@ class Tracked(Network):
         self.forwards = {}
 
     def deliver(self, source, target, packet):
-        for origin, operation, key, position in requests_in(packet, 8 * self.lengths):
+        for origin, operation, _key, position in requests_in(packet, 8 * self.lengths):
             if source != origin:
                 place = origin, operation, position
                 self.forwards[place] = self.forwards.get(place, 0) + 1
@@ -44,9 +44,7 @@ class Tracked(Network):
         assert all(call.done for call in self.calls), "some calls never finished"
         self.check_at_rest()
         for key in range(self.num_keys):
-            np.testing.assert_array_equal(
-                self.value(key), np.full(self.lengths[key], self.sums[key])
-            )
+            np.testing.assert_array_equal(self.value(key), np.full(self.lengths[key], self.sums[key]))
 
 
 def random_program(network, rank, worker, calls, hot):
@@ -145,9 +143,7 @@ def test_exact_sums_of_values_that_are_not_copied_under_the_latch(size):
         calls = []
 
         for rank in range(size):
-            network.worker(
-                rank, program(network, rank, np.random.default_rng([seed, rank]), sums, calls)
-            )
+            network.worker(rank, program(network, rank, np.random.default_rng([seed, rank]), sums, calls))
         network.run()
         assert all(call.done for call in calls)
         network.check_at_rest()
@@ -216,7 +212,7 @@ def test_any_number_of_operations_may_wait_for_an_arriving_key(parked):
     other = network.ranks[1]
     network.start(1, "localize", [key])
     assert other.state(key) == "arriving"
-    for number in range(parked):
+    for _number in range(parked):
         network.push(1, [key], 1)
         network.push(2, [key], 1)
         network.start(1, "pull", [key])
@@ -243,7 +239,7 @@ def test_where_names_the_owner_once_everything_is_at_rest(size):
     for seed in range(20):
         network = run_random(size, seed, calls=6)
         for rank in range(size):
-            call = network.start(rank, "locate", list(range(7)) + [3, 3])
+            call = network.start(rank, "locate", [*list(range(7)), 3, 3])
             network.run()
             assert call.values.tolist() == [network.owner(key) for key in [*range(7), 3, 3]]
 
@@ -281,9 +277,7 @@ def test_a_message_that_the_protocol_excludes_is_an_error():
     network.ranks[1].step(call)
     packet = network.ranks[1].take(0)
     network.ranks[0].deliver(1, packet)
-    with pytest.raises(
-        AssertionError, match=f"protocol error at rank 0, message from rank 1.*key {key}"
-    ):
+    with pytest.raises(AssertionError, match=f"protocol error at rank 0, message from rank 1.*key {key}"):
         network.ranks[0].deliver(1, packet)
 
 

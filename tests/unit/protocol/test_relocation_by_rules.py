@@ -4,10 +4,11 @@ import os
 from collections import deque
 
 import numpy as np
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from lapse.testing._virtual_rank import VirtualRank
+
 from simulated_network import Channels, share_in_groups
 
 NUM_KEYS = 3
@@ -49,9 +50,7 @@ class Ranks(RuleBasedStateMachine):
     @rule(rank=st.integers(0, 3), keys=st.lists(KEYS, max_size=3), number=st.integers(1, 9))
     def push(self, rank, keys, number):
         np.add.at(self.sums, keys, number)
-        self.begin(
-            rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number))
-        )
+        self.begin(rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number)))
 
     @precondition(lambda self: self.unfinished)
     @rule(which=st.integers(0, 10))
@@ -72,9 +71,7 @@ class Ranks(RuleBasedStateMachine):
         for key in range(NUM_KEYS):
             states = [rank.state(key) for rank in getattr(self, "ranks", [])]
             assert states.count("owned") <= 1
-            assert (
-                not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
-            )
+            assert not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
 
     def teardown(self):
         if not hasattr(self, "ranks"):

@@ -98,9 +98,7 @@ def test_replicas_are_equal_to_the_last_bit_where_sums_round(size, dtype):
         network = make_network(size, seed, dtype=dtype, **PACES[seed % len(PACES)])
         sums = np.zeros(NUM_KEYS)
         for rank in range(size):
-            network.worker(
-                rank, program(network, rank, np.random.default_rng([seed, rank]), sums)
-            )
+            network.worker(rank, program(network, rank, np.random.default_rng([seed, rank]), sums))
         end(network)
         for key in REPLICATED if not with_sets else ():
             tolerance = 1e-6 if dtype == "float64" else 5.0
@@ -117,9 +115,7 @@ def test_after_a_sync_every_rank_has_what_was_pushed_before_it(size):
             yield from when_in_step(network, rank)
             for _ in range(int(random.integers(1, 4))):
                 number = float(random.integers(1, 100))
-                yield network.start(
-                    rank, "push", [own[rank]], np.full(LENGTHS[own[rank]], number)
-                )
+                yield network.start(rank, "push", [own[rank]], np.full(LENGTHS[own[rank]], number))
                 pushed += number
                 assert network.ranks[rank].value(own[rank])[0] == pushed, "own updates are visible"
             if random.random() < 0.7:

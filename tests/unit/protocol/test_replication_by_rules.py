@@ -8,10 +8,11 @@ from collections import deque
 
 import numpy as np
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from lapse.testing._virtual_rank import VirtualRank
+
 from simulated_network import Channels, Network
 
 NUM_KEYS = 4
@@ -39,10 +40,7 @@ class Ranks(RuleBasedStateMachine):
     )
     def start(self, size, lengths, dtype, pace, with_sets):
         lengths = lengths if isinstance(lengths, int) else np.array(lengths)
-        self.ranks = [
-            VirtualRank(rank, size, NUM_KEYS, lengths, dtype, REPLICATED, **pace)
-            for rank in range(size)
-        ]
+        self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths, dtype, REPLICATED, **pace) for rank in range(size)]
         self.size = size
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
         self.replicated = REPLICATED if size > 1 else ()
@@ -106,9 +104,7 @@ class Ranks(RuleBasedStateMachine):
             return
         self.clock += 1
         if call.issued < len(call.keys) and call.kind == "push":
-            self.pushes.append(
-                (self.clock, rank, int(call.keys[call.issued]), float(call.values[0]))
-            )
+            self.pushes.append((self.clock, rank, int(call.keys[call.issued]), float(call.values[0])))
         if call.kind == "set":
             self.sets[float(call.values[0])][1] = self.clock
         if self.ranks[rank].step(call):
@@ -253,7 +249,7 @@ def test_homes_keep_no_sums_that_others_wait_for():
         network = Network(4, 40, 1, seed, replicated=range(40), max_pending=10, max_delay=1.0)
         ended = []
 
-        def program(rank):
+        def program(rank, network=network, ended=ended):
             for _ in range(30):
                 while network.ranks[rank].runs_ahead:
                     yield None

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-
 from lapse.testing._virtual_rank import VirtualRank
+
 from simulated_network import share_in_groups
 
 ROUNDS = int(4 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
@@ -17,12 +17,9 @@ ROUNDS = int(4 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
 class ThreadedRanks:
     """One thread per rank carries and delivers messages, in order, and tells the time; worker threads ask."""
 
-    def __init__(
-        self, size, num_keys, lengths, seed, dtype="float64", replicated=(), sharing=1, **management
-    ):
+    def __init__(self, size, num_keys, lengths, seed, dtype="float64", replicated=(), sharing=1, **management):
         self.ranks = [
-            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management)
-            for rank in range(size)
+            VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management) for rank in range(size)
         ]
         share_in_groups(self.ranks, sharing)
         self.channels = {(a, b): collections.deque() for a in range(size) for b in range(size)}
@@ -92,10 +89,7 @@ class ThreadedRanks:
                 time.sleep(0)
 
     def run(self, workers, program):
-        servers = [
-            threading.Thread(target=self.serve, args=(rank,), daemon=True)
-            for rank in range(self.size)
-        ]
+        servers = [threading.Thread(target=self.serve, args=(rank,), daemon=True) for rank in range(self.size)]
         threads = [
             threading.Thread(target=self.worker, args=(rank, number, program), daemon=True)
             for rank in range(self.size)
@@ -110,7 +104,7 @@ class ThreadedRanks:
         for thread in servers:
             thread.join(30)
         assert not self.errors, self.errors
-        while any([self.carry(rank) for rank in range(self.size)]):
+        while any(self.carry(rank) for rank in range(self.size)):
             pass
 
 
@@ -199,9 +193,7 @@ def test_concurrent_pushes_to_replicas_end_with_exact_sums(size, pace):
         calls = []
         for _ in range(40):
             keys = random.integers(0, num_keys, 3)
-            kind = str(
-                random.choice(["push", "push", "push", "pull", "localize", "set", "sync"])
-            )
+            kind = str(random.choice(["push", "push", "push", "pull", "localize", "set", "sync"]))
             if kind == "sync":
                 if random.random() < 0.3:
                     ranks.sync(rank, random)
@@ -245,7 +237,7 @@ def test_concurrent_pushes_to_replicas_end_with_exact_sums(size, pace):
 @pytest.mark.parametrize("pace", ["time", "each push", "pushes"])
 def test_concurrent_pushes_and_sets_leave_equal_replicas_where_sums_round(pace, dtype):
     def program(ranks, rank, random):
-        for number in range(60):
+        for _number in range(60):
             key = int(random.integers(3))
             kind = "set" if random.random() < 0.1 else "push"
             ranks.when_in_step(rank)
@@ -264,11 +256,10 @@ def test_concurrent_pushes_and_sets_leave_equal_replicas_where_sums_round(pace, 
 @pytest.mark.parametrize("pace", PACES)
 def test_concurrent_workers_see_their_own_pushes_and_no_torn_values(pace):
     def program(ranks, rank, random):
-        pushed, seen = 0, 0.0
-        for _ in range(60):
+        seen = 0.0
+        for pushed in range(1, 61):
             ranks.when_in_step(rank)
             ranks.call(rank, random, "push", [1], np.ones(500))
-            pushed += 1
             read = ranks.call(rank, random, "pull", [1])
             assert (read.values == read.values[0]).all(), "a torn value"
             assert read.values[0] >= max(pushed, seen)

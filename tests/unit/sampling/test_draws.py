@@ -4,13 +4,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from frequencies import assert_conform
+from lapse.testing._sampling import pull_here
 
 import lapse
+from frequencies import assert_conform
+from lapse._store import Store
 from lapse.sampling._draws import Generator, Table
 from lapse.sampling.schemes import make_sampler
-from lapse.testing._sampling import pull_here
-from lapse._store import Store
 
 FULL = 2**32
 
@@ -68,7 +68,7 @@ def test_weighted_draws_conform(weights, offset):
     assert_conform(np.bincount(keys - offset, minlength=len(weights)), weights)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (5, 12), (1000, 2000)])
+@pytest.mark.parametrize("low, high", [(0, 1), (5, 12), (1000, 2000)])
 def test_uniform_draws_conform(low, high):
     keys = draw(lapse.Uniform(low, high), 200_000)
     assert keys.min() >= low and keys.max() < high
@@ -103,7 +103,7 @@ def test_a_huge_table():
 def test_a_range_of_nearly_all_possible_keys():
     keys = draw(lapse.Uniform(0, 2**32 - 2), 200_000)
     assert_conform(np.bincount(keys >> 24, minlength=256)[:255], np.ones(255))
-    assert 0 <= keys.min() and 2**31 < keys.max() < 2**32 - 2
+    assert keys.min() >= 0 and 2**31 < keys.max() < 2**32 - 2
 
 
 def test_draws_depend_on_seed_worker_and_purpose_alone():
@@ -167,7 +167,7 @@ def test_a_search_without_result_never_ends_with_a_replicated_key():
     weights = np.ones(60)
     _, _, here = find(weights, 0)
     weights[here] = 0
-    replicated = [key for key in np.flatnonzero(~here)[:5]]
+    replicated = list(np.flatnonzero(~here)[:5])
     keys, found, _ = find(weights, 3000, group_size=1, replicated=replicated)
     assert np.isin(keys[found], replicated).all() and not np.isin(keys[~found], replicated).any()
     assert_conform(np.bincount(keys, minlength=60), weights)
@@ -177,7 +177,7 @@ def test_a_search_without_result_never_ends_with_a_replicated_key():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    "arguments, error, words",
     [
         ((0, 0), ValueError, ["Uniform(0, 0)", "no keys", "1"]),
         ((5, 3), ValueError, ["Uniform(5, 3)", "6"]),
@@ -195,7 +195,7 @@ def test_bad_bounds(arguments, error, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    "arguments, error, words",
     [
         (([],), ValueError, ["shape (0,)"]),
         (([[1.0, 2.0]],), ValueError, ["shape (1, 2)"]),
@@ -219,7 +219,7 @@ def test_bad_weights(arguments, error, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    "arguments, error, words",
     [
         (dict(scheme="pol"), ValueError, ["'pol'", "pool"]),
         (dict(scheme=3), TypeError, ["scheme", "3"]),
@@ -243,9 +243,7 @@ def test_descriptions_are_values():
     weighted = lapse.Weighted(weights, 3)
     weights[0] = 7
     assert weighted.weights[0] == 1 and not weighted.weights.flags.writeable
-    assert weighted == lapse.Weighted([1, 2], 3) and hash(weighted) == hash(
-        lapse.Weighted([1, 2], 3)
-    )
+    assert weighted == lapse.Weighted([1, 2], 3) and hash(weighted) == hash(lapse.Weighted([1, 2], 3))
     assert weighted != lapse.Weighted([1, 2], 4) and weighted != lapse.Weighted([1, 3], 3)
     assert (weighted.low, weighted.high) == (3, 5)
     assert lapse.Uniform(1, 3) == lapse.Uniform(1, 3) != weighted

@@ -154,7 +154,7 @@ def test_values_that_are_no_numbers_are_refused(kv, name, values):
 )
 @pytest.mark.parametrize("name", ["push", "set"])
 def test_a_wrong_number_of_values_names_both_counts(kv, name, values):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="elements") as caught:
         getattr(kv, name)(0, values)
     assert f"{np.size(values)} elements" in str(caught.value) and "2 elements" in str(caught.value)
 
@@ -235,9 +235,7 @@ BAD_SERVERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "text"), BAD_SERVERS, ids=lambda x: repr(x) if isinstance(x, dict) else ""
-)
+@pytest.mark.parametrize("change, error, text", BAD_SERVERS, ids=lambda x: repr(x) if isinstance(x, dict) else "")
 def test_a_bad_constructor_argument_is_named_and_leaves_nothing_behind(change, error, text):
     with pytest.raises(error, match=text):
         lapse.Server(**{"num_keys": 4, "value_lengths": 1, **change})

@@ -207,7 +207,7 @@ def check_load_fails(path, match, **options):
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    "options, match",
     [
         ({"num_keys": 21}, "num_keys is 20 in the checkpoint, but 21"),
         ({"lengths": 4}, "value_lengths is 3 in the checkpoint, but 4"),
@@ -227,7 +227,7 @@ def test_other_varying_lengths_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    "changes, match",
     [
         ({"version": 99}, "version 99 of the format, but this Lapse reads version 1"),
         ({"format": "cookbook"}, "not the manifest"),
@@ -275,7 +275,7 @@ def test_every_damaged_bit_is_found(tmp_path_factory, position, bit):
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    "changes, match",
     [
         ({"values": np.zeros((20, 4), "f4")}, r"values are float32 of shape \(20, 4\)"),
         ({"values": np.zeros((20, 3), "f8")}, "values are float64"),

@@ -27,7 +27,7 @@ def test_a_worker_that_returns_while_others_are_in_setup(server):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    "one, other",
     [
         (lambda kv: kv.barrier(), lambda kv: kv.allreduce(1)),
         (lambda kv: kv.allreduce(1), lambda kv: kv.allreduce(1, op="max")),

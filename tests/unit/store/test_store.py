@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from lapse._store import Store
 from lapse.testing._virtual_rank import VirtualRank
 
 import lapse
+from lapse._store import Store
 
 LENGTHS = [
     1,

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from lapse.apps._shared.job import AppError
 from lapse.apps.kge import data
 
-SPLITS = {"train": [("a", "likes", "b"), ("b", "likes", "c c"), ("a", "knows", "b")],
-          "valid": [("c c", "likes", "a")], "test": [("a", "knows", "new")]}
+SPLITS = {
+    "train": [("a", "likes", "b"), ("b", "likes", "c c"), ("a", "knows", "b")],
+    "valid": [("c c", "likes", "a")],
+    "test": [("a", "knows", "new")],
+}
 
 
 def write(folder, splits, suffix=".txt", encode=lambda triple: "\t".join(triple)):
@@ -126,7 +129,8 @@ def test_any_bytes_are_triples_or_an_error_with_the_file(content, suffix):
 
 
 NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Z")), min_size=1, max_size=5).filter(
-    lambda name: not name.startswith("\ufeff"))
+    lambda name: not name.startswith("\ufeff")
+)
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=10))
@@ -144,7 +148,10 @@ def test_known_answers(triples):
         rows, entities = known.answers(array, column)
         found = {(int(row), int(entity)) for row, entity in zip(rows, entities, strict=True)}
         assert len(found) == len(rows)  # also where a triple is given twice
-        expected = {(i, other[column]) for i, triple in enumerate(triples) for other in triples
-                    if other[1] == triple[1] and other[2 - column] == triple[2 - column]
-                    and other[column] != triple[column]}
+        expected = {
+            (i, other[column])
+            for i, triple in enumerate(triples)
+            for other in triples
+            if other[1] == triple[1] and other[2 - column] == triple[2 - column] and other[column] != triple[column]
+        }
         assert found == expected

@@ -18,8 +18,11 @@ def direct_rank(scores, target, left_out):
 
 
 SCORES = st.lists(st.integers(-2, 2), min_size=NUM_ENTITIES, max_size=NUM_ENTITIES)
-QUERIES = st.lists(st.tuples(SCORES, st.integers(0, NUM_ENTITIES - 1), st.sets(st.integers(0, NUM_ENTITIES - 1))),
-                   min_size=1, max_size=6)
+QUERIES = st.lists(
+    st.tuples(SCORES, st.integers(0, NUM_ENTITIES - 1), st.sets(st.integers(0, NUM_ENTITIES - 1))),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(QUERIES, st.integers(1, NUM_ENTITIES))

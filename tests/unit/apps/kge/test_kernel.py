@@ -16,9 +16,18 @@ def relation_length(model, dim):
 
 
 def make(model, loss="softmax", dim=6, reciprocal=False, **more):
-    return _gradients.Gradients(model=model, loss=loss, dim=dim, relation_length=relation_length(model, dim),
-                                num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS, reciprocal=reciprocal,
-                                block=BLOCK, negatives=NEGATIVES, **more)
+    return _gradients.Gradients(
+        model=model,
+        loss=loss,
+        dim=dim,
+        relation_length=relation_length(model, dim),
+        num_entities=NUM_ENTITIES,
+        num_relations=NUM_RELATIONS,
+        reciprocal=reciprocal,
+        block=BLOCK,
+        negatives=NEGATIVES,
+        **more,
+    )
 
 
 def world(model, dim=6, reciprocal=False, seed=0):
@@ -33,7 +42,7 @@ def score(model, norm, s, r, o):
     """The definitions in the papers."""
     dim = len(s)
     if model == "complex":
-        s, r, o = (x[: dim // 2] + 1j * x[dim // 2:] for x in (s, r, o))
+        s, r, o = (x[: dim // 2] + 1j * x[dim // 2 :] for x in (s, r, o))
         return (s * r * o.conj()).sum().real
     if model == "distmult":
         return (s * r * o).sum()
@@ -42,22 +51,25 @@ def score(model, norm, s, r, o):
     return -np.linalg.norm(s + r - o, ord=norm)
 
 
-def direct_loss(model, loss, entities, relations, triples, negatives, *, norm=1, margin=1.0, reciprocal=False,
-                n3=0.0, l2=0.0):
+def direct_loss(
+    model, loss, entities, relations, triples, negatives, *, norm=1, margin=1.0, reciprocal=False, n3=0.0, l2=0.0
+):
     """What the kernel computes, one score at a time, in float64."""
     entities, relations = entities.astype(float), relations.astype(float)
     total = 0.0
     for s, r, o in triples:
         inverse = relations[NUM_RELATIONS + r] if reciprocal else None
         for side in (0, 1):
+
             def of(e, side=side, s=s, r=r, o=o, inverse=inverse):
                 if side == 0:
                     return score(model, norm, entities[s], relations[r], entities[e])
                 if reciprocal:
                     return score(model, norm, entities[o], inverse, entities[e])
                 return score(model, norm, entities[e], relations[r], entities[o])
+
             true = s if side else o
-            against = [of(e) for e in negatives[side * NEGATIVES:][:NEGATIVES] if e != true]
+            against = [of(e) for e in negatives[side * NEGATIVES :][:NEGATIVES] if e != true]
             total += row_loss(loss, of(true), np.array(against), margin)
         used = [entities[s], relations[r], entities[o]] + ([inverse] if reciprocal else [])
         total += sum(penalty(model, x, n3, l2) for x in used)
@@ -99,12 +111,32 @@ CASES += [("transe", "softmax", False, 2), ("transe", "margin", True, 2)]
 def test_loss_and_gradients(model, loss, reciprocal, norm):
     entities, relations, triples, negatives = world(model, reciprocal=reciprocal)
     negatives[0] = triples[0, 2]  # equal to a target: must be left out
-    kernel = make(model, loss, reciprocal=reciprocal, norm=norm, margin=1.5, entity_n3=0.1, relation_n3=0.1,
-                  entity_l2=0.05, relation_l2=0.05)
+    kernel = make(
+        model,
+        loss,
+        reciprocal=reciprocal,
+        norm=norm,
+        margin=1.5,
+        entity_n3=0.1,
+        relation_n3=0.1,
+        entity_l2=0.05,
+        relation_l2=0.05,
+    )
 
     def direct():
-        return direct_loss(model, loss, entities, relations, triples, negatives, norm=norm, margin=1.5,
-                           reciprocal=reciprocal, n3=0.1, l2=0.05)
+        return direct_loss(
+            model,
+            loss,
+            entities,
+            relations,
+            triples,
+            negatives,
+            norm=norm,
+            margin=1.5,
+            reciprocal=reciprocal,
+            n3=0.1,
+            l2=0.05,
+        )
 
     found, *gradients = kernel.of(entities, relations, triples, negatives)
     assert found == pytest.approx(direct(), rel=1e-4)
@@ -122,9 +154,19 @@ def test_the_gradient_of_a_large_block_is_the_sum_of_those_of_its_parts(model):
     relations = rng.normal(size=(6, relation_length(model, dim))).astype(np.float32)
     triples = np.stack([rng.integers(n, size=large) for n in (300, 3, 300)], axis=1)
     sampled = rng.integers(300, size=2 * negatives)
-    kernel = _gradients.Gradients(model=model, loss="softmax", dim=dim, relation_length=relation_length(model, dim),
-                                  num_entities=300, num_relations=3, reciprocal=True, block=large, negatives=negatives,
-                                  entity_n3=0.1, relation_l2=0.1)
+    kernel = _gradients.Gradients(
+        model=model,
+        loss="softmax",
+        dim=dim,
+        relation_length=relation_length(model, dim),
+        num_entities=300,
+        num_relations=3,
+        reciprocal=True,
+        block=large,
+        negatives=negatives,
+        entity_n3=0.1,
+        relation_l2=0.1,
+    )
     whole = kernel.of(entities, relations, triples, sampled)
     parts = [kernel.of(entities, relations, triples[i : i + 10].copy(), sampled) for i in range(0, large, 10)]
     for found, expected in zip(whole, map(sum, zip(*parts, strict=True)), strict=True):
@@ -140,8 +182,7 @@ def test_scores_of_any_length(model, dim):
     everything[:NUM_ENTITIES, :dim] = entities
     for norm in (1, 2):
         for asked, known in ((_ranking.OBJECT, 0), (_ranking.SUBJECT, 2)):
-            query = _ranking.queries(model, asked, everything[triples[:, known]], relations,
-                                    triples[:, 1].copy(), dim)
+            query = _ranking.queries(model, asked, everything[triples[:, known]], relations, triples[:, 1].copy(), dim)
             found = _ranking.scores(model, norm, query, everything)
             for i, (s, r, o) in enumerate(triples):
                 for e in range(NUM_ENTITIES):
@@ -181,8 +222,6 @@ def test_dropout_is_part_of_the_gradient():
         np.testing.assert_allclose(gradient, expected, atol=3e-2 * np.abs(expected).max())
 
 
-
-
 def test_what_cannot_be_is_refused():
     entities, relations, triples, negatives = world("distmult")
     with pytest.raises(IndexError, match="9 entities"):
@@ -190,7 +229,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="at most 5"):
         make("distmult").of(entities, relations, np.concatenate([triples] * 2), negatives)
     for bad in ({"dim": 0}, {"entity_dropout": 1.0}, {"relation_dropout": -0.1}):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=next(iter(bad))):
             make("distmult", **bad)
     with pytest.raises(ValueError, match="padded"):
         _ranking.scores("distmult", 1, np.zeros((2, 5), np.float32), np.zeros((16, 5), np.float32))

@@ -52,8 +52,17 @@ def test_the_length_of_a_relation():
         Model("complex", 7, 1, True, 10, 3)
 
 
-@pytest.mark.parametrize("bad", [("--lr", 0), ("--lr-final", 2), ("--entity-dropout", 1), ("--entity-n3", -1),
-                                 ("--entity-l2", "x"), ("--relation-dropout", "nan")])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("--lr", 0),
+        ("--lr-final", 2),
+        ("--entity-dropout", 1),
+        ("--entity-n3", -1),
+        ("--entity-l2", "x"),
+        ("--relation-dropout", "nan"),
+    ],
+)
 def test_numbers_out_of_range(bad, capsys):
     with pytest.raises(SystemExit):
         options(*bad)
@@ -64,8 +73,17 @@ def test_all_options_have_help(capsys):
     with pytest.raises(SystemExit):
         options("--help")
     shown = capsys.readouterr().out
-    for name in ("--dataset", "--model", "--replicate", "--sync-triples", "--sampling-scheme", "--eval-every",
-                 "--checkpoint-every", "--resume", "rescal"):
+    for name in (
+        "--dataset",
+        "--model",
+        "--replicate",
+        "--sync-triples",
+        "--sampling-scheme",
+        "--eval-every",
+        "--checkpoint-every",
+        "--resume",
+        "rescal",
+    ):
         assert name in shown
     assert isinstance(options(), argparse.Namespace)
 
@@ -144,8 +162,10 @@ def test_where_all_ranks_share_memory_everything_is_local():
     assert len(placement.decide(args, model_of(args), graph(), Ranks(4, 4)).replicated_keys) == 2
 
 
-@pytest.mark.parametrize("management, num_entities, scheme", [
-    ("classic", 100, "naive"), ("lapse", 100, "preloc"), ("lapse2", 100, "preloc"), ("lapse2", 100_000, "local")])
+@pytest.mark.parametrize(
+    "management, num_entities, scheme",
+    [("classic", 100, "naive"), ("lapse", 100, "preloc"), ("lapse2", 100, "preloc"), ("lapse2", 100_000, "local")],
+)
 def test_each_management_has_a_sampling_scheme(management, num_entities, scheme):
     """Where a rank owns few entities, negatives are not drawn among them."""
     args = options("--management", management)

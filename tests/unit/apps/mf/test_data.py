@@ -18,24 +18,29 @@ def read(text, index=0, count=1):
 def triples(share):
     if share.row_ids is None:
         return list(zip(share.rows.tolist(), share.columns.tolist(), share.values.tolist()))
-    return [(share.row_ids[r], share.column_ids[c], v) for r, c, v in zip(share.rows, share.columns, share.values.tolist())]
+    return [
+        (share.row_ids[r], share.column_ids[c], v) for r, c, v in zip(share.rows, share.columns, share.values.tolist())
+    ]
 
 
 EXPECTED = [("7", "x y", 3.0), ("8", "z", 1.5)]
 
 
-@pytest.mark.parametrize("text", [
-    "7\tx y\t3\t881250949\n8\tz\t1.5\t0\n",
-    "7,x y,3\n8,z,1.5\n",
-    "7, x y ,3\r\n8,z , 1.5",
-    '7,"x y",3,"a,b"\n"8",z,1.5,"c"\n',
-    "7;x y;3;0\n8;z;1.5;0\n",
-    "7::x y::3::0\n8::z::1.5::0\n",
-    "user,item,rating\n7,x y,3\n8,z,1.5\n",
-    "\n\n7,x y,3\n\n8,z,1.5\n \n",
-    b"\xef\xbb\xbf7,x y,3\n8,z,1.5\n",
-    b"\xef\xbb\xbfuser\titem\trating\n7\tx y\t3\n8\tz\t1.5\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7\tx y\t3\t881250949\n8\tz\t1.5\t0\n",
+        "7,x y,3\n8,z,1.5\n",
+        "7, x y ,3\r\n8,z , 1.5",
+        '7,"x y",3,"a,b"\n"8",z,1.5,"c"\n',
+        "7;x y;3;0\n8;z;1.5;0\n",
+        "7::x y::3::0\n8::z::1.5::0\n",
+        "user,item,rating\n7,x y,3\n8,z,1.5\n",
+        "\n\n7,x y,3\n\n8,z,1.5\n \n",
+        b"\xef\xbb\xbf7,x y,3\n8,z,1.5\n",
+        b"\xef\xbb\xbfuser\titem\trating\n7\tx y\t3\n8\tz\t1.5\n",
+    ],
+)
 def test_formats_of_text(text):
     assert triples(read(text)) == EXPECTED
 
@@ -58,34 +63,38 @@ MATRIX = """%%MatrixMarket matrix coordinate real general
 """
 
 
-@pytest.mark.parametrize("text", [MATRIX, MATRIX.replace("MatrixMarket matrix", "matrixmarket MATRIX"),
-                                  MATRIX.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text", [MATRIX, MATRIX.replace("MatrixMarket matrix", "matrixmarket MATRIX"), MATRIX.replace("\n", "\r\n")]
+)
 def test_matrix_market(text):
     share = read(text)
     assert triples(share) == [(0, 2, 2.5), (3, 0, -100.0)]
     assert share.shape == (4, 3)
 
 
-@pytest.mark.parametrize("text, line, reason", [
-    ("1 2 3\n1 2\n", 2, "has 2 fields"),
-    ("1,2,3\n1,2,x\n", 2, "not a number"),
-    ("1,2,3\n1,2,nan\n", 2, "finite"),
-    ("1,2,3\n1,2,inf\n", 2, "finite"),
-    ("1,2,3\n1,2,1e39\n", 2, "at most"),
-    ("1,2,3\n,2,3\n", 2, "empty name"),
-    ("1,2\n", 1, "has 2 fields"),
-    ("1,2,x\n1,2,3\n", 1, "not a number"),
-    (b"1,2,3\n\xff,2,3\n", 2, "not UTF-8"),
-    ("user,item,rating\n\n1,2,\n", 3, "not a number"),
-    (MATRIX.replace("4 1 -1e2", "5 1 1"), 6, "from 1 to 4"),
-    (MATRIX.replace("4 1 -1e2", "4 0 1"), 6, "from 1 to 3"),
-    (MATRIX.replace("4 1 -1e2", "4 1"), 6, "not an entry"),
-    (MATRIX.replace("4 3 2", "4 3"), 4, "not a size line"),
-    (MATRIX.replace("4 3 2", "4 9999999999 2"), 4, "2,147,483,647"),
-    (MATRIX.replace("real", "pattern"), 1, "pattern"),
-    (MATRIX.replace("general", "symmetric"), 1, "symmetric"),
-    ("%%MatrixMarket matrix coordinate real general\n% nothing\n", 3, "before the size line"),
-])
+@pytest.mark.parametrize(
+    "text, line, reason",
+    [
+        ("1 2 3\n1 2\n", 2, "has 2 fields"),
+        ("1,2,3\n1,2,x\n", 2, "not a number"),
+        ("1,2,3\n1,2,nan\n", 2, "finite"),
+        ("1,2,3\n1,2,inf\n", 2, "finite"),
+        ("1,2,3\n1,2,1e39\n", 2, "at most"),
+        ("1,2,3\n,2,3\n", 2, "empty name"),
+        ("1,2\n", 1, "has 2 fields"),
+        ("1,2,x\n1,2,3\n", 1, "not a number"),
+        (b"1,2,3\n\xff,2,3\n", 2, "not UTF-8"),
+        ("user,item,rating\n\n1,2,\n", 3, "not a number"),
+        (MATRIX.replace("4 1 -1e2", "5 1 1"), 6, "from 1 to 4"),
+        (MATRIX.replace("4 1 -1e2", "4 0 1"), 6, "from 1 to 3"),
+        (MATRIX.replace("4 1 -1e2", "4 1"), 6, "not an entry"),
+        (MATRIX.replace("4 3 2", "4 3"), 4, "not a size line"),
+        (MATRIX.replace("4 3 2", "4 9999999999 2"), 4, "2,147,483,647"),
+        (MATRIX.replace("real", "pattern"), 1, "pattern"),
+        (MATRIX.replace("general", "symmetric"), 1, "symmetric"),
+        ("%%MatrixMarket matrix coordinate real general\n% nothing\n", 3, "before the size line"),
+    ],
+)
 @pytest.mark.parametrize("count", [1, 3])
 def test_bad_lines_are_named(text, line, reason, count):
     messages = []
@@ -134,8 +143,7 @@ def test_a_damaged_gzip_file(tmp_path):
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=300) | st.text("0123456789 ,\t.\n%-", max_size=200).map(str.encode),
-       st.integers(1, 4))
+@given(st.binary(max_size=300) | st.text("0123456789 ,\t.\n%-", max_size=200).map(str.encode), st.integers(1, 4))
 def test_any_bytes_are_ratings_or_an_error_with_a_line(content, count):
     for prefix in (b"", b"1,2,3\n", b"%%MatrixMarket matrix coordinate real general\n"):
         try:
@@ -148,8 +156,18 @@ def test_any_bytes_are_ratings_or_an_error_with_a_line(content, count):
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.text("abc é", min_size=1).map(str.strip).filter(bool), st.integers(0, 9).map(str),
-                          st.floats(-100, 100, width=32)), max_size=30), st.sampled_from("\t;,"), st.integers(1, 5))
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abc é", min_size=1).map(str.strip).filter(bool),
+            st.integers(0, 9).map(str),
+            st.floats(-100, 100, width=32),
+        ),
+        max_size=30,
+    ),
+    st.sampled_from("\t;,"),
+    st.integers(1, 5),
+)
 def test_what_was_written_is_read(ratings, separator, count):
     text = "".join(f"{u}{separator}{i}{separator}{x!r}\n" for u, i, x in ratings)
     shares = [read(text, index, count) for index in range(count)]

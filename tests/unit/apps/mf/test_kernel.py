@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
-
 from lapse.apps.mf._model import Model
 
 
 def make_model(rank=5, biases=True, adagrad=False, low=-1.0, high=2.0):
-    return Model(rank=rank, biases=biases, adagrad=adagrad, mean=0.3, low=low, high=high, regularization=0.07,
-                 bias_regularization=0.03)
+    return Model(
+        rank=rank,
+        biases=biases,
+        adagrad=adagrad,
+        mean=0.3,
+        low=low,
+        high=high,
+        regularization=0.07,
+        bias_regularization=0.03,
+    )
 
 
 def objective(model, values, row, column, rating, factor_weight=0.07, bias_weight=0.03):
@@ -77,7 +84,7 @@ def test_ratings_are_trained_one_after_the_other():
     together, apart = values.copy(), values.copy()
     model.train(together, rows, columns, ratings, 0.05)
     for i in range(3):
-        model.train(apart, rows[i: i + 1], columns[i: i + 1], ratings[i: i + 1], 0.05)
+        model.train(apart, rows[i : i + 1], columns[i : i + 1], ratings[i : i + 1], 0.05)
     assert np.array_equal(together, apart)
 
 

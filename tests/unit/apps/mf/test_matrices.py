@@ -219,9 +219,14 @@ def test_by_default_replicas_take_a_tenth_of_the_size_of_all_values():
     assert len(chosen.replicated_keys) == 30
 
 
-@pytest.mark.parametrize("given, expected", [
-    (("--batch", 10), 2 * 10 * 2), (("--batch", 10, "--workers", 3), 2 * 10 * 6), (("--sync-ratings", 77), 77),
-])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (("--batch", 10), 2 * 10 * 2),
+        (("--batch", 10, "--workers", 3), 2 * 10 * 6),
+        (("--sync-ratings", 77), 77),
+    ],
+)
 def test_ratings_between_two_rounds(given, expected):
     ratings = assemble(synthetic.make_share(Recipe(200, 100, 5000)))
     assert placement.ratings_per_round(options(*given), ratings, 2) == expected
@@ -250,7 +255,7 @@ def test_expected_batches_agree_with_a_simulation(algorithm):
         order = rng.permutation(len(columns))
         order = order if algorithm == "plain" else np.argsort(rng.permutation(30)[columns], kind="stable")
         for begin in range(0, len(order), batch):
-            found[np.unique(columns[order[begin: begin + batch]])] += 1 / rounds
+            found[np.unique(columns[order[begin : begin + batch]])] += 1 / rounds
     np.testing.assert_allclose(placement.expected_batches(counts, batch, algorithm), found, rtol=0.05, atol=0.15)
 
 

@@ -95,8 +95,10 @@ def test_columnwise_takes_each_column_at_once():
 
 
 def test_plain_takes_all_in_an_order_of_its_own_for_each_worker_and_epoch():
-    orders = [schedule.plain_order(50, streams.generator(1, epoch, worker, schedule.ORDER)).tolist()
-              for epoch, worker in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    orders = [
+        schedule.plain_order(50, streams.generator(1, epoch, worker, schedule.ORDER)).tolist()
+        for epoch, worker in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
     assert orders[0] == orders[3]
     assert orders[0] != orders[1] != orders[2]
     assert sorted(orders[0]) == list(range(50))

@@ -48,8 +48,9 @@ def test_each_management_has_a_sampling_scheme(management, scheme):
     args = options("--management", management)
     assert choose_scheme(args, many, 8) == scheme
     assert shared.make_sampling(args, scheme, lapse.Weighted(placement.noise(many))).scheme == scheme
-    args = options("--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4,
-                   "--sampling-postpone")
+    args = options(
+        "--management", management, "--sampling-scheme", "pool", "--sampling-reuse", 4, "--sampling-postpone"
+    )
     assert choose_scheme(args, many, 8) == "pool"
     chosen = shared.make_sampling(args, "pool", lapse.Weighted(placement.noise(many)))
     assert (chosen.scheme, chosen.reuse, chosen.postpone) == ("pool", 4, True)
@@ -111,8 +112,16 @@ def test_the_pace_never_stops():
 
 def count(sentences, num_words, **parameters):
     counts = np.zeros(2 * num_words, dtype=np.int64)
-    everything = dict(window=2, negative=5, keep=np.full(num_words, 2**32 - 1, np.uint32), unit_pairs=100,
-                      is_replicated=np.zeros(2 * num_words, np.uint8), block_units=1, lookahead=0, seeds=(1, 2))
+    everything = dict(
+        window=2,
+        negative=5,
+        keep=np.full(num_words, 2**32 - 1, np.uint32),
+        unit_pairs=100,
+        is_replicated=np.zeros(2 * num_words, np.uint8),
+        block_units=1,
+        lookahead=0,
+        seeds=(1, 2),
+    )
     counter = Counter(counts=counts, **{**everything, **parameters})
     words = np.array([word for sentence in sentences for word in sentence], np.int32)
     counter.add(words, np.cumsum([len(sentence) for sentence in sentences]).astype(np.int64))
@@ -138,9 +147,14 @@ def test_no_pair_is_lost_in_blocks_and_behind_them(block_units, lookahead):
 
 
 def test_the_kernel_refuses_what_it_cannot_use():
-    for bad in ({"window": 0}, {"negative": -1}, {"block_units": 0}, {"lookahead": -1},
-                {"is_replicated": np.zeros(3, np.uint8)}):
-        with pytest.raises(ValueError):
+    for bad in (
+        {"window": 0},
+        {"negative": -1},
+        {"block_units": 0},
+        {"lookahead": -1},
+        {"is_replicated": np.zeros(3, np.uint8)},
+    ):
+        with pytest.raises(ValueError, match=next(iter(bad))):
             count([[0, 1]], 4, **bad)
     with pytest.raises(IndexError):
         count([[0, 4]], 4)
@@ -150,7 +164,13 @@ def test_all_options_have_help(capsys):
     with pytest.raises(SystemExit):
         options("--help")
     shown = capsys.readouterr().out
-    for name in ("--replicate", "--sync-words", "--sampling-scheme", "--sampling-reuse", "--sampling-postpone",
-                 "--block"):
+    for name in (
+        "--replicate",
+        "--sync-words",
+        "--sampling-scheme",
+        "--sampling-reuse",
+        "--sampling-postpone",
+        "--block",
+    ):
         assert name in shown
     assert isinstance(options(), argparse.Namespace)

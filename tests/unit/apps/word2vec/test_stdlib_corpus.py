@@ -13,8 +13,7 @@ from lapse.apps.word2vec.stdlib_corpus import StrippedPythonError
 def library(tmp_path):
     """A small library folder with everything that matters."""
     files = {
-        "good.py": '"""First sentence here. Second one."""\n'
-                   'def f():\n    """A function\'s text."""\n',
+        "good.py": '"""First sentence here. Second one."""\ndef f():\n    """A function\'s text."""\n',
         "broken.py": "def (:\n",
         "explodes.py": '"""Never imported, only read."""\nraise SystemExit(3)\n',
         "test/test_good.py": '"""Not this text."""\n',
@@ -38,8 +37,13 @@ def cache(tmp_path, monkeypatch):
 def test_docstrings_and_topics_but_no_tests_and_no_foreign_packages(library, monkeypatch):
     monkeypatch.setattr(stdlib_corpus, "MIN_WORDS", 1)
     lines = stdlib_corpus.gather(library).splitlines()
-    assert lines == ["never imported only read", "first sentence here", "second one",
-                     "a function's text", "the topic of conditions"]
+    assert lines == [
+        "never imported only read",
+        "first sentence here",
+        "second one",
+        "a function's text",
+        "the topic of conditions",
+    ]
 
 
 def test_missing_topics_are_said(library, monkeypatch, caplog):

@@ -78,8 +78,10 @@ def test_what_is_kept_and_what_is_read_again_are_the_same(path, monkeypatch, wor
     assert len(kept.kept) == workers and not again.kept
     assert kept.share_words == again.share_words and sum(kept.share_words) == kept.words
     for worker in range(workers):
-        expected = [[word for word in sentence if word in kept.vocabulary.index]
-                    for sentence in Share(path, worker, workers).sentences()]
+        expected = [
+            [word for word in sentence if word in kept.vocabulary.index]
+            for sentence in Share(path, worker, workers).sentences()
+        ]
         for one in (kept, again):
             blocks = list(one.blocks(worker))
             assert words_of(blocks, one.vocabulary.words) == expected
