@@ -38,16 +38,17 @@ def shuffle(const int32_t[::1] groups, int64_t num_groups, uint64_t seed):
     order, ends = np.empty(n, np.int64), np.zeros(num_groups, np.int64)
     cdef int64_t[::1] order_view = order, ends_view = ends
     with nogil:
-        sort_by_group(groups, order_view, ends_view)
+        sort_by_group(&groups[0], n, num_groups, &order_view[0], &ends_view[0])
         for group in range(num_groups):
             i = ends_view[group - 1] if group else 0
-            shuffle_range(order_view, i, ends_view[group], &seed)
+            shuffle_items(&order_view[i], ends_view[group] - i, &seed)
     return order, ends
 
 
-cdef void sort_by_group(const int32_t[::1] groups, int64_t[::1] order, int64_t[::1] ends) noexcept nogil:
+cdef void sort_by_group(const int32_t* groups, int64_t n, int64_t num_groups, int64_t* order,
+                        int64_t* ends) noexcept nogil:
     """Counting sort; `ends` is 0 before."""
-    cdef int64_t i, group, n = groups.shape[0], num_groups = ends.shape[0], begin = 0, size
+    cdef int64_t i, group, begin = 0, size
     for i in range(n):
         ends[groups[i]] += 1
     for group in range(num_groups):
@@ -58,9 +59,9 @@ cdef void sort_by_group(const int32_t[::1] groups, int64_t[::1] order, int64_t[:
         ends[groups[i]] += 1
 
 
-cdef void shuffle_range(int64_t[::1] order, int64_t begin, int64_t end, uint64_t* state) noexcept nogil:
+cdef void shuffle_items(int64_t* items, int64_t count, uint64_t* state) noexcept nogil:
     """Fisher and Yates."""
     cdef int64_t i, j
-    for i in range(end - begin - 1, 0, -1):
-        j = begin + <int64_t>next_below(state, <uint32_t>(i + 1))
-        order[j], order[begin + i] = order[begin + i], order[j]
+    for i in range(count - 1, 0, -1):
+        j = next_below(state, <uint32_t>(i + 1))
+        items[i], items[j] = items[j], items[i]
