@@ -65,7 +65,7 @@ test: install
 
 # Each tool runs, whatever the others found.
 LINTERS := 'ruff check' 'ruff format --check' 'cython-lint lapse tests' 'codespell' 'mypy' \
-           'stubtest --concise --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist lapse' \
+           'stubtest --concise --ignore-disjoint-bases --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist lapse' \
            'check-manifest --no-build-isolation'
 
 $(VENV)/.lint-tools: $(VENV)/.tools

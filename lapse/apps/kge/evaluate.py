@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import lapse
-from lapse.apps.kge import _ranking
+import lapse.apps.kge._ranking as _ranking
 from lapse.apps.kge.data import Known
 from lapse.apps.kge.models import Model
 
