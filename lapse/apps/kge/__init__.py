@@ -7,8 +7,8 @@ questions such as (json, imports, ?).
 The path of a triple through the modules::
 
     data ─ ids ─► train ─ blocks ─► _kernel ─ pull, push, localize, samples ─► server
-    (or stdlib_graph)               (_kge.h: models, losses, gradients)          │
-                                    evaluate: ranks of valid and test ◄─ pull ───┤
+    (or stdlib_graph)               (_gradients: losses and gradients)             │
+                                    evaluate (_ranking): valid and test ◄─ pull ───┤
                                     model_io: embeddings as .npy ◄──────── pull ───┘
 
 `options` has the defaults of each model, `placement` decides which technique manages which parameter.
