@@ -22,7 +22,9 @@ DIRECTIVES = {
     "initializedcheck": False,
 }
 # -march=native is left out on purpose: a wheel must run on any machine of its architecture.
-CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", "-pthread"]
+# Functions begin at cache lines, so that the speed of short loops does not depend on what lies before them: it changed by
+# 3% when unrelated code moved by 16 bytes.
+CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-falign-functions=64", "-g0", "-pthread"]
 NUMPY_API = ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")
 
 JOBS = int(os.environ.get("LAPSE_BUILD_JOBS") or len(os.sched_getaffinity(0)))
