@@ -25,6 +25,7 @@ cdef class Mail:
     cdef rank_t* state
     cdef Protocol protocol          # owns the state
     cdef mailbox_t* boxes           # by source
+    cdef int32_t size               # kept here too: the state may be gone before this is
     cdef uint8_t latch
     cdef int64_t posted
 

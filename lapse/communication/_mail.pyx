@@ -23,14 +23,15 @@ cdef class Mail:
     def __cinit__(self, Protocol protocol):
         self.protocol = protocol
         self.state = &protocol.c.rank
-        self.boxes = <mailbox_t*>calloc(self.state.size, sizeof(mailbox_t))
+        self.size = protocol.c.rank.size
+        self.boxes = <mailbox_t*>calloc(self.size, sizeof(mailbox_t))
         if self.boxes == NULL:
-            raise MemoryError(f"no memory for the mail of {self.state.size} ranks")
+            raise MemoryError(f"no memory for the mail of {self.size} ranks")
 
     def __dealloc__(self):
         cdef int32_t i
         cdef letter_t* letter
-        for i in range(self.state.size if self.boxes != NULL else 0):
+        for i in range(self.size if self.boxes != NULL else 0):
             while self.boxes[i].first != NULL:
                 letter = self.boxes[i].first
                 self.boxes[i].first = letter.next
