@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lapse
+from lapse._store import Store
 from mpi4py import MPI
 from mpi4py.MPI import COMM_WORLD as comm
 
@@ -459,9 +460,15 @@ def test_time_spent_waiting_is_counted_apart_from_barriers():
 
 def test_a_closed_server_goes_with_its_last_reference():
     """Not only when garbage is collected: its values may be most of the memory."""
+
+    def num_stores():
+        return sum(type(each) is Store for each in gc.get_objects())
+
     gc.disable()
     try:
+        before = num_stores()
         server = lapse.Server(20, 2)
+        assert num_stores() == before + 1
         with server.worker() as kv:
             kv.barrier()
         del kv
@@ -469,6 +476,7 @@ def test_a_closed_server_goes_with_its_last_reference():
         last = weakref.ref(server)
         del server
         assert last() is None
+        assert num_stores() == before, "something else still holds the values"
     finally:
         gc.enable()
 
