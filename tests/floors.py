@@ -39,6 +39,7 @@ class Module:
     private_names: set[str] = field(default_factory=set)
     accesses: list[tuple[str, str, Path, int]] = field(default_factory=list)  # object, attribute, file, line
     sizes: list[tuple[str, int, int]] = field(default_factory=list)  # name, lines, limit
+    floors: list[tuple[int, Path]] = field(default_factory=list)  # named at the head of a file
 
 
 @dataclass
@@ -124,6 +125,8 @@ def read_package(folder: Path) -> dict[str, Module]:
         for path in module.files:
             read = _read_python if path.suffix == ".py" else _read_cython
             read(path, module, modules)
+            if match := re.match(r'"""Floor (\d+)\.', path.read_text(encoding="utf-8")):
+                module.floors.append((int(match[1]), path))
     return modules
 
 
@@ -269,6 +272,7 @@ def check(folder: Path, page: Page) -> list[str]:
     modules = read_package(folder)
     return [
         *_unplaced(modules, page),
+        *_wrong_heads(modules, page),
         *_wrong_imports(modules, page),
         *_cycles(modules),
         *_private_accesses(modules, page),
@@ -290,6 +294,16 @@ def _unplaced(modules: dict[str, Module], page: Page) -> list[str]:
         if not any(_is_within(name, place) for name in modules)
     ]
     return missing + gone
+
+
+def _wrong_heads(modules: dict[str, Module], page: Page) -> list[str]:
+    return [
+        f"{path}:1: says floor {named}, but {module.name} is on floor {page.floors[place]}"
+        for module in modules.values()
+        if (place := page.place_of(module.name)) is not None
+        for named, path in module.floors
+        if named != page.floors[place]
+    ]
 
 
 def _wrong_imports(modules: dict[str, Module], page: Page) -> list[str]:

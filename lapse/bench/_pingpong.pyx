@@ -1,4 +1,4 @@
-"""Floor 6. The reference for messages: bare MPI between two ranks, with the bytes of a request and of its reply.
+"""Floor 8. The reference for messages: bare MPI between two ranks, with the bytes of a request and of its reply.
 
 In C without the GIL, with blocking calls on both sides, on a separate communicator. Both ranks call each function.
 """

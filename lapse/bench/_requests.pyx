@@ -1,4 +1,4 @@
-"""Floor 6. Loops for the benchmarks of messages: calls of a worker through the C-level door, with their times.
+"""Floor 8. Loops for the benchmarks of messages: calls of a worker through the C-level door, with their times.
 
 The loops run without the GIL. A batch is a row of `keys`; rows are used in turn.
 """

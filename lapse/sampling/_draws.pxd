@@ -1,4 +1,4 @@
-"""Floor 1. Keys drawn at random, each in constant time, without the GIL.
+"""Floor 2. Keys drawn at random, each in constant time, without the GIL.
 
 Generators are NumPy's bit generators, used through their C structure; here they are `void*`, so
 that who cimports this needs no headers of NumPy.

@@ -1,4 +1,4 @@
-"""Floor 1. Keys drawn at random, each in constant time, without the GIL."""
+"""Floor 2. Keys drawn at random, each in constant time, without the GIL."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport floor

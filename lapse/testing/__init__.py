@@ -1,1 +1,1 @@
-"""Floor 6. Doors for the tests. Not part of the API."""
+"""Floor 7. Doors for the tests. Not part of the API."""

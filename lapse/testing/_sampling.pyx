@@ -1,4 +1,4 @@
-"""Floor 6. What a sampler finds in a store, for tests, which have no worker."""
+"""Floor 7. What a sampler finds in a store, for tests, which have no worker."""
 
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset

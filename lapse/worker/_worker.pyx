@@ -307,7 +307,6 @@ cdef class Worker(Caller):
         self.enter()
         self.check_sampling()
         number = self.sampler.number_of(handle)
-        self.sampler.find_with(number, 0)
         count = check_int(n, "n", 0, MAX_PREPARED)
         self.sampler.find_with(number, count)
         if keys is None:
@@ -491,8 +490,7 @@ cdef class Worker(Caller):
         return self.sync_all_replicas()
 
     cdef int wait_everything(self) except -1 nogil:
-        self.block_on_own_operations()
-        return 0
+        return self.block_on_own_operations()
 
     cdef void cancel(self, operation_t* operation) noexcept nogil:
         # Nobody waits for it any more, and nothing is written to its buffer from now on.
