@@ -60,7 +60,7 @@ cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcep
 # Requests of this rank's own workers, one key a step ----------------------------------------------------
 
 cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, uint32_t position,
-             const char* given, int64_t* done, int64_t* parked) noexcept nogil:
+                   const char* given, int64_t* done, int64_t* parked) noexcept nogil:
     """Carry out, park, or send to the home one key, not a replicated one, of a pull, push or set.
 
     `done` grows by one if it is carried out at once, `parked` if it waits for an arrival.
