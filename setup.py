@@ -22,8 +22,8 @@ DIRECTIVES = {
     "initializedcheck": False,
 }
 # -march=native is left out on purpose: a wheel must run on any machine of its architecture.
-# Functions begin at cache lines, so that the speed of short loops does not depend on what lies before them: it changed by
-# 3% when unrelated code moved by 16 bytes.
+# Functions begin at cache lines, so that the speed of short loops does not depend on what lies before them: it changed
+# by 3% when unrelated code moved by 16 bytes.
 CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-falign-functions=64", "-g0", "-pthread"]
 NUMPY_API = ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")
 
