@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from lapse.options.sampling import SCHEMES
 
@@ -17,26 +18,34 @@ MANAGEMENT = ("lapse2", "lapse", "classic")
 # --- types of arguments ------------------------------------------------------------------------------------------
 
 
-def number(kind: Callable[[str], Number], accept: Callable[[Number], bool], expected: str) -> Callable[[str], Number]:
+@dataclass(frozen=True)
+class NumberType(Generic[Number]):
     """A type for `argparse`: what `kind` makes of the text, if `accept` is true of it."""
 
-    def convert(text: str) -> Number:
+    kind: Callable[[str], Number]
+    accept: Callable[[Number], bool]
+    expected: str
+
+    @property
+    def metavar(self) -> str:
+        """How ``--help`` shows the number."""
+        return "N" if self.kind is int else "X"
+
+    def __call__(self, text: str) -> Number:
         try:
-            value = kind(text)
+            value = self.kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
-        if not accept(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {self.expected}") from None
+        if not self.accept(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {self.expected}")
         return value
 
-    return convert
 
-
-positive_int = number(int, lambda value: value >= 1, "an integer of at least 1")
-natural_int = number(int, lambda value: value >= 0, "an integer of at least 0")
-positive_float = number(float, lambda value: 0 < value < math.inf, "a finite number above 0")
-natural_float = number(float, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
-fraction = number(float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+positive_int = NumberType(int, lambda value: value >= 1, "an integer of at least 1")
+natural_int = NumberType(int, lambda value: value >= 0, "an integer of at least 0")
+positive_float = NumberType(float, lambda value: 0 < value < math.inf, "a finite number above 0")
+natural_float = NumberType(float, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+fraction = NumberType(float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 
 
 # --- parsing -----------------------------------------------------------------------------------------------------
@@ -69,6 +78,50 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     return args
 
 
+class Group:
+    """Options that belong together.
+
+    Parameters
+    ----------
+    container
+        A parser, or a group of its options.
+    """
+
+    def __init__(self, container: argparse._ActionsContainer) -> None:
+        self._container = container
+
+    def add(
+        self, names: str, kind: NumberType | tuple | type, text: str, default: float | str | None = None, **others: Any
+    ) -> None:
+        """Add an option.
+
+        Parameters
+        ----------
+        names
+            Its names and, if it is not that of `kind`, the name of its value, separated by spaces.
+        kind
+            The type of a number, a tuple of the possible values, bool for an option without a value, or another type.
+        text
+            The help text; a default that it does not describe is appended.
+        default
+            The value if the option is not given.
+        **others
+            As for `argparse.ArgumentParser.add_argument`.
+        """
+        flags = [name for name in names.split() if name.startswith("-")]
+        if isinstance(kind, tuple):
+            others = {"choices": kind} | others
+        elif kind is bool:
+            others = {"action": "store_true"} | others
+        else:
+            shown = names.split()[len(flags) :]
+            others = {"type": kind, "metavar": shown[0] if shown else getattr(kind, "metavar", None)} | others
+        if default is not None:
+            others["default"] = default
+            text += "" if "default: " in text else " (default: %(default)s)"
+        self._container.add_argument(*flags, help=text, **others)
+
+
 # --- groups of options -------------------------------------------------------------------------------------------
 
 
@@ -77,9 +130,9 @@ def add_shared_options(
     *,
     epochs: int | None,
     dim: int | None,
-    dim_names: tuple[str, ...] = ("--dim", "--vector-size"),
+    dim_names: str = "--dim --vector-size",
     dim_help: str | None = None,
-) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
+) -> tuple[Group, Group]:
     """Add the options that every training application has.
 
     Parameters
@@ -94,105 +147,69 @@ def add_shared_options(
     system, output
         The groups of options on the parameter server and on output, for the application's own options.
     """
-    training = parser.add_argument_group("training")
-    training.add_argument(
+    training = Group(parser.add_argument_group("training"))
+    training.add(
         "--epochs",
-        type=positive_int,
+        positive_int,
+        f"number of passes over the data (default: {epochs or 'depends on the model'})",
         default=epochs,
-        metavar="N",
-        help=f"number of passes over the data (default: {epochs or 'depends on the model'})",
     )
-    training.add_argument(
-        *dim_names,
-        type=positive_int,
+    training.add(
+        dim_names,
+        positive_int,
+        dim_help or f"length of each vector (default: {dim or 'depends on the model'})",
         default=dim,
-        metavar="N",
-        help=dim_help or f"length of each vector (default: {dim or 'depends on the model'})",
     )
-    training.add_argument(
-        "--seed",
-        type=natural_int,
-        default=1,
-        metavar="N",
-        help="seed of all random number generators (default: %(default)s)",
+    training.add("--seed", natural_int, "seed of all random number generators", default=1)
+    training.add(
+        "--max-runtime SECONDS",
+        positive_float,
+        "stop training at the next block once the process has run for this long; the model is saved as usual",
     )
-    training.add_argument(
-        "--max-runtime",
-        type=positive_float,
-        metavar="SECONDS",
-        help="stop training at the next block once the process has run for this long; the model is saved as usual",
-    )
-    system = parser.add_argument_group("parameter server")
-    system.add_argument(
-        "--workers",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="number of worker threads per rank (default: %(default)s)",
-    )
-    system.add_argument(
+    system = Group(parser.add_argument_group("parameter server"))
+    system.add("--workers", positive_int, "number of worker threads per rank", default=1)
+    system.add(
         "--management",
-        choices=MANAGEMENT,
+        MANAGEMENT,
+        "how parameters are placed. classic: each parameter stays on its home rank; lapse: parameters are relocated to "
+        "the rank that is about to use them; lapse2: like lapse, but parameters that all ranks use frequently are "
+        "replicated, and negative samples are drawn from local parameters",
         default="lapse2",
-        help="how parameters are placed. classic: each parameter stays on its home rank; lapse: "
-        "parameters are relocated to the rank that is about to use them; lapse2: like lapse, but "
-        "parameters that all ranks use frequently are replicated, and negative samples are drawn "
-        "from local parameters (default: %(default)s)",
     )
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the model and for checkpoints; created if it does not exist",
-    )
+    output = Group(parser.add_argument_group("output"))
+    output.add("--output DIR", Path, "folder for the model and for checkpoints; created if it does not exist")
     add_checkpoint_options(output)
     add_report_options(output)
     return system, output
 
 
-def add_checkpoint_options(group: argparse._ActionsContainer) -> None:
+def add_checkpoint_options(group: Group) -> None:
     """Add the options on interrupting and resuming a run."""
-    group.add_argument(
+    group.add(
         "--checkpoint-every",
-        type=positive_int,
-        metavar="N",
-        help="save a checkpoint under --output every N epochs and at the end (default: only when "
-        "SIGINT, SIGTERM or --max-runtime stops the training early)",
+        positive_int,
+        "save a checkpoint under --output every N epochs and at the end (default: only when SIGINT, SIGTERM or "
+        "--max-runtime stops the training early)",
     )
-    group.add_argument(
+    group.add(
         "--resume",
-        action="store_true",
-        help="continue from the newest complete checkpoint under --output, with the options of that "
-        "run; start from scratch if there is none",
+        bool,
+        "continue from the newest complete checkpoint under --output, with the options of that run; start from scratch "
+        "if there is none",
     )
 
 
-def add_report_options(group: argparse._ActionsContainer) -> None:
+def add_report_options(group: Group) -> None:
     """Add the options on reports."""
-    group.add_argument(
-        "--metrics",
-        type=Path,
-        metavar="FILE",
-        help="write one JSON object per epoch: loss, time and the counters of the server",
-    )
-    group.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="plot loss, quality and locality over the epochs (requires matplotlib)",
-    )
-    group.add_argument("--no-progress", action="store_true", help="do not show progress")
+    group.add("--metrics FILE", Path, "write one JSON object per epoch: loss, time and the counters of the server")
+    group.add("--plot FILE", Path, "plot loss, quality and locality over the epochs (requires matplotlib)")
+    group.add("--no-progress", bool, "do not show progress")
 
 
-def add_lookahead_option(system: argparse._ActionsContainer, default: int, units: str) -> None:
+def add_lookahead_option(system: Group, default: int, units: str) -> None:
     """Add ``--lookahead``, which is counted in `units`."""
-    system.add_argument(
-        "--lookahead",
-        type=natural_int,
-        default=default,
-        metavar="N",
-        help=f"how many {units} before their use parameters are localized (default: %(default)s)",
+    system.add(
+        "--lookahead", natural_int, f"how many {units} before their use parameters are localized", default=default
     )
 
 
@@ -204,7 +221,7 @@ def add_replication_options(
     items: str,
     sync_default: int | None,
     sync_help: str = "%(default)s",
-) -> argparse._ArgumentGroup:
+) -> Group:
     """Add ``--replicate`` and ``--sync-<items>``; returns their group.
 
     Parameters
@@ -216,42 +233,32 @@ def add_replication_options(
     sync_default, sync_help
         The default of ``--sync-<items>``, and its description.
     """
-    group = parser.add_argument_group("replication and sampling")
-    group.add_argument(
+    group = Group(parser.add_argument_group("replication and sampling"))
+    group.add(
         "--replicate",
-        type=natural_int,
-        metavar="N",
-        help=f"lapse2: replicate the N {keys} that are used most often; 0: none (default: those that "
+        natural_int,
+        f"lapse2: replicate the N {keys} that are used most often; 0: none (default: those that "
         f"are cheaper to replicate than to relocate{limit})",
     )
-    group.add_argument(
+    group.add(
         f"--sync-{items}",
-        type=positive_int,
-        default=sync_default,
-        metavar="N",
-        help=f"lapse2: maximum number of {items} that all ranks together train between two "
+        positive_int,
+        f"lapse2: maximum number of {items} that all ranks together train between two "
         f"synchronizations of replicas (default: {sync_help})",
+        default=sync_default,
     )
     return group
 
 
-def add_sampling_options(group: argparse._ActionsContainer, keys: str) -> None:
+def add_sampling_options(group: Group, keys: str) -> None:
     """Add the options on negative samples, which are `keys`."""
-    group.add_argument(
+    group.add(
         "--sampling-scheme",
-        choices=tuple(SCHEMES),
-        help="how negative samples are drawn. naive: when they are needed; preloc: ahead of time, and "
+        tuple(SCHEMES),
+        "how negative samples are drawn. naive: when they are needed; preloc: ahead of time, and "
         "localized; pool: ahead of time, each used several times; local: only from the "
         f"{keys} on this rank (default: naive with classic, preloc with lapse, local with lapse2, "
         f"but preloc if there are few {keys})",
     )
-    group.add_argument(
-        "--sampling-reuse",
-        type=positive_int,
-        default=16,
-        metavar="N",
-        help="pool: how often each drawn sample is used (default: %(default)s)",
-    )
-    group.add_argument(
-        "--sampling-postpone", action="store_true", help="pool: postpone the use of samples that are not local"
-    )
+    group.add("--sampling-reuse", positive_int, "pool: how often each drawn sample is used", default=16)
+    group.add("--sampling-postpone", bool, "pool: postpone the use of samples that are not local")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
-from lapse.apps._shared.options import natural_int, number, positive_float, positive_int
+from lapse.apps._shared.options import Group, NumberType, natural_int, positive_float, positive_int
 
 DESCRIPTION = """\
 Train knowledge-graph embeddings, and measure how well they complete triples.
@@ -68,9 +68,9 @@ LAPSE = dict(
 )
 PRESETS = {"lapse": LAPSE}
 
-penalty = number(float, lambda value: 0 <= value <= 1e6, "a number from 0 to 1e6")
-probability = number(float, lambda value: 0 <= value <= 1 - 1e-6, "a number of at least 0 and below 1")
-share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+penalty = NumberType(float, lambda value: 0 <= value <= 1e6, "a number from 0 to 1e6")
+probability = NumberType(float, lambda value: 0 <= value <= 1 - 1e-6, "a number of at least 0 and below 1")
+share = NumberType(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,39 +92,35 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
 def make_parser() -> argparse.ArgumentParser:
     """All options of the application; `complete` replaces the default None."""
     parser = options.new_parser("kge", DESCRIPTION, EXAMPLES.format(defaults=describe_defaults()))
-    graph = parser.add_argument_group("data")
-    graph.add_argument(
-        "--dataset",
-        type=Path,
-        metavar="DIR",
-        help="folder with train, valid and test, each .txt (subject, relation and object by name, "
-        "separated by tabs) or .del (by id), plain or .gz (default: a graph of the modules, "
-        "classes and functions of this Python's standard library)",
+    graph = Group(parser.add_argument_group("data"))
+    graph.add(
+        "--dataset DIR",
+        Path,
+        "folder with train, valid and test, each .txt (subject, relation and object by name, separated by tabs) or "
+        ".del (by id), plain or .gz (default: a graph of the modules, classes and functions of this Python's standard "
+        "library)",
     )
-    graph.add_argument(
+    graph.add(
         "--partition",
-        choices=("random", "relation"),
+        ("random", "relation"),
+        "how triples are assigned to workers: at random, or all triples of a relation to one worker, so that no two "
+        "workers need it",
         default="random",
-        help="how triples are assigned to workers: at random, or all triples of a relation to one "
-        "worker, so that no two workers need it (default: %(default)s)",
     )
     add_model_options(parser)
     add_optimizer_options(parser)
     system, output = options.add_shared_options(parser, epochs=None, dim=None)
-    output.add_argument(
+    output.add(
         "--eval-every",
-        type=natural_int,
+        natural_int,
+        "evaluate on the valid triples every N epochs and after the last one, and keep the best model; 0: never",
         default=10,
-        metavar="N",
-        help="evaluate on the valid triples every N epochs and after the last one, and keep the best "
-        "model; 0: never (default: %(default)s)",
     )
-    output.add_argument(
+    output.add(
         "--patience",
-        type=natural_int,
+        natural_int,
+        "stop early after N evaluations in a row without improvement; 0: train all epochs",
         default=0,
-        metavar="N",
-        help="stop early after N evaluations in a row without improvement; 0: train all epochs (default: %(default)s)",
     )
     options.add_lookahead_option(system, 1, "blocks")
     group = options.add_replication_options(
@@ -136,91 +132,64 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the model and the loss."""
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model", choices=tuple(DEFAULTS), default="complex", help="how triples are scored (default: %(default)s)"
-    )
-    group.add_argument(
+    group = Group(parser.add_argument_group("model"))
+    group.add("--model", tuple(DEFAULTS), "how triples are scored", default="complex")
+    group.add(
         "--preset",
-        choices=tuple(PRESETS),
-        help="lapse: the settings of the papers on Lapse and NuPS (binary cross-entropy, 10 negative "
-        "samples per side, small blocks); other options override it",
+        tuple(PRESETS),
+        "lapse: the settings of the papers on Lapse and NuPS (binary cross-entropy, 10 negative samples per side, "
+        "small blocks); other options override it",
     )
-    group.add_argument(
+    group.add(
         "--reciprocal-relations",
+        bool,
+        "predict subjects by separate, inverse relations (default: depends on the model)",
         action=argparse.BooleanOptionalAction,
-        default=None,
-        help="predict subjects by separate, inverse relations (default: depends on the model)",
     )
-    group.add_argument(
-        "--norm", type=int, choices=(1, 2), default=1, help="transe: norm of the distance (default: %(default)s)"
-    )
-    group.add_argument(
+    group.add("--norm", (1, 2), "transe: norm of the distance", default=1, type=int)
+    group.add(
         "--loss",
-        choices=("softmax", "bce", "margin"),
-        help="softmax: cross-entropy of the true entity against the negative samples; bce: binary "
-        "cross-entropy of each; margin: true triples score higher by --margin (default: softmax)",
+        ("softmax", "bce", "margin"),
+        "softmax: cross-entropy of the true entity against the negative samples; bce: binary cross-entropy of each; "
+        "margin: true triples score higher by --margin (default: softmax)",
     )
-    group.add_argument(
-        "--margin",
-        type=positive_float,
-        default=1.0,
-        metavar="X",
-        help="margin of the margin loss (default: %(default)s)",
-    )
-    group.add_argument(
+    group.add("--margin", positive_float, "margin of the margin loss", default=1.0)
+    group.add(
         "--num-negs-per-pos",
-        type=positive_int,
-        metavar="N",
-        help="number of negative samples per side of a triple, shared by a block "
-        f"(default: {COMMON['num_negs_per_pos']})",
+        positive_int,
+        f"number of negative samples per side of a triple, shared by a block (default: {COMMON['num_negs_per_pos']})",
     )
-    group.add_argument(
-        "--init-std",
-        type=positive_float,
-        metavar="X",
-        help=f"standard deviation of the initial vectors (default: {COMMON['init_std']})",
+    group.add(
+        "--init-std", positive_float, f"standard deviation of the initial vectors (default: {COMMON['init_std']})"
     )
 
 
 def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the optimizer and on regularization."""
-    group = parser.add_argument_group("optimizer (AdaGrad)")
-    group.add_argument(
+    group = Group(parser.add_argument_group("optimizer (AdaGrad)"))
+    group.add(
         "--batch-size",
-        type=positive_int,
-        metavar="N",
-        help="number of triples of a block; their gradients are summed per parameter "
-        f"(default: {COMMON['batch_size']})",
+        positive_int,
+        f"number of triples of a block; their gradients are summed per parameter (default: {COMMON['batch_size']})",
     )
-    group.add_argument("--lr", type=positive_float, metavar="X", help=f"learning rate (default: {COMMON['lr']})")
-    group.add_argument(
+    group.add("--lr", positive_float, f"learning rate (default: {COMMON['lr']})")
+    group.add(
         "--lr-final",
-        type=share,
-        metavar="X",
-        help="learning rate of the last epoch, as a share of --lr; it decreases linearly "
-        f"(default: {COMMON['lr_final']:g})",
+        share,
+        f"learning rate of the last epoch, as a share of --lr; it decreases linearly (default: {COMMON['lr_final']:g})",
     )
     for kind in ("entity", "relation"):
-        group.add_argument(
+        group.add(
             f"--{kind}-n3",
-            type=penalty,
-            metavar="X",
-            help=f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a "
+            penalty,
+            f"N3 regularization: weight of |x|^3, summed over the vector of each {kind} of a "
             "triple (default: depends on the model)",
         )
-        group.add_argument(
-            f"--{kind}-l2",
-            type=penalty,
-            metavar="X",
-            help="L2 regularization: weight of x^2, likewise (default: depends on the model)",
-        )
-        group.add_argument(
-            f"--{kind}-dropout",
-            type=probability,
-            metavar="P",
-            help=f"probability of dropping an element of the {kind} that a query is made of "
-            "(default: depends on the model)",
+        group.add(f"--{kind}-l2", penalty, "L2 regularization: weight of x^2, likewise (default: depends on the model)")
+        group.add(
+            f"--{kind}-dropout P",
+            probability,
+            f"probability of dropping an element of the {kind} that a query is made of (default: depends on the model)",
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
-from lapse.apps._shared.options import fraction, natural_float, positive_float, positive_int
+from lapse.apps._shared.options import Group, fraction, natural_float, positive_float, positive_int
 
 DESCRIPTION = """\
 Factorize a matrix of ratings by stochastic gradient descent (Koren et al. 2009).
@@ -76,22 +76,20 @@ def make_parser() -> argparse.ArgumentParser:
         parser,
         epochs=40,
         dim=None,
-        dim_names=("--rank",),
+        dim_names="--rank",
         dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)",
     )
-    system.add_argument(
+    system.add(
         "--algorithm",
-        choices=tuple(BATCH),
+        tuple(BATCH),
+        "dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings of one column after "
+        "the other, columns in random order; plain: all ratings in random order",
         default="dsgd",
-        help="dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings "
-        "of one column after the other, columns in random order; plain: all ratings in random "
-        "order (default: %(default)s)",
     )
-    system.add_argument(
+    system.add(
         "--batch",
-        type=positive_int,
-        metavar="N",
-        help="number of ratings between a pull of their parameters and a push of the changes; if a "
+        positive_int,
+        "number of ratings between a pull of their parameters and a push of the changes; if a "
         "block of dsgd has more, a batch has the ratings of a random group of rows "
         f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})",
     )
@@ -109,93 +107,58 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on ratings."""
-    data = parser.add_argument_group("ratings")
-    data.add_argument(
-        "--ratings",
-        metavar="FILE",
-        help="lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or "
-        "MatrixMarket; plain or .gz. stdlib: how often the modules of this Python's library use "
-        "which identifiers, in logarithms (default: a synthetic matrix)",
+    data = Group(parser.add_argument_group("ratings"))
+    data.add(
+        "--ratings FILE",
+        str,
+        "lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or MatrixMarket; plain or "
+        ".gz. stdlib: how often the modules of this Python's library use which identifiers, in logarithms (default: a "
+        "synthetic matrix)",
     )
-    data.add_argument("--test", type=Path, metavar="FILE", help="held-out ratings (default: some of --ratings)")
-    data.add_argument(
+    data.add("--test FILE", Path, "held-out ratings (default: some of --ratings)")
+    data.add(
         "--test-fraction",
-        type=fraction,
+        fraction,
+        "without --test: hold out this share, determined by the seed, the same for any number of ranks; 0: none",
         default=0.1,
-        metavar="X",
-        help="without --test: hold out this share, determined by the seed, the same for any number of "
-        "ranks; 0: none (default: %(default)s)",
     )
-    made = parser.add_argument_group("synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law")
-    made.add_argument("--rows", type=positive_int, default=1000, metavar="N", help="default: %(default)s")
-    made.add_argument("--columns", type=positive_int, default=500, metavar="N", help="default: %(default)s")
-    made.add_argument(
-        "--entries",
-        type=positive_int,
-        metavar="N",
-        help="number of distinct cells with a rating (default: a tenth of all)",
+    made = Group(
+        parser.add_argument_group("synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law")
     )
-    made.add_argument(
-        "--planted-rank",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="length of the planted factors (default: %(default)s)",
-    )
-    made.add_argument(
-        "--noise",
-        type=natural_float,
-        default=0.1,
-        metavar="X",
-        help="standard deviation of the noise; that of entries is about 1 (default: %(default)s)",
-    )
-    made.add_argument(
-        "--exponent", type=natural_float, default=1.1, metavar="X", help="exponent of Zipf's law (default: %(default)s)"
-    )
+    made.add("--rows", positive_int, "default: %(default)s", default=1000)
+    made.add("--columns", positive_int, "default: %(default)s", default=500)
+    made.add("--entries", positive_int, "number of distinct cells with a rating (default: a tenth of all)")
+    made.add("--planted-rank", positive_int, "length of the planted factors", default=5)
+    made.add("--noise", natural_float, "standard deviation of the noise; that of entries is about 1", default=0.1)
+    made.add("--exponent", natural_float, "exponent of Zipf's law", default=1.1)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the model and the optimizer."""
-    model = parser.add_argument_group("model")
-    model.add_argument("--no-biases", action="store_true", help="predict <row factor, column factor> alone")
-    model.add_argument(
-        "--init-std",
-        type=positive_float,
-        default=0.1,
-        metavar="X",
-        help="standard deviation of the initial factors; biases start at 0 (default: %(default)s)",
-    )
-    model.add_argument(
+    model = Group(parser.add_argument_group("model"))
+    model.add("--no-biases", bool, "predict <row factor, column factor> alone")
+    model.add("--init-std", positive_float, "standard deviation of the initial factors; biases start at 0", default=0.1)
+    model.add(
         "--step",
-        choices=("sgd", "adagrad", "bold-driver"),
+        ("sgd", "adagrad", "bold-driver"),
+        "sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; bold-driver: the rate "
+        "increases by 5%% after an epoch in which the training loss decreased, and is halved after one in which it "
+        "increased",
         default="sgd",
-        help="sgd: the learning rate decays with the epochs; adagrad: each element has its own rate; "
-        "bold-driver: the rate increases by 5%% after an epoch in which the training loss "
-        "decreased, and is halved after one in which it increased (default: %(default)s)",
     )
-    model.add_argument(
-        "--learning-rate",
-        "--lr",
-        type=positive_float,
-        metavar="X",
-        help="initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)",
+    model.add(
+        "--learning-rate --lr",
+        positive_float,
+        "initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)",
     )
-    model.add_argument(
+    model.add(
         "--decay",
-        type=positive_float,
-        metavar="X",
-        help="sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)",
+        positive_float,
+        "sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)",
     )
-    model.add_argument(
+    model.add(
         "--regularization",
-        type=natural_float,
-        metavar="X",
-        help="L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)",
+        natural_float,
+        "L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)",
     )
-    model.add_argument(
-        "--bias-regularization",
-        type=natural_float,
-        default=0.02,
-        metavar="X",
-        help="L2 regularization of biases (default: %(default)s)",
-    )
+    model.add("--bias-regularization", natural_float, "L2 regularization of biases", default=0.02)

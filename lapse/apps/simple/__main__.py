@@ -16,6 +16,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job, options
 from lapse.apps._shared.metrics import locality_report
+from lapse.apps._shared.options import Group, natural_int, positive_float, positive_int
 from lapse.apps._shared.training import Training
 
 if TYPE_CHECKING:
@@ -69,62 +70,30 @@ def make_parser() -> argparse.ArgumentParser:
     """All options of the application."""
     example = "example: mpirun -n 3 python -m lapse.apps.simple -k 14 -v 5 -i 10 -t 4"
     parser = options.new_parser("simple", __doc__, example)
-    add = parser.add_argument
-    add(
-        "-k", "--keys", type=options.positive_int, default=10, metavar="N", help="number of keys (default: %(default)s)"
-    )
-    add(
-        "-v",
-        "--values-per-key",
-        "--dim",
-        dest="dim",
-        type=options.positive_int,
-        default=3,
-        metavar="N",
-        help="number of values per key (default: %(default)s)",
-    )
-    add(
-        "-i",
-        "--iterations",
-        "--epochs",
-        dest="epochs",
-        type=options.positive_int,
-        default=4,
-        metavar="N",
-        help="number of iterations of each worker (default: %(default)s)",
-    )
-    add(
-        "-t",
-        "--threads",
-        "--workers",
-        dest="workers",
-        type=options.positive_int,
-        default=2,
-        metavar="N",
-        help="number of worker threads per rank (default: %(default)s)",
-    )
-    add(
+    group = Group(parser)
+    group.add("-k --keys", positive_int, "number of keys", default=10)
+    group.add("-v --values-per-key --dim", positive_int, "number of values per key", default=3, dest="dim")
+    group.add("-i --iterations --epochs", positive_int, "number of iterations of each worker", default=4, dest="epochs")
+    group.add("-t --threads --workers", positive_int, "number of worker threads per rank", default=2, dest="workers")
+    group.add(
         "--management",
-        choices=options.MANAGEMENT,
+        options.MANAGEMENT,
+        "lapse: nothing is replicated; classic: nothing is localized, either",
         default="lapse2",
-        help="lapse: nothing is replicated; classic: nothing is localized, either (default: %(default)s)",
     )
-    add(
+    parser.add_argument(
         "--seed",
-        type=options.natural_int,
+        type=natural_int,
         default=1,
         metavar="N",
         help="accepted as in the other applications; nothing is random here",
     )
-    add("--output", type=Path, metavar="DIR", help="folder for checkpoints; created if it does not exist")
-    add(
-        "--max-runtime",
-        type=options.positive_float,
-        metavar="SECONDS",
-        help="stop after the iteration in which the process has run for this long",
+    group.add("--output DIR", Path, "folder for checkpoints; created if it does not exist")
+    group.add(
+        "--max-runtime SECONDS", positive_float, "stop after the iteration in which the process has run for this long"
     )
-    options.add_checkpoint_options(parser)
-    options.add_report_options(parser)
+    options.add_checkpoint_options(group)
+    options.add_report_options(group)
     return parser
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job
 from lapse.apps._shared.files import pull_rows
-from lapse.apps._shared.options import positive_int
+from lapse.apps._shared.options import Group, positive_int
 from lapse.apps._shared.training import Training
 from lapse.apps.word2vec import options as word2vec_options
 
@@ -48,16 +48,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--epochs",
-        type=positive_int,
-        default=EPOCHS,
-        metavar="N",
-        help="number of passes over the text (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--ranks", type=positive_int, default=RANKS, metavar="N", help="number of ranks to start (default: %(default)s)"
-    )
+    group = Group(parser)
+    group.add("--epochs", positive_int, "number of passes over the text", default=EPOCHS)
+    group.add("--ranks", positive_int, "number of ranks to start", default=RANKS)
     return parser.parse_args(argv)
 
 

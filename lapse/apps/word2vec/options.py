@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
-from lapse.apps._shared.options import fraction, natural_int, positive_float, positive_int
+from lapse.apps._shared.options import Group, fraction, natural_int, positive_float, positive_int
 
 DESCRIPTION = """\
 Train word vectors by skip-gram with negative sampling (Mikolov et al. 2013).
@@ -41,44 +41,34 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def make_parser() -> argparse.ArgumentParser:
     """All options of the application."""
     parser = options.new_parser("word2vec", DESCRIPTION, EXAMPLES)
-    text = parser.add_argument_group("text")
-    text.add_argument(
-        "--corpus",
-        type=Path,
-        metavar="FILE",
-        help="text with one sentence per line and words separated by spaces, plain or gzip (default: the "
-        "documentation of this Python's standard library)",
+    text = Group(parser.add_argument_group("text"))
+    text.add(
+        "--corpus FILE",
+        Path,
+        "text with one sentence per line and words separated by spaces, plain or gzip (default: the documentation of "
+        "this Python's standard library)",
     )
-    text.add_argument(
-        "--min-count",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="ignore words that occur less often (default: %(default)s)",
-    )
-    text.add_argument(
+    text.add("--min-count", positive_int, "ignore words that occur less often", default=5)
+    text.add(
         "--sample",
-        type=fraction,
+        fraction,
+        "downsample words that are more frequent than this share of the text; 0: none",
         default=1e-3,
-        metavar="X",
-        help="downsample words that are more frequent than this share of the text; 0: none (default: %(default)s)",
     )
     add_model_options(parser)
     system, output = options.add_shared_options(parser, epochs=5, dim=100)
-    output.add_argument("--binary", action="store_true", help="write the vectors in word2vec's binary format")
-    system.add_argument(
+    output.add("--binary", bool, "write the vectors in word2vec's binary format")
+    system.add(
         "--unit",
-        type=positive_int,
-        metavar="N",
-        help="number of pairs that are trained between a pull of their parameters and a push of the "
-        "changes (default: 640 on one or two hosts, otherwise 160)",
+        positive_int,
+        "number of pairs that are trained between a pull of their parameters and a push of the changes (default: 640 "
+        "on one or two hosts, otherwise 160)",
     )
-    system.add_argument(
+    system.add(
         "--block",
-        type=positive_int,
-        metavar="N",
-        help="lapse2: number of units for which vectors that are not replicated are localized, pulled "
-        "and pushed together (default: up to 10, as long as none of them is used often)",
+        positive_int,
+        "lapse2: number of units for which vectors that are not replicated are localized, pulled and pushed together "
+        "(default: up to 10, as long as none of them is used often)",
     )
     options.add_lookahead_option(system, DEFAULT_LOOKAHEAD, "blocks (lapse: units)")
     group = options.add_replication_options(
@@ -90,54 +80,34 @@ def make_parser() -> argparse.ArgumentParser:
         sync_help="%(default)s; with many more, the loss increases",
     )
     options.add_sampling_options(group, "words")
-    group.add_argument(
+    group.add(
         "--slow-down",
-        type=positive_float,
+        positive_float,
+        "for experiments: sleep after each unit, so that training takes X times as long",
         default=1.0,
-        metavar="X",
-        help="for experiments: sleep after each unit, so that training takes X times as long (default: %(default)s)",
     )
     return parser
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on pairs, negative samples and the learning rate."""
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--window",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="maximum distance between the words of a pair (default: %(default)s)",
-    )
-    model.add_argument(
-        "--negative",
-        type=natural_int,
-        default=5,
-        metavar="N",
-        help="number of negative samples per pair (default: %(default)s)",
-    )
-    model.add_argument(
+    model = Group(parser.add_argument_group("model"))
+    model.add("--window", positive_int, "maximum distance between the words of a pair", default=5)
+    model.add("--negative", natural_int, "number of negative samples per pair", default=5)
+    model.add(
         "--negatives-per",
-        choices=("word", "pair"),
+        ("word", "pair"),
+        "which pairs share negative samples. word: all pairs of a center word (Ji et al. 2016), so that fewer vectors "
+        "are read and written; pair: none (Mikolov et al. 2013), which is two to three times as slow and not better by "
+        "the objective on held-out text",
         default="word",
-        help="which pairs share negative samples. word: all pairs of a center word (Ji et al. 2016), so "
-        "that fewer vectors are read and written; pair: none (Mikolov et al. 2013), which is two "
-        "to three times as slow and not better by the objective on held-out text (default: "
-        "%(default)s)",
     )
-    model.add_argument(
+    model.add(
         "--negative-reuse",
-        type=positive_int,
-        metavar="N",
-        help="how many center words of a unit (with --negatives-per pair: how many pairs) use the same "
-        "negative samples. Larger values save copies of vectors; values up to 8 did not change the "
-        "objective (default: 4 on one or two hosts, otherwise 1; ranks that share no memory count "
-        "as hosts)",
+        positive_int,
+        "how many center words of a unit (with --negatives-per pair: how many pairs) use the same negative samples. "
+        "Larger values save copies of vectors; values up to 8 did not change the objective (default: 4 on one or two "
+        "hosts, otherwise 1; ranks that share no memory count as hosts)",
     )
-    model.add_argument(
-        "--alpha", type=positive_float, default=0.025, metavar="X", help="initial learning rate (default: %(default)s)"
-    )
-    model.add_argument(
-        "--min-alpha", type=positive_float, default=1e-4, metavar="X", help="final learning rate (default: %(default)s)"
-    )
+    model.add("--alpha", positive_float, "initial learning rate", default=0.025)
+    model.add("--min-alpha", positive_float, "final learning rate", default=1e-4)
