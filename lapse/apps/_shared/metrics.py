@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -51,14 +49,6 @@ def local_share(stats: dict) -> float:
     keys = sum(stats[name] for name in ("pulled_keys", "pushed_keys", "sampled_keys"))
     local = sum(stats[name] for name in ("pulled_local", "pushed_local", "sampled_local"))
     return local / keys if keys else 1.0
-
-
-def sum_stats(parts: Iterable[dict]) -> dict:
-    """The sum of the counters of several periods."""
-    total: Counter = Counter()
-    for part in parts:
-        total.update(part)
-    return total
 
 
 def locality_report(stats: dict, epochs: int) -> str:

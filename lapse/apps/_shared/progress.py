@@ -33,33 +33,32 @@ class Progress:
     LINE_INTERVAL = 10.0  # seconds between two lines
 
     def __init__(self, title: str, total: float, unit: str, enabled: bool) -> None:
-        from tqdm import tqdm
-
         self._title, self._total, self._unit = title, total, unit
         self._start = self._last_line = time.monotonic()
         self._lines = enabled and not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not enabled or self._lines
-        )
+        self._bar = None
+        if enabled and not self._lines:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False)
 
     @classmethod
     def of_epoch(cls, kv: lapse.Worker, args: argparse.Namespace, epoch: int, total: float, unit: str) -> Progress:
         """The progress of an epoch, shown by the first worker only: shares are about equal, so it represents all."""
-        if kv.id != 0:
-            return _NoProgress()
-        return cls(f"epoch {epoch + 1}/{args.epochs}", total, unit, not args.no_progress)
+        return cls(f"epoch {epoch + 1}/{args.epochs}", total, unit, kv.id == 0 and not args.no_progress)
 
     def show(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
         """Show how many items are done; `figures` is called only if its result will be shown."""
         if self._lines:
             self._show_line(done, figures)
-        elif not self._bar.disable:
+        elif self._bar is not None:
             self._bar.set_postfix(figures(), refresh=False)
             self._bar.update(min(done, self._total) - self._bar.n)
 
     def close(self) -> None:
         """Remove the bar."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _show_line(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
         now = time.monotonic()
@@ -71,16 +70,3 @@ class Progress:
         log.info(
             "%s: %3.0f%%, %s %s/s%s", self._title, 100 * done / max(self._total, 1), f"{rate:,.0f}", self._unit, shown
         )
-
-
-class _NoProgress(Progress):
-    """Shows nothing: for all workers but the first one, which need not import tqdm."""
-
-    def __init__(self) -> None:
-        pass
-
-    def show(self, done: float, figures: Callable[[], dict[str, str]]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -28,6 +28,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ import numpy as np
 from lapse.apps._shared import checkpoints, job, plot
 from lapse.apps._shared.checkpoints import Saved
 from lapse.apps._shared.job import AppError
-from lapse.apps._shared.metrics import Metrics, local_share, locality_report, sum_stats
+from lapse.apps._shared.metrics import Metrics, local_share, locality_report
 from lapse.apps._shared.signals import Signals
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ class Training:
     @property
     def stats(self) -> dict:
         """The counters of all ranks over the epochs of this process."""
-        return sum_stats(self._stats)
+        total: Counter = Counter()
+        for stats in self._stats:
+            total.update(stats)
+        return total
 
     def repeat_result(self) -> bool:
         """Whether the run to be resumed is finished; if so, print its ``RESULT`` again."""

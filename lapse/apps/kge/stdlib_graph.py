@@ -34,15 +34,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lapse.apps._shared import stdlib
 from lapse.apps._shared.job import AppError
-from lapse.apps._shared.stdlib import (
-    cached,
-    interpreter_name,
-    library_folder,
-    module_name,
-    parse_source,
-    source_files,
-)
 from lapse.apps.kge.data import SPLITS, Dataset
 
 #: Part of the cached folder's name: raise it whenever the graph would come out differently.
@@ -73,8 +66,8 @@ _QUESTIONS = (
 
 def standard_graph() -> Path:
     """The folder with train.txt, valid.txt and test.txt, extracted if the cache does not have it."""
-    name = f"python-knowledge-graph-{interpreter_name()}-v{FORMAT_VERSION}"
-    return cached(name, _extract, "the graph of the standard library")
+    name = f"python-knowledge-graph-{stdlib.interpreter_name()}-v{FORMAT_VERSION}"
+    return stdlib.cached(name, _extract, "the graph of the standard library")
 
 
 def _extract(folder: Path) -> None:
@@ -104,7 +97,7 @@ def prune(triples: list[Triple], degree: int = MIN_DEGREE) -> list[Triple]:
         triples = kept
     if len(triples) < MIN_TRIPLES:
         raise AppError(
-            f"the Python library under {library_folder()} has only {len(triples):,} triples worth "
+            f"the Python library under {stdlib.library_folder()} has only {len(triples):,} triples worth "
             "training on: this Python seems to be installed without its sources. Provide a graph with "
             "--dataset"
         )
@@ -134,7 +127,7 @@ def split(triples: list[Triple]) -> list[list[Triple]]:
 
 def gather(folder: Path | None = None) -> list[Triple]:
     """All triples of the sources under `folder` (default: the standard library), each once."""
-    folder = library_folder() if folder is None else folder
+    folder = stdlib.library_folder() if folder is None else folder
     modules = dict(_parse_all(folder))
     names = _Names(modules)
     found = dict.fromkeys(
@@ -145,9 +138,9 @@ def gather(folder: Path | None = None) -> list[Triple]:
 
 def _parse_all(folder: Path) -> Iterator[tuple[str, ast.Module]]:
     """Modules and their syntax trees, without files that cannot be parsed."""
-    for path in source_files(folder):
-        name = module_name(path, folder)
-        tree = parse_source(path) if all(part.isidentifier() for part in name.split(".")) else None
+    for path in stdlib.source_files(folder):
+        name = stdlib.module_name(path, folder)
+        tree = stdlib.parse_source(path) if all(part.isidentifier() for part in name.split(".")) else None
         if tree is not None:
             yield name, tree
 

@@ -229,11 +229,11 @@ def _exchange(comm: Intracomm, records: np.ndarray, bounds: np.ndarray) -> np.nd
             records[min(start + turn * RECORDS_AT_ONCE, end) : min(start + (turn + 1) * RECORDS_AT_ONCE, end)]
             for start, end in zip(starts, ends)
         ]
-        received += _alltoall(comm, pieces)
+        received.append(_alltoall(comm, pieces))
     return np.concatenate(received) if received else np.empty(0, RECORD)
 
 
-def _alltoall(comm: Intracomm, pieces: list[np.ndarray]) -> list[np.ndarray]:
+def _alltoall(comm: Intracomm, pieces: list[np.ndarray]) -> np.ndarray:
     from mpi4py import MPI
 
     sizes = np.array([piece.nbytes for piece in pieces], np.int64)
@@ -243,7 +243,7 @@ def _alltoall(comm: Intracomm, pieces: list[np.ndarray]) -> list[np.ndarray]:
     comm.Alltoallv(
         [outgoing, sizes, np.cumsum(sizes) - sizes, MPI.BYTE], [incoming, coming, np.cumsum(coming) - coming, MPI.BYTE]
     )
-    return [incoming.view(RECORD)]
+    return incoming.view(RECORD)
 
 
 def _sorted_parts(records: np.ndarray, bounds: np.ndarray, worker: int) -> tuple[Part, Part]:

@@ -11,15 +11,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from lapse.apps._shared.stdlib import (
-    StrippedPythonError,
-    cached,
-    interpreter_name,
-    library_folder,
-    module_name,
-    parse_source,
-    source_files,
-)
+from lapse.apps._shared import stdlib
 
 #: Identifiers that fewer modules use say nothing about a module.
 MIN_MODULES = 3
@@ -32,8 +24,8 @@ FORMAT_VERSION = 1
 
 def standard_matrix() -> bytes:
     """The lines of `gather`, from the cache if it has them."""
-    name = f"python-identifiers-{interpreter_name()}-v{FORMAT_VERSION}.tsv"
-    return cached(name, lambda path: path.write_text(gather(), encoding="utf-8"), f"the {NAME}").read_bytes()
+    name = f"python-identifiers-{stdlib.interpreter_name()}-v{FORMAT_VERSION}.tsv"
+    return stdlib.cached(name, lambda path: path.write_text(gather(), encoding="utf-8"), f"the {NAME}").read_bytes()
 
 
 def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
@@ -44,10 +36,12 @@ def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
     str
         Lines ``module<tab>identifier<tab>log(1 + count)``, as `data` reads them.
     """
-    folder = library_folder() if folder is None else folder
-    counts = {module_name(path, folder): found for path in source_files(folder) if (found := identifiers(path))}
+    folder = stdlib.library_folder() if folder is None else folder
+    counts = {
+        stdlib.module_name(path, folder): found for path in stdlib.source_files(folder) if (found := identifiers(path))
+    }
     if len(counts) < least:
-        raise StrippedPythonError(
+        raise stdlib.StrippedPythonError(
             f"only {len(counts)} modules with sources under {folder}: this Python seems to be "
             f"installed without its sources. Provide ratings with --ratings FILE"
         )
@@ -62,7 +56,7 @@ def gather(folder: Path | None = None, least: int = MIN_SOURCES) -> str:
 
 def identifiers(path: Path) -> Counter:
     """The number of uses of each name and attribute in a file; none if it cannot be parsed."""
-    tree = parse_source(path)
+    tree = stdlib.parse_source(path)
     if tree is None:
         return Counter()
     return Counter(

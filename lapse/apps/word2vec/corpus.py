@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -127,11 +128,6 @@ class Share:
         found.counts = Counter(dict(zip(encoder.words(), encoder.counts().tolist(), strict=True)))
         return found
 
-    @property
-    def numbers_from_file_start(self) -> bool:
-        """Whether the survey's line numbers are those of the file, not those of the share."""
-        return self.compressed
-
     def _chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
         """Lines, or pieces of a long line, and the number of the first of them."""
         if self.compressed:
@@ -140,7 +136,8 @@ class Share:
 
     def _ranged_chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
         with open(self.path, "rb") as file:
-            start, end = _byte_range(file, self.index, self.count)
+            size = file.seek(0, os.SEEK_END)
+            start, end = (_cut(file, size, index, self.count) for index in (self.index, self.index + 1))
             file.seek(start)
             line = 0
             for chunk in _read_chunks(file, end - start):
@@ -154,7 +151,7 @@ class Share:
         try:
             with gzip.open(self.path, "rb") as file:
                 for chunk in _read_chunks(file, None):
-                    for piece in _lines(chunk):
+                    for piece in io.BytesIO(chunk):
                         if number % self.count == self.index:
                             yield line, piece
                         number += 1
@@ -162,11 +159,6 @@ class Share:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             message = f"{self.path}: damaged gzip file after line {line}: {error}"
             raise CorpusError(message) from error
-
-
-def _byte_range(file: io.BufferedReader, index: int, count: int) -> tuple[int, int]:
-    size = file.seek(0, os.SEEK_END)
-    return _cut(file, size, index, count), _cut(file, size, index + 1, count)
 
 
 def _cut(file: io.BufferedReader, size: int, index: int, count: int) -> int:
@@ -191,15 +183,10 @@ def _first_space(text: bytes) -> int:
 
 def _read_chunks(file, length: int | None) -> Iterator[bytes]:
     """The next `length` bytes (None: all) as whole lines, or pieces of a line that is too long, split at a space."""
-    left = length
+    left = sys.maxsize if length is None else length
     rest = b""
-    while left is None or left > 0:
-        room = MAX_PIECE - len(rest)
-        read = file.read(room if left is None else min(room, left))
-        if not read:
-            break
-        if left is not None:
-            left -= len(read)
+    while left > 0 and (read := file.read(min(MAX_PIECE - len(rest), left))):
+        left -= len(read)
         chunk, rest = _split_chunk(rest + read)
         if chunk:
             yield chunk
@@ -213,15 +200,9 @@ def _split_chunk(text: bytes) -> tuple[bytes, bytes]:
     return (text[:end], text[end:]) if end else _split_piece(text)
 
 
-def _lines(chunk: bytes) -> list[bytes]:
-    """The lines of a chunk, with their ends."""
-    *lines, last = chunk.split(b"\n")
-    return [line + b"\n" for line in lines] + ([last] if last else [])
-
-
 def _sentences(first: int, chunk: bytes, survey: Survey | None) -> Iterator[list[str]]:
     """The sentences of a chunk that begins with line number `first`."""
-    for line, piece in enumerate(_lines(chunk), first):
+    for line, piece in enumerate(io.BytesIO(chunk), first):
         words = _decode(piece, line, survey).split()
         for start in range(0, len(words), MAX_SENTENCE):
             yield words[start : start + MAX_SENTENCE]
@@ -257,7 +238,7 @@ def describe_bad_lines(path: str, surveys: list[Survey], from_file_start: bool) 
     surveys
         Those of all shares, in order (their ``counts`` are not used).
     from_file_start
-        Whether they number lines from the start of the file (`Share.numbers_from_file_start`).
+        Whether they number lines from the start of the file, as those of a compressed one do.
     """
     numbers, first = [], 1
     for survey in surveys:

@@ -12,14 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lapse.apps._shared.stdlib import (
-    StrippedPythonError,
-    cached,
-    interpreter_name,
-    library_folder,
-    parse_source,
-    source_files,
-)
+from lapse.apps._shared import stdlib
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +31,13 @@ _WORD = re.compile(r"[a-z]+(?:[_'][a-z]+)*")
 
 def standard_corpus() -> Path:
     """The file with the text, extracted if the cache does not have it."""
-    return cached(cache_name(), lambda path: path.write_text(gather(), encoding="utf-8"), "the Python documentation")
+    name = cache_name()
+    return stdlib.cached(name, lambda path: path.write_text(gather(), encoding="utf-8"), "the Python documentation")
 
 
 def cache_name() -> str:
     """A name that changes with the format, the Python version, and the place of its library."""
-    return f"python-documentation-{interpreter_name()}-v{FORMAT_VERSION}.txt"
+    return f"python-documentation-{stdlib.interpreter_name()}-v{FORMAT_VERSION}.txt"
 
 
 def gather(folder: Path | None = None) -> str:
@@ -54,11 +48,11 @@ def gather(folder: Path | None = None) -> str:
     str
         One sentence per line.
     """
-    folder = library_folder() if folder is None else folder
+    folder = stdlib.library_folder() if folder is None else folder
     lines = [line for text in _documentation(folder) for line in to_sentences(text)]
     words = sum(line.count(" ") + 1 for line in lines)
     if words < MIN_WORDS:
-        raise StrippedPythonError(
+        raise stdlib.StrippedPythonError(
             f"the Python documentation under {folder} has only {words:,} words: this Python seems to be installed "
             f"without its sources. Provide a text with --corpus"
         )
@@ -66,7 +60,7 @@ def gather(folder: Path | None = None) -> str:
 
 
 def _documentation(folder: Path) -> Iterator[str]:
-    sources = list(source_files(folder))
+    sources = list(stdlib.source_files(folder))
     if not sources:
         log.warning("no Python sources under %s: this Python was installed without them", folder)
     for path in sources:
@@ -76,7 +70,7 @@ def _documentation(folder: Path) -> Iterator[str]:
 
 def docstrings(path: Path) -> Iterator[str]:
     """The docstrings of a file's module, classes and functions; none if it cannot be parsed."""
-    tree = parse_source(path)
+    tree = stdlib.parse_source(path)
     if tree is None:
         return
     for node in ast.walk(tree):
@@ -86,7 +80,7 @@ def docstrings(path: Path) -> Iterator[str]:
 
 def pydoc_topics(path: Path) -> Iterator[str]:
     """The texts of `pydoc`'s help topics: the values of a dictionary in its source."""
-    tree = parse_source(path)
+    tree = stdlib.parse_source(path)
     assigned = [node.value for node in getattr(tree, "body", ()) if isinstance(node, ast.Assign)]
     try:
         texts = list(ast.literal_eval(assigned[0]).values())

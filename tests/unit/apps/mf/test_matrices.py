@@ -6,6 +6,7 @@ import pytest
 import lapse
 from lapse.apps._shared.job import AppError
 from lapse.apps._shared.placement import Ranks
+from lapse.apps._shared.stdlib import StrippedPythonError
 from lapse.apps.mf import matrix, placement, stdlib_matrix, synthetic
 from lapse.apps.mf import options as mf_options
 from lapse.apps.mf.data import Share, Source, read_share
@@ -93,7 +94,7 @@ def test_identifiers_of_modules(tmp_path):
 
 
 def test_a_python_without_sources(tmp_path):
-    with pytest.raises(stdlib_matrix.StrippedPythonError, match="--ratings"):
+    with pytest.raises(StrippedPythonError, match="--ratings"):
         stdlib_matrix.gather(tmp_path)
 
 

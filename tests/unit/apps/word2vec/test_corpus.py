@@ -83,7 +83,7 @@ def test_bytes_that_are_not_utf8_are_reported_by_line_and_replaced(write, compre
     path = write(b"\n".join(lines) + b"\n", compressed)
     shares = [Share(path, i, count) for i in range(count)]
     surveys = [share.survey() for share in shares]
-    messages = describe_bad_lines("f", surveys, shares[0].numbers_from_file_start)
+    messages = describe_bad_lines("f", surveys, shares[0].compressed)
     assert [m.split(": ")[0] for m in messages] == ["f:4", "f:42", "f"]
     assert messages[-1].startswith("f: 2 line(s)")
     assert "caf\ufffd" in {word for survey in surveys for word in survey.counts}

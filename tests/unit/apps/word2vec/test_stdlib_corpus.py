@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from lapse.apps._shared.stdlib import StrippedPythonError
 from lapse.apps.word2vec import stdlib_corpus
-from lapse.apps.word2vec.stdlib_corpus import StrippedPythonError
 
 
 @pytest.fixture
