@@ -110,7 +110,7 @@ cdef int send_deltas(replication_t* r, bint whatever_size) noexcept nogil:
 
 
 cdef void reset_pending(replication_t* r) noexcept nogil:
-    """Start to count pushes anew, and wake the workers that wait for that."""
+    """Restart the count of pushes, and wake the workers that wait for that."""
     cdef int32_t i
     store(&r.pending, 0)
     fence()
@@ -236,7 +236,7 @@ cdef int send_sums(replication_t* r) noexcept nogil:
     return status
 
 
-# What all ranks have to apply before somebody is answered -----------------------------------------------
+# What all ranks have to apply before a request is answered -----------------------------------------------
 
 cdef int ask_replica(replication_t* r, operation_t* operation, key_t key, uint32_t position,
                      const char* given, int64_t* done) noexcept nogil:

@@ -43,8 +43,8 @@ cdef inline uint64_t next_word(void* generator) noexcept nogil:
 cdef void draw_keys(const table_t* table, void* generator, key_t* keys, int64_t count) noexcept nogil:
     """One random word per key: multiplied by the number of keys, its upper half is the column, its lower the height.
 
-    The bias of that, below 2**-32 for the largest range, is less than any test can see (Lemire, *Fast
-    Random Integer Generation in an Interval*, 2019, leaves it out as well where that will do).
+    The bias of that, below 2**-32 for the largest range, is too small for any test to detect. (Lemire,
+    *Fast Random Integer Generation in an Interval*, 2019, describes the multiplication and how to remove the bias.)
     """
     cdef int64_t i, j, size
     cdef uint64_t lower
@@ -82,8 +82,8 @@ cdef void shuffle(void* generator, key_t* keys, int64_t count) noexcept nogil:
 cdef void apportion(const double* weights, int64_t count, double total, double most, uint64_t* parts) noexcept nogil:
     """Divide count * 2**32 parts among the keys, in proportion to their weights, without a rest.
 
-    What rounding leaves of one key goes on to the next, so that each is off by at most one part; the error
-    of `total` itself, at most count parts (2**-32 of all), falls to the heaviest key. A weight of 0 gets none.
+    The rounding error of one key is carried to the next, so that each is off by at most one part; the error
+    of `total` itself, at most count parts (2**-32 of all), is added to the heaviest key. A weight of 0 gets none.
     """
     cdef int64_t i, heaviest = 0
     cdef double scale = <double>count * FULL / total
@@ -133,7 +133,7 @@ cdef void fill_columns(uint64_t* parts, uint32_t* waiting, int64_t count, column
 
 
 cdef class Table:
-    """What a distribution looks like to those who draw from it.
+    """A distribution in the form from which keys are drawn: an alias table.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ cdef class Table:
     Raises
     ------
     MemoryError
-        Where there is no room for 8 bytes per weight, or for 12 more while the table is made.
+        If there is no memory for 8 bytes per weight, and 12 more while the table is built.
     """
 
     def __cinit__(self, int64_t low, int64_t high, weights=None):

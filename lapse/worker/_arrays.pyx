@@ -24,9 +24,9 @@ def convert_keys(keys, num_keys):
     Raises
     ------
     TypeError
-        Where they are not integers.
+        If they are not integers.
     IndexError
-        Where one does not fit into 64 bits.
+        If one does not fit into 64 bits.
     """
     array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
     if array.dtype.kind in "iu":
@@ -72,7 +72,7 @@ def check_shape(given, shape, elements, name):
 
 
 def as_values(given, dtype, shape, elements, name):
-    """A C-contiguous array of the server's dtype; a copy only where the memory does not serve."""
+    """A C-contiguous array of the server's dtype; a copy only if the memory cannot be used as it is."""
     if isinstance(given, (list, tuple, int, float, np.number)):
         if isinstance(given, np.number) and given.dtype != dtype:
             raise TypeError(f"{name} are {given.dtype}, but the server holds {dtype}")
@@ -105,8 +105,8 @@ def as_room(out, dtype, elements):
     """The array behind an `out` that may be larger than what is written."""
     array = as_target(out, dtype)
     if array.size < elements:
-        raise ValueError(f"out has {array.size} elements, but needs room for {elements}: where lengths vary, as many "
-                         "of the longest value as keys are asked for")
+        raise ValueError(f"out has {array.size} elements, but needs room for {elements}: when lengths vary, "
+                         "space for the longest value for every requested key")
     return array
 
 
@@ -138,7 +138,7 @@ def as_key_buffer(keys, count):
         raise TypeError(f"keys are {array.dtype}, but a buffer for them must be int64")
     check_writable(array, "keys")
     if array.size != count:
-        raise ValueError(f"keys have shape {array.shape} ({array.size} elements), but {count} keys are asked for")
+        raise ValueError(f"keys have shape {array.shape} ({array.size} elements), but {count} keys are requested")
     return array
 
 

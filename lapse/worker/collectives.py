@@ -1,9 +1,8 @@
 """Floor 4. Calls in which all workers of all ranks, or all ranks, take part.
 
-First the workers of a rank meet; the last to come goes on for all of them and exchanges with the
-other ranks by the server's own messages, never by MPI collectives: a rank that has failed or is
-somewhere else is an error, not a hang. Every call has a name that travels with it, so that workers
-in different calls find out.
+First the workers of a rank meet; the last one to arrive continues for all of them and exchanges data with the other
+ranks by the server's own messages, never by MPI collectives, so that a rank which has failed or is in another call is
+an error instead of a hang. Every call has a name that is sent along, so that workers in different calls are detected.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class _Rendezvous:
     def __init__(self, what: str):
         self.what = what
         self.values: dict[int, Any] = {}  # by worker id
-        self.waiting: list[Operation] = []  # operations of those who came before the last
+        self.waiting: list[Operation] = []  # operations of the workers that arrived before the last one
         self.result: Any = None
 
 
@@ -141,7 +140,7 @@ class Collectives:
         return value
 
     def _mismatch(self, worker: Waiter, text: str) -> LapseError:
-        """Those who wait in the other call can never go on: this ends the server everywhere."""
+        """The workers in the other call can never continue, so the server fails on all ranks."""
         error = LapseError(f"{text}: all workers of all ranks must make the same collective calls")
         self._comm.failure.report(error, worker.id if worker.id >= 0 else None)
         return error

@@ -211,7 +211,7 @@ def test_two_servers_save_at_a_time_each_into_its_folder_and_foreign_files_stay(
     assert os.path.isdir(folder / "other")
 
 
-def test_a_worker_saves_where_it_is_the_only_one_of_its_rank(folder):
+def test_a_worker_saves_if_it_is_the_only_one_of_its_rank(folder):
     def work(kv, server):
         kv.push(KEYS, np.ones((NUM_KEYS, 2), "f4"))
         server.save(folder)

@@ -156,7 +156,7 @@ def test_large_values(dtype):
     ],
     ids=["time", "pushes", "scaled", "threshold"],
 )
-def test_replicas_are_equal_to_the_last_bit_where_sums_round(replication, dtype):
+def test_replicas_are_equal_to_the_last_bit_when_sums_round(replication, dtype):
     """Random numbers of very different size, with sets in between."""
     keys = np.arange(10)
 

@@ -145,7 +145,7 @@ def test_shapes_and_buffers(scheme):
 
 
 @every_scheme
-def test_buffers_where_lengths_vary(scheme):
+def test_buffers_when_lengths_vary(scheme):
     with open_server(scheme, LENGTHS) as server, server.worker() as kv:
         set_values(kv, server)
         handle = kv.prepare_sample(100)
@@ -306,7 +306,7 @@ def test_local_gives_what_is_here_in_the_right_proportions():
                     assert_conform(occurrences(keys), WEIGHTS * here)
 
 
-def test_local_pulls_from_elsewhere_where_nothing_is_here():
+def test_local_pulls_from_other_ranks_if_nothing_is_here():
     with open_server("local", shared_memory=False) as server, server.worker() as kv:
         set_values(kv, server)
         if kv.rank == 0:

@@ -223,7 +223,7 @@ def test_training_goes_on_from_within_an_epoch(tmp_path):
         assert lines[0]["pairs"] + part["pairs"] == pytest.approx(whole["pairs"], rel=0.02)
 
 
-def test_resuming_where_there_is_nothing_and_where_options_contradict(topics, tmp_path):
+def test_resuming_without_a_checkpoint_and_with_contradicting_options(topics, tmp_path):
     options = ("--corpus", topics, *OPTIONS[:2], "--no-progress", "--output", tmp_path)
     first = run_app("word2vec", 2, *options, "--epochs", 1, "--resume")
     assert "starting from scratch" in first.stderr

@@ -71,6 +71,6 @@ def test_a_killed_rank_ends_the_job():
 
 @pytest.mark.deadline(90)
 @pytest.mark.skipif(_build_info.family != "mpich", reason="an option of MPICH's mpirun")
-def test_a_killed_rank_ends_the_job_where_the_launcher_does_not():
+def test_a_killed_rank_ends_the_job_if_the_launcher_does_not():
     ended = job("SIGKILL", ["-disable-auto-cleanup"])
     assert ended.returncode != 0 and "the end" not in ended.stdout

@@ -34,7 +34,7 @@ def taken_over(then, now):
     return checkpoints.take_over(parsed("--output", "out", "--resume", *now), stored)
 
 
-def test_given_are_the_options_of_the_command_line_also_where_they_are_the_default():
+def test_given_options_are_those_on_the_command_line_even_if_equal_to_the_default():
     assert parsed("--epochs", 5, "--no-progress").given == {"epochs", "no_progress"}
     assert parsed().given == frozenset()
 

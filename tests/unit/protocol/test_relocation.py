@@ -113,7 +113,7 @@ def test_exact_sums_when_messages_overtake_each_other(size):
 
 @pytest.mark.parametrize("reorder", [False, True])
 @pytest.mark.parametrize("size, sharing", [(2, 2), (3, 2), (4, 2), (5, 3), (5, 5)])
-def test_exact_sums_where_ranks_share_memory(size, sharing, reorder):
+def test_exact_sums_if_ranks_share_memory(size, sharing, reorder):
     """A key that a rank of the same host owns is served there, every other one by messages."""
     arrived = shared = 0
     for seed in range(SEEDS_PER_SIZE // 20):

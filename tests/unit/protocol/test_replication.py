@@ -75,7 +75,7 @@ def test_exact_sums_of_replicated_and_relocated_keys(size):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [2, 3, 5, 8])
-def test_replicas_are_equal_to_the_last_bit_where_sums_round(size, dtype):
+def test_replicas_are_equal_to_the_last_bit_when_sums_round(size, dtype):
     """Random numbers of very different size: every order of summation gives another result."""
 
     def program(network, rank, random, sums):

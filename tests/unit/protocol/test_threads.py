@@ -235,7 +235,7 @@ def test_concurrent_pushes_to_replicas_end_with_exact_sums(size, pace):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("pace", ["time", "each push", "pushes"])
-def test_concurrent_pushes_and_sets_leave_equal_replicas_where_sums_round(pace, dtype):
+def test_concurrent_pushes_and_sets_leave_equal_replicas_when_sums_round(pace, dtype):
     def program(ranks, rank, random):
         for _number in range(60):
             key = int(random.integers(3))

@@ -81,7 +81,7 @@ def test_by_default_at_most_a_tenth_is_replicated():
     assert chosen.min() == 900
 
 
-def test_negatives_count_where_their_scheme_moves_them():
+def test_negatives_count_if_their_scheme_moves_them():
     """Key 0 is a frequent negative, key 1 a frequent word."""
     both = usage([0.0, 900.0] + [0.0] * 18, [950.0, 0.0] + [0.0] * 18)
     for scheme, expected in (("local", [1]), ("preloc", [0]), ("pool", [1])):
