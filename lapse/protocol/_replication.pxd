@@ -49,28 +49,28 @@ cdef struct replication_t:
     int64_t keys_sent
 
 
-cdef inline bint runs_ahead(replication_t* r) noexcept nogil:
+cdef inline bint runs_ahead(replication_t* self) noexcept nogil:
     """Whether this rank has pushed so much since its last round that its workers have to wait."""
-    return r.max_pending and load(&r.pending) > 2 * r.max_pending
+    return self.max_pending and load(&self.pending) > 2 * self.max_pending
 
 
-cdef inline bint is_behind(const replication_t* r) noexcept nogil:
+cdef inline bint is_behind(const replication_t* self) noexcept nogil:
     """Whether some rank has ended more rounds than this one: homes wait for this one's contributions."""
-    return r.most_ends > r.ends[r.state.rank]
+    return self.most_ends > self.ends[self.state.rank]
 
 
-cdef inline bint has_work(const replication_t* r) noexcept nogil:
+cdef inline bint has_work(const replication_t* self) noexcept nogil:
     """Whether `tick` may find something to do."""
-    return r.state.store.replicas.changed.count or r.state.store.replicas.collected.count or is_behind(r)
+    return self.state.store.replicas.changed.count or self.state.store.replicas.collected.count or is_behind(self)
 
 
-cdef int prepare_replication(replication_t* r, rank_t* state) noexcept
-cdef int note_pushes(replication_t* r, int64_t count) noexcept nogil
-cdef int begin_round_if_due(replication_t* r) noexcept nogil
-cdef int mark(replication_t* r, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil
-cdef int ask_replica(replication_t* r, operation_t* operation, key_t key, uint32_t position,
+cdef int prepare_replication(replication_t* self, rank_t* state) noexcept
+cdef int note_pushes(replication_t* self, int64_t count) noexcept nogil
+cdef int begin_round_if_due(replication_t* self) noexcept nogil
+cdef int mark(replication_t* self, operation_t* operation, int64_t full_rounds_before, bint* covered) noexcept nogil
+cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uint32_t position,
                      const char* given, int64_t* done) noexcept nogil
-cdef int set_replicas(replication_t* r, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil
-cdef int tick(replication_t* r, int64_t time) noexcept nogil
-cdef int handle_replication(replication_t* r, int32_t source, frame_t* frame) noexcept nogil
-cdef void free_replication(replication_t* r) noexcept
+cdef int set_replicas(replication_t* self, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil
+cdef int tick(replication_t* self, int64_t time) noexcept nogil
+cdef int handle_replication(replication_t* self, int32_t source, frame_t* frame) noexcept nogil
+cdef void free_replication(replication_t* self) noexcept
