@@ -5,8 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t, is_of_replication, record_t
 from lapse.protocol._rank cimport free_rank, prepare_rank
-from lapse.protocol._relocation cimport (change_keys, free_relocation, handle_relocation, prepare_relocation,
-                                         relocation_counters_t)
+from lapse.protocol._relocation cimport change_keys, free_relocation, handle_relocation, prepare_relocation
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
 from lapse._store cimport store_t, value_bytes
 from lapse.base._sync cimport store32
@@ -85,9 +84,8 @@ cdef class Protocol:
 
     @property
     def relocations(self):
-        """Keys that arrived here, were given away, and of these passed on at once."""
-        cdef relocation_counters_t* counters = &self.c.relocation.counters
-        return counters.arrived, counters.given_away, counters.passed_on
+        """The counters of relocation, by name."""
+        return <dict>self.c.relocation.counters
 
     def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
                         double clip=0.0):

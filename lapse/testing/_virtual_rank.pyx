@@ -280,5 +280,5 @@ cdef class VirtualRank:
 
     @property
     def relocations(self):
-        """Keys that arrived, were given away, and of these were passed on at once."""
+        """The counters of relocation, by name."""
         return self.protocol.relocations

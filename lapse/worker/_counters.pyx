@@ -54,7 +54,9 @@ cdef class Counters:
 
     def running(self):
         """The counters that only grow, in the order of `_RUNNING`."""
-        return self.comm.traffic_counters() + self.protocol.relocations + self.protocol.replica_counters
+        relocations = self.protocol.relocations
+        return (*self.comm.traffic_counters(), relocations["arrived"], relocations["given_away"],
+                relocations["passed_on"], *self.protocol.replica_counters)
 
 
 cdef dict sum_of_workers(const rank_t* state):
