@@ -121,16 +121,24 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once():
     np.testing.assert_array_equal(np.concatenate(parts), draw(distribution, 100, 1, 2, 3))
 
 
-# What the local scheme finds, in a store that nobody changes ------------------------------------------
+# What a scheme finds, in a store that nobody changes --------------------------------------------------
 
 
-def find(weights, count, group_size=250, replicated=()):
+def find(weights, count, group_size=250, replicated=(), scheme="local", **options):
     store = Store(len(weights), 2, "float32", 0, 3, np.array(replicated, np.int64))
     distribution = lapse.Weighted(weights)
-    sampling = lapse.Sampling("local", distribution, group_size=group_size)
+    sampling = lapse.Sampling(scheme, distribution, group_size=group_size, **options)
     sampler = make_sampler(sampling, Table(0, len(weights), distribution.weights), 1, 0)
     here = store.is_here(np.arange(len(weights)))
     return *pull_here(sampler, store, count), here
+
+
+@pytest.mark.parametrize("scheme", ["naive", "preloc", "pool"])
+def test_other_draws_conform_wherever_the_keys_are(scheme):
+    weights = weights_of_words(60)
+    keys, found, here = find(weights, 100_000, scheme=scheme)
+    np.testing.assert_array_equal(here[keys], found)
+    assert_conform(np.bincount(keys, minlength=60), weights)
 
 
 def test_local_draws_conform_among_what_is_here():
