@@ -257,7 +257,7 @@ def test_localizing_what_is_here_is_done_at_once():
     call = network.start(0, "localize", [0, 1, 1])
     network.end()
     assert call.done
-    assert network.ranks[0].relocations == {"arrived": 0, "given_away": 0, "passed_on": 0}
+    assert not any(network.ranks[0].relocations.values())
 
 
 def test_a_key_that_was_never_written_travels_without_its_value():
