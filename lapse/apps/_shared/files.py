@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 import lapse
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -56,6 +59,17 @@ def write_arrays(shapes: dict[Path, tuple[int, ...]], blocks: Iterable[tuple[np.
             begin = end
         for array in arrays:
             array.flush()
+
+
+def write_model(server: lapse.Server, folder: Path, write: Callable[..., None], *args: object) -> None:
+    """Write a model by ``write(kv, folder, *args)``, on the first worker of all. Collective."""
+    server.run(_write_by_first, folder, write, args)
+    log.info("wrote the model to %s", folder)
+
+
+def _write_by_first(kv: lapse.Worker, folder: Path, write: Callable[..., None], args: tuple) -> None:
+    if kv.id == 0:
+        write(kv, folder, *args)
 
 
 def pull_rows(kv: lapse.Worker, keys: np.ndarray, at_once: int) -> Iterator[np.ndarray]:

@@ -51,7 +51,7 @@ fraction = NumberType(float, lambda value: 0 <= value < 1, "a number of at least
 # --- parsing -----------------------------------------------------------------------------------------------------
 
 
-def new_parser(app: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+def new_parser(app: str, description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
     """A parser without options; `description` and `examples` are shown as they are."""
     return argparse.ArgumentParser(
         prog=f"python -m lapse.apps.{app}",

@@ -38,8 +38,7 @@ LAPSE_INLINE double kge_softmax(float target, float *scores, int64_t n, float *d
     lapse_v8 most = target + (lapse_v8){0};
     for (int64_t j = 0; j < n; j += 8) {
         lapse_v8 s = *(lapse_v8 *)(scores + j);
-        lapse_i8 more = s > most;
-        most = (lapse_v8)(((lapse_i8)s & more) | ((lapse_i8)most & ~more));
+        most = lapse_choose(s > most, s, most);
     }
     float top = most[0];
     for (int j = 1; j < 8; j++)
@@ -71,7 +70,7 @@ LAPSE_INLINE double kge_bce(float target, float *scores, int64_t n, float *dt) {
             lapse_v8 small = e / (1.0f + e), large = 1.0f / (1.0f + e);
             product *= 1.0f + e;
             positive += (lapse_v8)((lapse_i8)s & above);
-            *(lapse_v8 *)(scores + j) = (lapse_v8)(((lapse_i8)large & above) | ((lapse_i8)small & ~above));
+            *(lapse_v8 *)(scores + j) = lapse_choose(above, large, small);
         }
         loss += lapse_sum(positive);
         for (int j = 0; j < 8; j++)

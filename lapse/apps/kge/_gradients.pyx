@@ -177,16 +177,13 @@ cdef class Gradients:
     cdef double _compute(self, int64_t n) noexcept nogil:
         """The gradients of the block's `n` triples; returns the sum of the losses of both sides."""
         cdef double loss
+        cdef int asked = KGE_OBJECT if self.reciprocal else KGE_SUBJECT
         memset(self.gradients, 0, self.offsets[self.count] * sizeof(float))
         self._mask_relations()
         loss = kge_side(&self.c, &self.w, KGE_OBJECT, n, self.subjects, self.relations, self.objects,
                         self.negatives, next_u64(&self.state))
-        if self.reciprocal:
-            loss += kge_side(&self.c, &self.w, KGE_OBJECT, n, self.objects, self.inverses, self.subjects,
-                             self.negatives + self.c.negatives, next_u64(&self.state))
-        else:
-            loss += kge_side(&self.c, &self.w, KGE_SUBJECT, n, self.objects, self.relations, self.subjects,
-                             self.negatives + self.c.negatives, next_u64(&self.state))
+        loss += kge_side(&self.c, &self.w, asked, n, self.objects, self.inverses if self.reciprocal else self.relations,
+                         self.subjects, self.negatives + self.c.negatives, next_u64(&self.state))
         self._mask_relation_gradients()
         return loss
 

@@ -29,10 +29,8 @@ from lapse.apps.kge.models import Model
 PULLED_ELEMENTS = 1 << 20
 
 
-def write(kv: lapse.Worker, model: Model, dataset: Dataset, folder: Path, figures: dict) -> None:
-    """Write the model, by the first worker of all. Each file appears when it is complete."""
-    if kv.id != 0:
-        return
+def write(kv: lapse.Worker, folder: Path, model: Model, dataset: Dataset, figures: dict) -> None:
+    """Write the model into a folder. Each file appears when it is complete."""
     shape = (model.dim, model.dim) if model.name == "rescal" else (model.dim,)
     firsts = {
         "entities": (0, model.num_entities, (model.dim,)),

@@ -18,6 +18,7 @@ import numpy as np
 
 import lapse
 from lapse.apps._shared import job, streams
+from lapse.apps._shared.files import write_model
 from lapse.apps._shared.placement import NormalThenZero, Placement, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
@@ -85,8 +86,7 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
     if plan.args.dataset is None:
         _print_completions(server, plan)
     if plan.args.output is not None:
-        server.run(model_io.write, plan.model, plan.dataset, plan.args.output, filtered.named())
-        log.info("wrote the model to %s", plan.args.output)
+        write_model(server, plan.args.output, model_io.write, plan.model, plan.dataset, filtered.named())
     return {**filtered.named(), **raw.named("_raw")}
 
 

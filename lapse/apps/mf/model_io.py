@@ -12,7 +12,6 @@ The prediction for row i and column j is ``mean + row_biases[i] + column_biases[
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,29 +19,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import lapse
-from lapse.apps._shared.files import pull_rows, write_arrays, write_text
+from lapse.apps._shared.files import pull_rows, write_arrays, write_model, write_text
 
 if TYPE_CHECKING:
     from lapse.apps.mf.train import Plan
-
-log = logging.getLogger(__name__)
 
 #: Values that are pulled at once.
 SAVED_AT_ONCE = 4096
 
 
 def save(server: lapse.Server, plan: Plan, folder: Path) -> None:
-    """Write the model into a folder, by the first worker of all. Collective."""
-    server.run(_save, plan, folder)
-    log.info("wrote the model to %s", folder)
+    """Write the model into a folder. Collective."""
+    server.run(settle, plan)
+    write_model(server, folder, _write, plan)
 
 
-def _save(kv: lapse.Worker, plan: Plan, folder: Path) -> None:
+def settle(kv: lapse.Worker, plan: Plan) -> None:
+    """Wait until the updates of all workers are in all replicas. Collective over all workers."""
     if len(plan.placement.replicated_keys):
         kv.wait_replica_sync()
     kv.barrier()
-    if kv.id != 0:
-        return
+
+
+def _write(kv: lapse.Worker, folder: Path, plan: Plan) -> None:
     matrix = plan.matrix
     _save_side(kv, plan, folder, "row", 0, matrix.num_rows, matrix.row_ids)
     _save_side(kv, plan, folder, "column", matrix.num_rows, matrix.num_columns, matrix.column_ids)

@@ -361,9 +361,7 @@ def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
     numpy.ndarray of shape (3, 4)
         Squared errors, those of clipped predictions, penalty, and how many.
     """
-    if len(plan.placement.replicated_keys):
-        kv.wait_replica_sync()
-    kv.barrier()
+    model_io.settle(kv, plan)
     held_out = part_of(kv, plan, plan.matrix.held_out)
     covered = is_covered(plan, held_out, int(plan.matrix.bounds[kv.id]))
     parts = [part_of(kv, plan, plan.matrix.training), held_out.where(covered), held_out.where(~covered)]

@@ -18,7 +18,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job
 from lapse.apps._shared.files import pull_rows
-from lapse.apps._shared.options import Group, positive_int
+from lapse.apps._shared.options import Group, new_parser, positive_int
 from lapse.apps._shared.training import Training
 from lapse.apps.word2vec import options as word2vec_options
 
@@ -43,11 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options of the demo."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lapse.apps.word2vec.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("word2vec.demo", __doc__)
     group = Group(parser)
     group.add("--epochs", positive_int, "number of passes over the text", default=EPOCHS)
     group.add("--ranks", positive_int, "number of ranks to start", default=RANKS)

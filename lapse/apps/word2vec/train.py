@@ -18,7 +18,7 @@ import numpy as np
 
 import lapse
 from lapse.apps._shared import job, streams
-from lapse.apps._shared.files import pull_rows
+from lapse.apps._shared.files import pull_rows, write_model
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.placement import log_replicated, make_server
 from lapse.apps._shared.progress import Progress
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
         training.restore(server)
         train(server, plan, training)
         if args.output is not None and not training.is_interrupted:
-            save(server, text.vocabulary, args.output, args.dim, args.binary)
+            write_model(server, args.output, save, text.vocabulary, args.dim, args.binary)
     training.finish(vocab=len(text.vocabulary), words_per_second=words_per_second(training.history))
 
 
@@ -243,15 +243,8 @@ class Schedule:
 # --- the model -------------------------------------------------------------------------------
 
 
-def save(server: lapse.Server, vocabulary: Vocabulary, folder: Path, dim: int, binary: bool) -> None:
-    """Write word vectors, context vectors and counts into a folder, by the first worker of all."""
-    server.run(_save, vocabulary, folder, dim, binary)
-    log.info("wrote the model to %s", folder)
-
-
-def _save(kv: lapse.Worker, vocabulary: Vocabulary, folder: Path, dim: int, binary: bool) -> None:
-    if kv.id != 0:
-        return
+def save(kv: lapse.Worker, folder: Path, vocabulary: Vocabulary, dim: int, binary: bool) -> None:
+    """Write word vectors, context vectors and counts into a folder."""
     words = vocabulary.words
     for stem, offset in ((model_io.WORD_VECTORS, 0), (model_io.CONTEXT_VECTORS, 1)):
         path = folder / model_io.file_name(stem, binary)
