@@ -15,8 +15,8 @@ from lapse.storage._replicas cimport (add_contribution, add_sum, delta_of, drain
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
-from lapse._store cimport REPLICATED, entry_t, lock_entry, unlock_entry, value_bytes
-from lapse.base._sync cimport drop_latch, fence, fetch_add, load, load32, store, take_latch, try_latch
+from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes
+from lapse.base._sync cimport drop_latch, fence, fetch_add, load, load32, store as atomic_store, take_latch, try_latch
 from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport norm_of, scale_value
 
@@ -65,24 +65,25 @@ cdef int contribute(replication_t* self, uint32_t number, bint whatever_size) no
     A delta is the sum of what was pushed: replication assumes that pushes are additions. Another `change_value` needs
     a delta from which the home can still compute what all these pushes do to the value.
     """
-    cdef replica_t* replica = replica_at(self, number)
-    cdef entry_t* entry = &self.state.store.entries[replica.key]
+    cdef store_t* store = self.state.store
+    cdef replica_t* replica = &store.replicas.all[number]
+    cdef entry_t* entry = &store.entries[replica.key]
     cdef char* delta = delta_of(replica)
     cdef double norm = 0.0, factor
     if self.threshold > 0 or self.clip > 0:
-        norm = norm_of(self.state.store.itemsize, delta, replica.bytes)
+        norm = norm_of(store.itemsize, delta, replica.bytes)
         if norm < self.threshold and not whatever_size:
-            note_changed(&self.state.store.replicas, number)
+            note_changed(&store.replicas, number)
             return OK
     factor = factor_for(self, norm)
     if factor != 1.0:
-        scale_value(self.state.store.itemsize, delta, factor, replica.bytes)
+        scale_value(store.itemsize, delta, factor, replica.bytes)
     if entry.route == self.state.rank:
-        add_contribution(&self.state.store.replicas, number, self.state.rank, delta)
+        add_contribution(&store.replicas, number, self.state.rank, delta)
     else:
         if send_delta(&self.state.outboxes[entry.route], self.state.rank, replica.key, replica.epoch, delta,
                       replica.bytes) != OK:
-            note_changed(&self.state.store.replicas, number)
+            note_changed(&store.replicas, number)
             return NO_MEMORY
         self.keys_sent += 1
     fetch_add(&self.awaited, 1)
@@ -92,19 +93,20 @@ cdef int contribute(replication_t* self, uint32_t number, bint whatever_size) no
 
 
 cdef int send_deltas(replication_t* self, bint whatever_size) noexcept nogil:
-    cdef uint32_t i, count = drain(&self.state.store.replicas, &self.state.store.replicas.changed)
+    cdef store_t* store = self.state.store
+    cdef uint32_t i, count = drain(&store.replicas, &store.replicas.changed)
     cdef int status = OK
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        replica = replica_at(self, self.state.store.replicas.changed.drained[i])
-        entry = &self.state.store.entries[replica.key]
-        lock_entry(self.state.store, entry)
+        replica = &store.replicas.all[store.replicas.changed.drained[i]]
+        entry = &store.entries[replica.key]
+        lock_entry(store, entry)
         replica.is_changed = False
         if replica.has_delta and status == OK:
-            status = contribute(self, self.state.store.replicas.changed.drained[i], whatever_size)
+            status = contribute(self, store.replicas.changed.drained[i], whatever_size)
         elif replica.has_delta:
-            note_changed(&self.state.store.replicas, self.state.store.replicas.changed.drained[i])
+            note_changed(&store.replicas, store.replicas.changed.drained[i])
         unlock_entry(entry)
     return status
 
@@ -112,7 +114,7 @@ cdef int send_deltas(replication_t* self, bint whatever_size) noexcept nogil:
 cdef void reset_pending(replication_t* self) noexcept nogil:
     """Restart the count of pushes, and wake the workers that wait for that."""
     cdef int32_t i
-    store(&self.pending, 0)
+    atomic_store(&self.pending, 0)
     fence()
     if load32(&self.waiting):
         for i in range(self.state.num_worker_slots):
@@ -127,7 +129,7 @@ cdef int begin_round(replication_t* self, bint whatever_size) noexcept nogil:
     """
     cdef int status
     reset_pending(self)
-    store(&self.awaited, 1)
+    atomic_store(&self.awaited, 1)
     whatever_size = whatever_size or self.in_setup or self.is_full_wanted
     if whatever_size or self.threshold == 0:
         fetch_add(&self.full_rounds, 1)  # first: a wait that reads the number from now on is not covered by this round
@@ -177,16 +179,18 @@ cdef int note_pushes(replication_t* self, int64_t count) noexcept nogil:
 
 # Sums of this home ------------------------------------------------------------------------------------
 
-cdef void take_in(replication_t* self, replica_t* replica, bint contains_mine, const char* total) noexcept nogil:
+cdef inline void take_in(replication_t* self, store_t* store, replica_t* replica, bint contains_mine,
+                         const char* total) noexcept nogil:
     # under the key's latch
     if contains_mine and replica.is_awaited:
         replica.is_awaited = False
         came_back(self)
-    add_sum(&self.state.store.replicas, replica, total)
+    add_sum(&store.replicas, replica, total)
 
 
 cdef int send_sum_of(replication_t* self, replica_t* replica) noexcept nogil:
     # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
+    cdef store_t* store = self.state.store
     cdef int32_t to
     for to in range(self.state.size):
         if to == self.state.rank:
@@ -197,7 +201,7 @@ cdef int send_sum_of(replication_t* self, replica_t* replica) noexcept nogil:
         replica.contained[to] = False
         self.keys_sent += 1
     replica.has_sum = False
-    take_in(self, replica, replica.contained[self.state.rank], replica.sum)
+    take_in(self, store, replica, replica.contained[self.state.rank], replica.sum)
     replica.contained[self.state.rank] = False
     return OK
 
@@ -219,16 +223,17 @@ cdef int hear_end(replication_t* self, int32_t rank) noexcept nogil:
 
 cdef int send_sums(replication_t* self) noexcept nogil:
     """Send what was collected to all ranks. Under the latch of rounds."""
+    cdef store_t* store = self.state.store
     cdef uint32_t i, count
     cdef int status = OK
     cdef replica_t* replica
     cdef entry_t* entry
     self.waiting_since = 0
-    count = drain(&self.state.store.replicas, &self.state.store.replicas.collected)
+    count = drain(&store.replicas, &store.replicas.collected)
     for i in range(count):
-        replica = replica_at(self, self.state.store.replicas.collected.drained[i])
-        entry = &self.state.store.entries[replica.key]
-        lock_entry(self.state.store, entry)
+        replica = &store.replicas.all[store.replicas.collected.drained[i]]
+        entry = &store.entries[replica.key]
+        lock_entry(store, entry)
         replica.is_collected = False
         if replica.has_sum and status == OK:
             status = send_sum_of(self, replica)
@@ -403,26 +408,28 @@ cdef int tick(replication_t* self, int64_t time) noexcept nogil:
 
 # Messages -------------------------------------------------------------------------------------------------
 
-cdef int on_delta(replication_t* self, int32_t source, entry_t* entry, record_t* record) noexcept nogil:
+cdef inline int on_delta(replication_t* self, store_t* store, int32_t source, entry_t* entry,
+                         record_t* record) noexcept nogil:
     if entry.route != self.state.rank:
         return protocol_error(self.state, source, "a contribution to a replica whose home is another rank", record.key)
-    if epoch_of(record) == replica_at(self, entry.slot).epoch:
-        add_contribution(&self.state.store.replicas, entry.slot, source, value_behind(record))
+    if epoch_of(record) == store.replicas.all[entry.slot].epoch:
+        add_contribution(&store.replicas, entry.slot, source, value_behind(record))
     return OK
 
 
-cdef int on_replica_record(replication_t* self, int32_t source, frame_t* frame, record_t* record) noexcept nogil:
-    cdef entry_t* entry = &self.state.store.entries[record.key]
+cdef inline int on_replica_record(replication_t* self, store_t* store, int32_t source, frame_t* frame,
+                                  record_t* record) noexcept nogil:
+    cdef entry_t* entry = &store.entries[record.key]
     cdef replica_t* replica
     cdef int status = OK
     if entry.state != REPLICATED:
         return protocol_error(self.state, source, "news of a replica that is not here", record.key)
-    replica = replica_at(self, entry.slot)
-    lock_entry(self.state.store, entry)
+    replica = &store.replicas.all[entry.slot]
+    lock_entry(store, entry)
     if frame.kind == DELTA:
-        status = on_delta(self, source, entry, record)
+        status = on_delta(self, store, source, entry, record)
     elif frame.kind == SUM:
-        take_in(self, replica, contains_contribution(record), value_behind(record))
+        take_in(self, store, replica, contains_contribution(record), value_behind(record))
     else:
         replica.epoch = epoch_of(record)
         put_in_place(self, replica, value_behind(record))
@@ -431,16 +438,17 @@ cdef int on_replica_record(replication_t* self, int32_t source, frame_t* frame, 
 
 
 cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame) noexcept nogil:
+    cdef store_t* store = self.state.store  # in a register: it is used for each record
     cdef char* at = <char*>(frame + 1)
     cdef record_t* record
     cdef uint32_t _i
     cdef int status
     for _i in range(<uint32_t>frame.count):
         record = <record_t*>at
-        status = on_replica_record(self, source, frame, record)
+        status = on_replica_record(self, store, source, frame, record)
         if status != OK:
             return status
-        at += sizeof(record_t) + replica_at(self, self.state.store.entries[record.key].slot).bytes
+        at += sizeof(record_t) + store.replicas.all[store.entries[record.key].slot].bytes
     if frame.kind == REPLACE:
         status = send_applied(&self.state.outboxes[source], source, frame.operation, frame.count)
         if status != OK:
