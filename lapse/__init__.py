@@ -1,6 +1,6 @@
 """Lapse: a parameter server whose keys move to the ranks that use them.
 
-The public names are here. Importing this package does not initialise MPI; the first use of
+The public names are here. Importing this package does not initialize MPI; the first use of
 `Server`, `Worker` or `Operation` does.
 """
 

@@ -96,7 +96,7 @@ cdef class Comm:
 
     cdef void sync_replicas(self) noexcept nogil:
         if not has_failed(self.failure) and tick(&self.protocol.replication, now()) != OK:
-            self.failure.fail_with("out of memory while synchronising replicas")
+            self.failure.fail_with("out of memory while synchronizing replicas")
 
     cdef int flush(self) noexcept nogil:
         """Send what is queued, as far as enough sends are free; how many packets went."""

@@ -69,7 +69,7 @@ def load() -> ModuleType:
     Returns
     -------
     module
-        `mpi4py.MPI`; importing it initialises MPI, unless `mpi4py.rc` says otherwise.
+        `mpi4py.MPI`; importing it initializes MPI, unless `mpi4py.rc` says otherwise.
     """
     info = _build_info()
     # The MPICH from PyPI supports only its own launcher; under another one MPI_Init terminates the process.

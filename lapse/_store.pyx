@@ -69,7 +69,7 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
 
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
     # The only place where an update meets the value of a key that is not replicated. Another rule than addition (an
-    # optimiser that runs where the value lies) belongs here, but not for replicated keys: `push_replica` adds an update
+    # optimizer that runs where the value lies) belongs here, but not for replicated keys: `push_replica` adds an update
     # to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md), which is
     # correct only because additions commute and can be combined. See docs/extending.md.
     cdef slab_t* slab = slab_for(store, key)

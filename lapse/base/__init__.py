@@ -1,1 +1,1 @@
-"""Floor 0. Used by every floor above: C types, synchronisation, memory, arithmetic on values, checks of arguments."""
+"""Floor 0. Used by every floor above: C types, synchronization, memory, arithmetic on values, checks of arguments."""

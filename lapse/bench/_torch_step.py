@@ -1,4 +1,4 @@
-"""ComplEx in PyTorch, a batch at a time: the same sampling, loss, penalties and optimiser as `lapse.apps.kge`.
+"""ComplEx in PyTorch, a batch at a time: the same sampling, loss, penalties and optimizer as `lapse.apps.kge`.
 
 PyTorch computes the forward and backward passes and AdaGrad's steps on the rows that a batch needs, each once. The step
 is written without an embedding framework, and is not traced or compiled.

@@ -1,6 +1,6 @@
 """Group ``replication``: how long it takes until updates of replicas have reached all ranks.
 
-Every rank pushes to the same replicated keys; then all ask for a synchronisation and wait for it (`wait_replica_sync`).
+Every rank pushes to the same replicated keys; then all ask for a synchronization and wait for it (`wait_replica_sync`).
 The reference is what a program without a parameter server would do: an MPI_Allreduce over as many values. (It needs to
 know which keys changed, and all ranks have to take part at the same moment.)
 """
@@ -40,7 +40,7 @@ def _measure(context: Context, server, kv, changed: int) -> Row:
     updates = np.ones((changed, LENGTH), dtype=np.float32)
     received = np.empty_like(updates)
 
-    def synchronise() -> float:
+    def synchronize() -> float:
         kv.push(keys, updates).wait()
         kv.barrier()
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def _measure(context: Context, server, kv, changed: int) -> Row:
         kv.barrier()
         return taken * 1e6
 
-    found = interleaved({"ours": synchronise, "allreduce": allreduce}, context.rounds(25))
+    found = interleaved({"ours": synchronize, "allreduce": allreduce}, context.rounds(25))
     return context.row(
         "round",
         {"changed keys": changed, "length": LENGTH},

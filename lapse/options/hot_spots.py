@@ -43,7 +43,7 @@ def choose_hot_spots(
     ranks : int
         "cost": the number of ranks. One rank replicates nothing.
     rounds : float
-        "cost": the number of synchronisations of replicas in the period of the counts.
+        "cost": the number of synchronizations of replicas in the period of the counts.
     value_lengths : int or array_like of int
         "cost": elements per value, as for `Server`.
     memory : float
@@ -97,13 +97,13 @@ def choose_hot_spots(
         return np.flatnonzero(counts > multiple * counts.mean())
     if ranks is None or rounds is None:
         raise ValueError(
-            "rule 'cost' weighs relocations against synchronisations: pass ranks=, the number of ranks, and "
-            "rounds=, the number of synchronisations in the period of the counts; or use rule='mean'"
+            "rule 'cost' weighs relocations against synchronizations: pass ranks=, the number of ranks, and "
+            "rounds=, the number of synchronizations in the period of the counts; or use rule='mean'"
         )
     ranks = check_int(ranks, "ranks", 1, 2**16 - 1)
     rounds = check_float(rounds, "rounds", 0, np.finfo(float).max)
     if rounds == 0:
-        raise ValueError("rounds is 0, but must be positive: without synchronisation nothing is replicated")
+        raise ValueError("rounds is 0, but must be positive: without synchronization nothing is replicated")
     sizes = np.full(len(counts), ELEMENT_BYTES, dtype=np.float64) * check_lengths(value_lengths, len(counts), 2**31)
     memory = check_float(memory, "memory", 0, 1)
     sharing = check_int(sharing, "sharing", 1, ranks)

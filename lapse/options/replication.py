@@ -1,4 +1,4 @@
-"""Floor 1. How replicated keys are synchronised: the choices of the user."""
+"""Floor 1. How replicated keys are synchronized: the choices of the user."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lapse.base.checks import check_float, check_int
 
 @dataclass(frozen=True)
 class Replication:
-    """How the replicas of the replicated keys are synchronised, in the background.
+    """How the replicas of the replicated keys are synchronized, in the background.
 
     A rank sends what was pushed to its replicas to the keys' homes, in *rounds* of its own; the homes send the
     sums to all ranks. A round begins when its time has come **or** when enough was pushed, whichever is first.
@@ -23,7 +23,7 @@ class Replication:
         A round also begins when this rank has pushed so many key positions to replicas since the last one. A worker
         whose rank is ahead by more than twice as many waits (bounded staleness): sums of updates that were computed
         from stale values diverge when only time paces the rounds, and the faster the program, the worse. Without it,
-        and with `syncs_per_second=0`, replicas are synchronised on demand only (`Worker.wait_replica_sync`).
+        and with `syncs_per_second=0`, replicas are synchronized on demand only (`Worker.wait_replica_sync`).
     threshold : float
         The change of a key is not sent while its L2 norm is smaller.
     average : bool

@@ -89,7 +89,7 @@ cdef class Protocol:
 
     def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
                         double clip=0.0):
-        """Choose how replicas are synchronised; see `lapse.Replication`. `interval` is in seconds, 0 means never."""
+        """Choose how replicas are synchronized; see `lapse.Replication`. `interval` is in seconds, 0 means never."""
         cdef replication_t* replication = &self.c.replication
         replication.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
         replication.max_pending = max_pending

@@ -31,7 +31,7 @@ cdef struct replication_t:
     int64_t pending         # key positions pushed here since the last round began
     int64_t awaited         # contributions that have not come back in a sum, plus 1 while a round begins
     int64_t full_rounds     # rounds begun that leave no delta behind
-    bint is_full_wanted     # the next round is to leave none behind: somebody waits for a synchronisation
+    bint is_full_wanted     # the next round is to leave none behind: somebody waits for a synchronization
     int64_t next_round      # when the time starts the next one
     # Rounds of all ranks, as heard of here.
     int64_t* ends           # by rank: how many it has ended

@@ -113,7 +113,7 @@ def raise_first(comm: MPI.Intracomm, error: Exception | None) -> None:
 def _check_mpi(comm: MPI.Intracomm) -> None:
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise CommError(
-            "MPI was initialised without MPI_THREAD_MULTIPLE, which Lapse needs: "
+            "MPI was initialized without MPI_THREAD_MULTIPLE, which Lapse needs: "
             "leave mpi4py.rc.thread_level at its default, 'multiple'"
         )
     if comm.size > MAX_RANKS:

@@ -46,11 +46,11 @@ class Server:
     workers : int
         Worker threads of this rank; may differ from rank to rank.
     replicated_keys : array_like of int, optional
-        Keys of which every rank holds a replica: they are pulled and pushed locally, and the replicas are synchronised
+        Keys of which every rank holds a replica: they are pulled and pushed locally, and the replicas are synchronized
         in the background. Meant for the few keys that all ranks use all the time; `choose_hot_spots` finds them. All
         other keys are relocated on request.
     replication : Replication, optional
-        How replicas are synchronised; by default 5 times a second.
+        How replicas are synchronized; by default 5 times a second.
     sampling : Sampling, optional
         How `Worker.prepare_sample` and `Worker.pull_sample` draw keys; without it they raise.
     shared_memory : bool, optional
@@ -78,7 +78,7 @@ class Server:
     -----
     Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
     Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a worker reads includes all
-    updates of its own rank, and those of other ranks up to the last synchronisation.
+    updates of its own rank, and those of other ranks up to the last synchronization.
 
     Examples
     --------

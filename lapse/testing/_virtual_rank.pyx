@@ -199,7 +199,7 @@ cdef class VirtualRank:
             raise MemoryError("no memory for a round of replicas")
 
     def enter_setup(self, inside):
-        """Begin or end the initialisation phase."""
+        """Begin or end the initialization phase."""
         self.protocol.enter_setup(inside)
 
     def take(self, int destination):

@@ -411,7 +411,7 @@ cdef class Worker(Caller):
         return self.group.collectives.allreduce(self, x, op)
 
     def setup(self):
-        """The initialisation phase: a context manager, collective over all workers.
+        """The initialization phase: a context manager, collective over all workers.
 
         Inside, workers set initial values; updates reach replicas unscaled and whatever their size.
         At its end all operations are done, all replicas agree, and statistics start at zero.

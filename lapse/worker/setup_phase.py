@@ -1,4 +1,4 @@
-"""Floor 4. The initialisation phase, which all workers of all ranks enter and leave together."""
+"""Floor 4. The initialization phase, which all workers of all ranks enter and leave together."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_every_sampling_scheme_trains(topics, tmp_path, scheme):
     assert share_of_neighbours_of_the_same_topic(tmp_path) > 0.95
 
 
-def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronised_by_work(topics, tmp_path):
+def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronized_by_work(topics, tmp_path):
     line = stats_of_one_epoch(
         tmp_path,
         3,

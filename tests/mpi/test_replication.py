@@ -231,7 +231,7 @@ def test_without_a_pace_nothing_is_sent_before_it_is_asked_for():
         server.run(work)
 
 
-# Waiting for synchronisation ------------------------------------------------------------------------
+# Waiting for synchronization ------------------------------------------------------------------------
 
 
 @several_ranks
@@ -692,7 +692,7 @@ def test_ctrl_c_ends_a_wait_for_a_rank_that_stands_still(where):
             check_equal(kv, range(8))
 
 
-def test_close_with_updates_that_were_never_synchronised():
+def test_close_with_updates_that_were_never_synchronized():
     for replication in PACES.values():
         with lapse.Server(2000, 3, workers=2, replicated_keys=range(0, 2000, 2), replication=replication) as server:
             server.run(lambda kv: kv.push(range(kv.id, 2000), np.ones((2000 - kv.id, 3), "f4")))

@@ -255,7 +255,7 @@ static double kge_side(const kge_config *c, const kge_work *w, int asked, int64_
     return loss;
 }
 
-/* --- regularisation and the step ------------------------------------------------------------- */
+/* --- regularization and the step ------------------------------------------------------------- */
 
 /* Adds the gradient of n3 * sum |x|^3 + l2 * sum x^2 and returns that sum. With `half` above 0, x are
  * complex numbers, imaginary parts `half` floats behind the real ones (Lacroix et al. 2018). */

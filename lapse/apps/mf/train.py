@@ -169,7 +169,7 @@ def start_values(args: argparse.Namespace) -> NormalThenZero:
 
 
 def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
-    """A server with the factors initialised.
+    """A server with the factors initialized.
 
     Those of rows and columns without training ratings remain 0, so that a held-out rating there is predicted by the
     mean and the bias of the other side.

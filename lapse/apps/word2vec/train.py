@@ -113,7 +113,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, text: Text) -> Plan:
 
 
 def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
-    """A server with the parameters initialised as in word2vec: inputs random, outputs zero."""
+    """A server with the parameters initialized as in word2vec: inputs random, outputs zero."""
     args = plan.args
     keys = 2 * len(plan.text.vocabulary)
     server = make_server(comm, args, plan.placement, keys, args.dim, seed)

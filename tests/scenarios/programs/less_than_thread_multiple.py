@@ -1,4 +1,4 @@
-"""MPI is initialised with less than MPI_THREAD_MULTIPLE."""
+"""MPI is initialized with less than MPI_THREAD_MULTIPLE."""
 
 import mpi4py
 

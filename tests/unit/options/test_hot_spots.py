@@ -58,7 +58,7 @@ def test_cost_takes_what_saves_most_within_the_memory():
     assert len(lapse.choose_hot_spots(WORDS, ranks=4, rounds=100, memory=0.01)) <= 100
 
 
-def test_cost_replicates_less_when_it_synchronises_more_often():
+def test_cost_replicates_less_when_it_synchronizes_more_often():
     sizes = [
         len(lapse.choose_hot_spots(WORDS, ranks=4, rounds=rounds, memory=1))
         for rounds in (1, 10, 100, 1000, 10**6, 10**9)

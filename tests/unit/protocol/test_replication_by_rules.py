@@ -124,7 +124,7 @@ class Ranks(RuleBasedStateMachine):
         self.after(rank % self.size)
 
     def after(self, rank):
-        """Collect what a rank sends, and see which sets and synchronisations are done."""
+        """Collect what a rank sends, and see which sets and synchronizations are done."""
         self.channels.collect(rank)
         for known in self.sets.values():
             if known[3] is None and known[2].done:

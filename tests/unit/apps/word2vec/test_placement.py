@@ -1,4 +1,4 @@
-"""Which vectors are replicated, and how often replicas are synchronised: decided from the text."""
+"""Which vectors are replicated, and how often replicas are synchronized: decided from the text."""
 
 import argparse
 
