@@ -31,8 +31,8 @@ cdef int64_t JOIN_AFTER = 4 * MILLISECOND
 cdef int64_t SEND_AFTER = 30 * MILLISECOND
 
 
-cdef inline replica_t* replica_at(replication_t* self, uint32_t number) noexcept nogil:
-    return &self.state.store.replicas.all[number]
+cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:
+    return &store.replicas.all[number]
 
 
 # Contributions of this rank ---------------------------------------------------------------------------
@@ -66,7 +66,7 @@ cdef int contribute(replication_t* self, uint32_t number, bint whatever_size) no
     a delta from which the home can still compute what all these pushes do to the value.
     """
     cdef store_t* store = self.state.store
-    cdef replica_t* replica = &store.replicas.all[number]
+    cdef replica_t* replica = replica_at(store, number)
     cdef entry_t* entry = &store.entries[replica.key]
     cdef char* delta = delta_of(replica)
     cdef double norm = 0.0, factor
@@ -99,7 +99,7 @@ cdef int send_deltas(replication_t* self, bint whatever_size) noexcept nogil:
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        replica = &store.replicas.all[store.replicas.changed.drained[i]]
+        replica = replica_at(store, store.replicas.changed.drained[i])
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
         replica.is_changed = False
@@ -231,7 +231,7 @@ cdef int send_sums(replication_t* self) noexcept nogil:
     self.waiting_since = 0
     count = drain(&store.replicas, &store.replicas.collected)
     for i in range(count):
-        replica = &store.replicas.all[store.replicas.collected.drained[i]]
+        replica = replica_at(store, store.replicas.collected.drained[i])
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
         replica.is_collected = False
@@ -253,7 +253,7 @@ cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uin
         return ask_home(state, operation, key, position, entry.route, given)
     lock_entry(state.store, entry)
     if operation.kind == PULL:
-        read_replica(replica_at(self, entry.slot), output_of(state, operation, position))
+        read_replica(replica_at(state.store, entry.slot), output_of(state, operation, position))
         done[0] += 1
     elif operation.kind == PUSH:
         push_replica(&state.store.replicas, entry.slot, given)
@@ -279,7 +279,7 @@ cdef int ask_home(rank_t* state, operation_t* operation, key_t key, uint32_t pos
 cdef int set_at_home(replication_t* self, operation_t* operation, entry_t* entry, const char* value) noexcept nogil:
     # Under the key's latch.
     cdef rank_t* state = self.state
-    cdef int64_t amount = (state.size - 1) * <int64_t>(sizeof(record_t) + replica_at(self, entry.slot).bytes)
+    cdef int64_t amount = (state.size - 1) * <int64_t>(sizeof(record_t) + replica_at(state.store, entry.slot).bytes)
     cdef pending_acks_t* pending_acks = open_pending_acks(&self.unacknowledged,
                                                           header_of(state, operation, state.rank))
     cdef int status
@@ -317,7 +317,7 @@ cdef int set_replicas(replication_t* self, int32_t source, frame_t* frame, char*
 cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry_t* entry, const char* value,
                         int64_t credits) noexcept nogil:
     """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
-    cdef replica_t* replica = replica_at(self, entry.slot)
+    cdef replica_t* replica = replica_at(self.state.store, entry.slot)
     cdef int32_t to
     replica.epoch += 1
     fetch_add(&pending_acks.remaining, self.state.size - 1)
@@ -412,7 +412,7 @@ cdef inline int on_delta(replication_t* self, store_t* store, int32_t source, en
                          record_t* record) noexcept nogil:
     if entry.route != self.state.rank:
         return protocol_error(self.state, source, "a contribution to a replica whose home is another rank", record.key)
-    if epoch_of(record) == store.replicas.all[entry.slot].epoch:
+    if epoch_of(record) == replica_at(store, entry.slot).epoch:
         add_contribution(&store.replicas, entry.slot, source, value_behind(record))
     return OK
 
@@ -424,7 +424,7 @@ cdef inline int on_replica_record(replication_t* self, store_t* store, int32_t s
     cdef int status = OK
     if entry.state != REPLICATED:
         return protocol_error(self.state, source, "news of a replica that is not here", record.key)
-    replica = &store.replicas.all[entry.slot]
+    replica = replica_at(store, entry.slot)
     lock_entry(store, entry)
     if frame.kind == DELTA:
         status = on_delta(self, store, source, entry, record)
@@ -448,7 +448,7 @@ cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame)
         status = on_replica_record(self, store, source, frame, record)
         if status != OK:
             return status
-        at += sizeof(record_t) + store.replicas.all[store.entries[record.key].slot].bytes
+        at += sizeof(record_t) + replica_at(store, store.entries[record.key].slot).bytes
     if frame.kind == REPLACE:
         status = send_applied(&self.state.outboxes[source], source, frame.operation, frame.count)
         if status != OK:

@@ -4,6 +4,18 @@ import numpy as np
 import pytest
 from lapse.bench.plain._kge import PlainTrainer
 
+MODEL = {
+    "model": "complex",
+    "loss": "softmax",
+    "dim": 16,
+    "relation_length": 16,
+    "num_entities": 20,
+    "num_relations": 1,
+    "reciprocal": True,
+    "block": 10,
+    "negatives": 8,
+}
+
 
 def test_training_on_arrays_finds_what_it_is_told():
     """One fact for each of many subjects: their loss falls, and what is trained are the arrays given."""
@@ -14,37 +26,10 @@ def test_training_on_arrays_finds_what_it_is_told():
     triples = np.array([[i, 0, 10 + i % 5] for i in range(10)])
     losses = []
     for _ in range(30):
-        trainer = PlainTrainer(
-            entities,
-            relations,
-            rate=0.2,
-            model="complex",
-            loss="softmax",
-            dim=16,
-            relation_length=16,
-            num_entities=20,
-            num_relations=1,
-            reciprocal=True,
-            block=10,
-            negatives=8,
-            seed=len(losses),
-        )
+        trainer = PlainTrainer(entities, relations, rate=0.2, seed=len(losses), **MODEL)
         trainer.train(triples)
         losses.append(trainer.loss / trainer.triples)
     assert losses[-1] < losses[0] / 4
     assert (entities[:, 16:] >= 0).all() and (entities[:15, 16:] > 0).any(axis=1).all()
     with pytest.raises(ValueError, match="shapes"):
-        PlainTrainer(
-            entities,
-            relations[:1].copy(),
-            rate=0.1,
-            model="complex",
-            loss="softmax",
-            dim=16,
-            relation_length=16,
-            num_entities=20,
-            num_relations=1,
-            reciprocal=True,
-            block=10,
-            negatives=8,
-        )
+        PlainTrainer(entities, relations[:1].copy(), rate=0.1, **MODEL)
