@@ -1,4 +1,6 @@
-"""Batches that are prepared ahead of their turn."""
+"""Batches that are prepared ahead of their turn, and the time that computing takes."""
+
+from libc.stdint cimport int64_t
 
 from lapse cimport Worker, operation_t
 
@@ -9,6 +11,18 @@ cdef class Pipeline:
     cdef int oldest             # the slot whose turn is next
     cdef int num_prepared       # slots from the oldest on that are prepared; the next one is being filled
     cdef operation_t* operations[2]     # those that use the kernel's memory until they are waited for
+
+    cdef double slow_down       # how many times its CPU time computing takes
+    cdef bint is_timed
+    cdef int64_t computed       # CPU time of all computing, in nanoseconds
+    cdef int64_t owed           # what stretched computing has still to sleep
+    cdef int64_t began, began_cpu       # of the computing under way: by the clock, and by the thread's CPU time
+
+    cdef int set_pace(self, double slow_down, bint is_timed) except -1
+    cdef void begin_computing(self) noexcept nogil
+    cdef void pause_computing(self) noexcept nogil
+    cdef void end_computing(self) noexcept nogil
+    cdef void sleep_owed(self, int64_t at_least) noexcept nogil
 
     cdef int set_lookahead(self, int lookahead) except -1
     cdef int filling(self) noexcept nogil

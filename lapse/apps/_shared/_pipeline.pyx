@@ -6,7 +6,27 @@ for them, trains, and pushes what changed. By then its keys have arrived.
 
 Messages are held while a batch is prepared and the oldest one requests its values, so that what both ask of the same
 rank goes in one message.
+
+The pipeline also knows how long its thread computes. A kernel says where its own computing begins and ends; what the
+server does meanwhile is not part of it. For experiments with emulated hosts, computing can be stretched: it then takes
+`slow_down` times its CPU time, and other processes can use the core meanwhile. Nothing else is stretched.
 """
+
+from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
+
+from lapse.base._sync cimport now, sleep_for
+
+cdef enum:
+    # Less than this is not slept at once, because a sleep ends up to some 0.1 ms late. (What is too much counts for
+    # the next time.)
+    SHORTEST_SLEEP = 1000000
+
+
+cdef inline int64_t cpu_time() noexcept nogil:
+    """The CPU time of this thread. Costs up to 1 us."""
+    cdef timespec time
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef class Pipeline:
@@ -28,6 +48,47 @@ cdef class Pipeline:
         """No more data follow: call `advance` for the batch that is being filled, if it has any."""
         return 0
 
+    @property
+    def computing_seconds(self):
+        """How long computing has taken: `slow_down` times its CPU time; 0 if it is neither timed nor stretched."""
+        return self.computed * self.slow_down * 1e-9
+
+    cdef int set_pace(self, double slow_down, bint is_timed) except -1:
+        """Let computing take `slow_down` times its CPU time. If it is neither stretched nor timed, it has no costs."""
+        if not slow_down >= 1:
+            raise ValueError(f"slow_down is {slow_down}, but must be at least 1")
+        self.slow_down = slow_down
+        self.is_timed = is_timed or slow_down > 1
+        return 0
+
+    cdef void begin_computing(self) noexcept nogil:
+        if self.is_timed:
+            self.began = now()
+            self.began_cpu = cpu_time()
+
+    cdef void pause_computing(self) noexcept nogil:
+        """As `end_computing`, but sleep later: for a kernel that must not keep others waiting here."""
+        cdef int64_t spent
+        if not self.is_timed:
+            return
+        spent = cpu_time() - self.began_cpu
+        self.computed += spent
+        if self.slow_down > 1:  # what the thread waited for a core meanwhile is part of the stretched time
+            self.owed += <int64_t>(self.slow_down * spent) - (now() - self.began)
+
+    cdef void end_computing(self) noexcept nogil:
+        if self.is_timed:
+            self.pause_computing()
+            self.sleep_owed(SHORTEST_SLEEP)
+
+    cdef void sleep_owed(self, int64_t at_least) noexcept nogil:
+        """Sleep what stretched computing owes, unless it is less than `at_least`."""
+        cdef int64_t began
+        if self.owed >= at_least:
+            began = now()
+            sleep_for(self.owed)
+            self.owed -= now() - began
+
     cdef int set_lookahead(self, int lookahead) except -1:
         if lookahead < 0:
             raise ValueError(f"lookahead is {lookahead}, but must be at least 0")
@@ -45,6 +106,7 @@ cdef class Pipeline:
                 self.wait(1)
                 if self.kv is not None:
                     self.kv.wait_everything()
+                self.sleep_owed(1)
         except BaseException:
             self.settle()
             raise

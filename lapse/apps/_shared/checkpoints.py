@@ -18,7 +18,7 @@ FOLDER, RESULT = "checkpoint", "result.json"
 #: Options of this process alone: neither stored nor compared.
 _OF_PROCESS = {"output", "resume", "max_runtime", "no_progress", "given"}
 #: Options that a resumed run takes over unless they are given again.
-_FREE = {"metrics", "plot", "checkpoint_every"}
+_FREE = {"metrics", "plot", "checkpoint_every", "slow_down"}
 
 
 @dataclass

@@ -45,6 +45,7 @@ positive_int = NumberType(int, lambda value: value >= 1, "an integer of at least
 natural_int = NumberType(int, lambda value: value >= 0, "an integer of at least 0")
 positive_float = NumberType(float, lambda value: 0 < value < math.inf, "a finite number above 0")
 natural_float = NumberType(float, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+at_least_one = NumberType(float, lambda value: 1 <= value < math.inf, "a finite number of at least 1")
 fraction = NumberType(float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 
 
@@ -176,6 +177,13 @@ def add_shared_options(
         "replicated, and negative samples are drawn from local parameters",
         default="lapse2",
     )
+    system.add(
+        "--slow-down",
+        at_least_one,
+        "for experiments with emulated hosts: workers sleep so that computing takes X times its CPU time; messages and "
+        "waiting are not stretched",
+        default=1.0,
+    )
     output = Group(parser.add_argument_group("output"))
     output.add("--output DIR", Path, "folder for the model and for checkpoints; created if it does not exist")
     add_checkpoint_options(output)
@@ -204,6 +212,11 @@ def add_report_options(group: Group) -> None:
     group.add("--metrics FILE", Path, "write one JSON object per epoch: loss, time and the counters of the server")
     group.add("--plot FILE", Path, "plot loss, quality and locality over the epochs (requires matplotlib)")
     group.add("--no-progress", bool, "do not show progress")
+
+
+def pace_options(args: argparse.Namespace) -> dict:
+    """The parameters of `Pipeline.set_pace`: computing is timed for ``--metrics``."""
+    return {"slow_down": args.slow_down, "is_timed": args.metrics is not None}
 
 
 def add_lookahead_option(system: Group, default: int, units: str) -> None:

@@ -171,6 +171,7 @@ class Training:
         self._server.reset_stats()
         self._has_met = self._has_ended = False
         self._evaluation = 0.0
+        self._computing: list[float] = []
         self._start = time.perf_counter()
 
     def should_stop(self) -> bool:
@@ -179,6 +180,10 @@ class Training:
         if stops:
             self._was_cut = True
         return stops
+
+    def note_computing(self, seconds: float) -> None:
+        """For a worker at the end of an epoch: how long its kernel has computed (see `Pipeline`; 0: not timed)."""
+        self._computing.append(seconds)
 
     def meet(self) -> None:
         """End the training of an epoch: take its time and counters, agree on `is_partial` and `is_interrupted`.
@@ -192,11 +197,13 @@ class Training:
         self.seconds = time.perf_counter() - self._start
         self._stats.append(self._server.stats(all_ranks=True))
         self._waited = self._server.seconds_waited(all_ranks=True)
-        mine = (self._was_cut, self._signals.received, job.out_of_time(self.args.max_runtime))
-        cuts, signals, times = zip(*self._comm.allgather(mine))
+        out_of_time = job.out_of_time(self.args.max_runtime)
+        mine = (self._was_cut, self._signals.received, out_of_time, sum(self._computing))
+        cuts, signals, times, computing = zip(*self._comm.allgather(mine))
         self._signal = next((number for number in signals if number is not None), None)
         self.is_partial = any(cuts)
         self.is_interrupted = self._signal is not None
+        self._computed = sum(computing)
         self._is_out_of_time = any(times) or (self.is_partial and not self.is_interrupted)
 
     @contextlib.contextmanager
@@ -236,8 +243,9 @@ class Training:
     def _report(self, loss: float | None, figures: dict) -> None:
         stats = self._stats[-1]
         number = self.epoch + self.is_partial
-        waiting = self._waited / self._server.num_workers
-        split = {"compute": max(self.seconds - waiting, 0.0), "waiting": waiting, "evaluation": self._evaluation}
+        waiting, compute = (each / self._server.num_workers for each in (self._waited, self._computed))
+        rest = max(self.seconds - waiting - compute, 0.0)
+        split = {"compute": compute, "waiting": waiting, "rest": rest, "evaluation": self._evaluation}
         line = {"epoch": number, "seconds": self.seconds, "loss": loss, **figures}
         self.history.append({**line, "local": local_share(stats), "is_partial": self.is_partial})
         self._metrics.write(**line, is_partial=self.is_partial, time=split, stats=stats)

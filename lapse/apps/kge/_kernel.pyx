@@ -52,6 +52,8 @@ cdef class Trainer(Pipeline):
         Whether the keys of a block's triples are localized when it is prepared.
     lookahead
         How many blocks are prepared before the first of them is trained.
+    slow_down, is_timed
+        See `Pipeline.set_pace`.
     **parameters
         Those of `Gradients`.
     """
@@ -66,12 +68,14 @@ cdef class Trainer(Pipeline):
     cdef readonly int64_t triples
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, double rate, bint localize, int lookahead, **parameters):
+    def __init__(self, Worker kv, *, double rate, bint localize, int lookahead, double slow_down=1.0,
+                 bint is_timed=False, **parameters):
         self.kv, self.rate, self.localize = kv, rate, localize
         self.gradients = Gradients(**parameters)
         self.num_negatives = 2 * self.gradients.c.negatives
         self.sampled = <key_t*>allocate(self.num_negatives, sizeof(key_t))
         self.set_lookahead(lookahead)
+        self.set_pace(slow_down, is_timed)
         self._allocate_blocks()
 
     cdef int _allocate_blocks(self) except -1:
@@ -104,12 +108,14 @@ cdef class Trainer(Pipeline):
             raise
 
     cdef void _fill(self, block_t* block, const int64_t* triples, int64_t n) noexcept nogil:
+        self.begin_computing()
         memcpy(block.triples, triples, 3 * n * sizeof(int64_t))
         block.num_triples = n
         self.gradients.add_triples(triples, n)
         memcpy(block.keys, self.gradients.keys, self.gradients.count * sizeof(key_t))
         block.num_keys = self.gradients.count
         self.gradients.forget_rows()
+        self.end_computing()
 
     cdef int prepare(self, int slot) except -1 nogil:
         cdef block_t* block = self.blocks + slot
@@ -123,15 +129,19 @@ cdef class Trainer(Pipeline):
         cdef block_t* block = self.blocks + slot
         self.kv.choose_sample_of(block.sample, self.num_negatives, self.sampled)
         self.kv.finish_sample_of(block.sample)
+        self.begin_computing()
         self.gradients.add_triples(block.triples, block.num_triples)
         self.gradients.add_negatives(self.sampled)
+        self.pause_computing()  # messages are held
         self.kv.pull_keys(self.gradients.keys, self.gradients.count, self.gradients.values, &self.operations[PULLING])
         return 0
 
     cdef int train_batch(self, int slot) except -1 nogil:
         cdef int64_t n = self.blocks[slot].num_triples
         self.wait(PULLING)
+        self.begin_computing()
         self.loss += self.gradients.step(n, self.rate, False)
+        self.end_computing()
         self.triples += n
         self.kv.push_keys(self.gradients.keys, self.gradients.count, self.gradients.values, NULL)
         self.gradients.forget_rows()

@@ -19,6 +19,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.files import write_model
+from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Placement, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
@@ -217,6 +218,7 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
                 trainer.triples * kv.num_workers, lambda: {"loss": f"{trainer.loss / trainer.triples / 2:.4f}"}
             )
     trainer.finish()
+    training.note_computing(trainer.computing_seconds)
     kv.wait_replica_sync()  # what follows reads from homes and from replicas
     progress.close()
     loss, triples = kv.allreduce(np.array([trainer.loss, trainer.triples])).tolist()
@@ -238,6 +240,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         rate=learning_rate(args, epoch),
         localize=chosen.localize,
         lookahead=chosen.lookahead,
+        **pace_options(args),
         **kernel_options(plan, seed),
     )
 

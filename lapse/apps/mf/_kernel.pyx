@@ -17,7 +17,6 @@ from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps._shared._pipeline cimport Pipeline
 from lapse.apps.mf._model cimport Model, check_order, mf_evaluate, mf_subtract, mf_sums
-from lapse.base._sync cimport now
 
 cdef enum:
     # Numbers of the pipeline's operations: both use `values`.
@@ -58,13 +57,13 @@ cdef class Trainer(Pipeline):
         How many batches are prepared before the first of them is trained.
     localize
         Per column, uint8: whether it is localized when a batch with it is prepared.
+    slow_down, is_timed
+        See `Pipeline.set_pace`.
 
     Attributes
     ----------
     trained
         Ratings so far.
-    compute_seconds
-        Time in the arithmetic.
     """
 
     cdef Model model
@@ -78,13 +77,13 @@ cdef class Trainer(Pipeline):
     cdef batch_t* batches       # one per slot of the pipeline
     cdef float* values
     cdef float* pulled          # what they were
-    cdef int64_t compute_time
 
     cdef readonly int64_t trained
 
     def __init__(self, Worker kv, Model model, const int32_t[::1] rows, const int32_t[::1] columns,
                  const float[::1] ratings, *, key_t first_row, int64_t num_rows, key_t first_column,
-                 int64_t num_columns, int64_t batch, int lookahead, const uint8_t[::1] localize):
+                 int64_t num_columns, int64_t batch, int lookahead, const uint8_t[::1] localize,
+                 double slow_down=1.0, bint is_timed=False):
         if batch < 1 or localize.shape[0] != num_columns:
             raise ValueError(f"batch is {batch}, but must be at least 1; localize has {localize.shape[0]} elements for "
                              f"{num_columns} columns")
@@ -96,6 +95,7 @@ cdef class Trainer(Pipeline):
         self.max_ratings = max(min(batch, <int64_t>ratings.shape[0]), 1)
         self.max_keys = min(self.max_ratings, num_rows) + min(self.max_ratings, num_columns)
         self.set_lookahead(lookahead)
+        self.set_pace(slow_down, is_timed)
         self._allocate()
 
     cdef int _check_ratings(self) except -1:
@@ -141,10 +141,6 @@ cdef class Trainer(Pipeline):
         free(self.values)
         free(self.pulled)
 
-    @property
-    def compute_seconds(self):
-        return self.compute_time * 1e-9
-
     def train(self, const int64_t[::1] order, float rate):
         """Train ratings in the given order; up to `lookahead` batches stay prepared.
 
@@ -185,7 +181,9 @@ cdef class Trainer(Pipeline):
         """Make a batch of the first ratings; returns how many it has."""
         cdef batch_t* batch = self.batches + self.filling()
         size = min(self.max_ratings, size)
+        self.begin_computing()
         self._fill(batch, order, 0, size)
+        self.end_computing()
         batch.rate = rate
         self.advance()
         return size
@@ -231,13 +229,13 @@ cdef class Trainer(Pipeline):
 
     cdef int train_batch(self, int slot) except -1 nogil:
         cdef batch_t* batch = self.batches + slot
-        cdef int64_t began, elements = batch.num_keys * self.model.c.length
+        cdef int64_t elements = batch.num_keys * self.model.c.length
         self.wait(PULLING)
+        self.begin_computing()
         memcpy(self.pulled, self.values, elements * sizeof(float))
-        began = now()
         self.model.step(self.values, batch.rows, batch.columns, batch.ratings, batch.size, batch.rate)
-        self.compute_time += now() - began
         mf_subtract(self.values, self.pulled, elements)
+        self.end_computing()
         self.kv.push_keys(batch.keys, batch.num_keys, self.values, &self.operations[PUSHING])
         self.trained += batch.size
         return 0

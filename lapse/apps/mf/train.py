@@ -19,6 +19,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.metrics import local_share
+from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
@@ -199,6 +200,7 @@ def make_trainer(
         batch=batch,
         lookahead=lookahead,
         localize=np.zeros(columns, np.uint8) if localize is None else localize,
+        **pace_options(plan.args),
     )
 
 
@@ -286,9 +288,9 @@ def train_epoch(
             lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
         )
     trainer.finish()
+    training.note_computing(trainer.computing_seconds)
     progress.close()
-    trained, compute = kv.allreduce(np.array([trainer.trained, trainer.compute_seconds]))
-    return {"ratings": int(trained), "kernel_seconds": float(compute / kv.num_workers)}
+    return {"ratings": int(kv.allreduce(trainer.trained))}
 
 
 def train_blocks(

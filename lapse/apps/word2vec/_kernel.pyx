@@ -29,7 +29,6 @@ from lapse.apps.word2vec._pairs cimport Pairs, block_t, keys_t, unit_t
 from lapse.apps.word2vec._sgns cimport (
     LONGEST_VECTOR, free_scratch, make_scratch, sgns_prepare, sgns_scratch, sgns_subtract, sgns_train,
 )
-from lapse.base._sync cimport now, sleep_for
 
 sgns_prepare(LONGEST_VECTOR)
 
@@ -50,15 +49,14 @@ cdef class Trainer(Pairs):
         Length of the vectors.
     localize
         Whether a block's keys are localized when it is prepared.
-    slow_down
-        For experiments: sleep after each unit, so that it takes this many times as long.
+    slow_down, is_timed
+        See `Pipeline.set_pace`.
     **parameters
         Those of `Pairs`.
     """
 
     cdef int dim, negative
     cdef bint localize
-    cdef double slow_down
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
     cdef key_t* sampled
@@ -69,14 +67,15 @@ cdef class Trainer(Pairs):
     cdef readonly int64_t pairs
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, double slow_down=1.0, **parameters):
+    def __init__(self, Worker kv, *, int dim, bint localize, double slow_down=1.0, bint is_timed=False,
+                 **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
         self.kv = kv
         self.dim, self.negative = dim, self.width - 1
         self.localize = localize
-        self.slow_down = slow_down
+        self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(max_rows * dim, sizeof(float))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
@@ -149,7 +148,9 @@ cdef class Trainer(Pairs):
         if self.negative:
             self.kv.choose_sample_of(unit.sample, self.num_sets(unit) * self.negative, self.sampled)
             self.kv.finish_sample_of(unit.sample)
+        self.begin_computing()
         self.place_outputs(block, unit, self.sampled, self.outputs)
+        self.pause_computing()  # messages are held
         self.kv.pull_keys(block.keys.keys + first, block.keys.count - first, self.rows + first * self.dim,
                           &self.operations[PULL_BLOCK])
         self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
@@ -168,14 +169,13 @@ cdef class Trainer(Pairs):
         memcpy(self.pulled + first * self.dim, self.rows + first * self.dim, count * self.dim * sizeof(float))
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
-        cdef int64_t began = now() if self.slow_down > 1 else 0
+        self.begin_computing()
         self.loss += sgns_train(self.rows, unit.groups, unit.num_groups, unit.inputs, self.outputs,
                                 self.dim, unit.alpha, False, &self.scratch)
+        self.end_computing()
         self.pairs += unit.num_pairs
         if unit.replicated.count:
             self._push(&unit.replicated)
-        if self.slow_down > 1:
-            sleep_for(<int64_t>((self.slow_down - 1) * (now() - began)))
         return 0
 
     cdef int _push(self, keys_t* keys) except -1 nogil:

@@ -72,6 +72,7 @@ cdef class Pairs(Pipeline):
     cdef int _check_words(self, const int32_t[::1] words, const int64_t[::1] ends) except -1
     cdef int _reserve(self, int64_t size) except -1
     cdef int _add_sentence(self, const int32_t[::1] words, int64_t begin, int64_t end, float alpha) except -1 nogil
+    cdef int _add_centres(self, int64_t n, float alpha) except -1 nogil
     cdef int64_t _subsample(self, const int32_t[::1] words, int64_t begin, int64_t end) noexcept nogil
     cdef void _forget_rows(self, int64_t first, int64_t last, int64_t n) noexcept nogil
     cdef void _add_centre(self, int64_t n, int64_t centre) noexcept nogil

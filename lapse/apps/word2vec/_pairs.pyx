@@ -182,13 +182,22 @@ cdef class Pairs(Pipeline):
         return 0
 
     cdef int _add_sentence(self, const int32_t[::1] words, int64_t begin, int64_t end, float alpha) except -1 nogil:
-        cdef int64_t centre, n = self._subsample(words, begin, end)
-        if n < 2:
-            return 0
+        cdef int64_t n
+        self.begin_computing()
+        n = self._subsample(words, begin, end)
+        if n >= 2:
+            self._add_centres(n, alpha)
+        self.pause_computing()
+        return 0
+
+    cdef int _add_centres(self, int64_t n, float alpha) except -1 nogil:
+        cdef int64_t centre
         self._forget_rows(0, self.window, n)
         for centre in range(n):
             if self.unit.num_pairs + 2 * self.window > self.max_pairs:
+                self.pause_computing()
                 self._close_unit()
+                self.begin_computing()
                 self._forget_rows(centre - self.window, centre + self.window, n)
             elif centre + self.window < n:
                 self.input_rows[centre + self.window] = -1

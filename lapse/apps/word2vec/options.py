@@ -80,12 +80,6 @@ def make_parser() -> argparse.ArgumentParser:
         sync_help="%(default)s; with many more, the loss increases",
     )
     options.add_sampling_options(group, "words")
-    group.add(
-        "--slow-down",
-        positive_float,
-        "for experiments: sleep after each unit, so that training takes X times as long",
-        default=1.0,
-    )
     return parser
 
 

@@ -20,6 +20,7 @@ import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.files import pull_rows, write_model
 from lapse.apps._shared.metrics import local_share
+from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.stdlib import write_temporary
@@ -161,6 +162,7 @@ def train_epoch(
         trainer.train(block.words, block.ends, *schedule.advance(block.read))
         progress.show(schedule.fraction * plan.text.words, figures)
     trainer.finish()
+    training.note_computing(trainer.computing_seconds)
     progress.close()
     return _sum_up(kv, trainer, schedule, skipped)
 
@@ -181,11 +183,11 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         kv,
         dim=args.dim,
         localize=chosen.localize,
-        slow_down=args.slow_down,
         is_replicated=is_replicated,
         block_units=chosen.block_units,
         lookahead=chosen.lookahead,
         seeds=stream_seeds(args, epoch, kv.id),
+        **pace_options(args),
         **placement.pair_options(args, plan.text.vocabulary, chosen.long_units),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lapse.apps._shared.options import Group, fraction, natural_int, positive_int
+from lapse.apps._shared.options import Group, add_shared_options, fraction, natural_int, new_parser, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,4 +41,14 @@ def test_values_have_the_type_of_their_option():
 def test_other_values_are_errors_that_name_them(option, value, capsys):
     with pytest.raises(SystemExit):
         make_parser().parse_args([option, value])
+    assert value in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["0.5", "0", "-1", "nan", "inf", "fast"])
+def test_computing_cannot_be_sped_up(value, capsys):
+    parser = new_parser("app", None)
+    add_shared_options(parser, epochs=1, dim=1)
+    assert parser.parse_args(["--slow-down", "1.5"]).slow_down == 1.5
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--slow-down", value])
     assert value in capsys.readouterr().err.splitlines()[-1]
