@@ -72,6 +72,7 @@ cdef struct store_t:
     # memory. Written under the key's latch, read without one, hence only a guess.
     uint8_t* hints
     store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
+    bint reaches_all    # every key is here or in the memory of a rank of this host, for good: nothing ever moves
 
 
 cdef struct tally_t:
@@ -119,9 +120,9 @@ cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
 
 
 cdef inline bint is_reachable(const store_t* store, key_t key) noexcept nogil:
-    # As `is_here`, for this rank and the ranks that share memory with it.
-    return is_here(&store.entries[key]) or (
-        store.hints != NULL and store.views[store.hints[key]].entries[key].state == OWNED)
+    # As `is_here`, for this rank and the ranks that share memory with it. A hint is cleared before its key leaves, and
+    # keys share its cache line with many others and with no latch, which every access writes.
+    return (store.hints != NULL and store.hints[key] != 0) or is_here(&store.entries[key])
 
 
 cdef inline void note_owner(store_t* store, key_t key, bint mine) noexcept nogil:

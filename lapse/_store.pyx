@@ -107,11 +107,12 @@ cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noe
     return view != store and access_view(view, kind, key, value)
 
 
-cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, tally_t* tally) noexcept nogil:
-    """Pull, push or set a key if it is here; return whether it was. A set of a replicated key is left to its home."""
-    cdef entry_t* entry = &store.entries[key]
-    cdef bint served = True
-    lock_entry(store, entry)
+cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry, char* value,
+                             tally_t* tally) noexcept nogil:
+    """Under the key's latch: pull, push or set a key of this rank; return whether it is here.
+
+    A set of a replicated key is left to its home.
+    """
     if entry.state == OWNED:
         access_owned(store, kind, key, entry, value)
     elif entry.state == REPLICATED and kind == PULL:
@@ -120,7 +121,16 @@ cdef inline bint access_here(store_t* store, int kind, key_t key, char* value, t
         push_replica(&store.replicas, entry.slot, value)
         tally.replicated += 1
     else:
-        served = False
+        return False
+    return True
+
+
+cdef bint access_here(store_t* store, int kind, key_t key, char* value, tally_t* tally) noexcept nogil:
+    """As `access_held`, for a caller that does not hold the latch."""
+    cdef entry_t* entry = &store.entries[key]
+    cdef bint served
+    lock_entry(store, entry)
+    served = access_held(store, kind, key, entry, value, tally)
     unlock_entry(entry)
     return served
 
@@ -188,23 +198,42 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
     """
     cdef int64_t i, misses = 0
     cdef int64_t row_bytes = store.slabs[0].row_bytes
+    cdef store_t* view
+    cdef entry_t* entry
     cdef char* value
+    cdef bint served
     if count > 1:
         start_looking_ahead(store, keys, count)
     for i in range(count):
         look_ahead(store, keys, i, count)
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
-        if access_host_peer(store, kind, keys[i], value):
-            tally.shared += 1
-        elif not access_here(store, kind, keys[i], value, tally):
+        # Whose memory it is makes no difference, hence no branch: where owners are random it would be mispredicted.
+        view = view_of(store, keys[i])
+        entry = &view.entries[keys[i]]
+        lock_entry(view, entry)
+        if entry.state == OWNED:
+            access_owned(view, kind, keys[i], entry, value)
+            unlock_entry(entry)
+            tally.shared += view != store
+            continue
+        served = view == store and access_held(store, kind, keys[i], entry, value, tally)
+        unlock_entry(entry)
+        if not served and (view == store or not access_here(store, kind, keys[i], value, tally)):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses
 
 
 cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil:
-    """Return how many keys can only be reached by messages at this moment; their positions are written to `missed`."""
+    """Return how many keys can only be reached by messages at this moment; their positions are written to `missed`.
+
+    Prefetches the entries, which the next calls on the keys need.
+    """
     cdef int64_t i, misses = 0
+    if store.reaches_all:
+        for i in range(count):
+            prefetch(&view_of(store, keys[i]).entries[keys[i]])
+        return 0
     start_looking_for_entries(store, keys, count)
     for i in range(count):
         look_for_entries(store, keys, i, count)
@@ -317,6 +346,7 @@ cdef class Store:
         self.c.rank = rank
         self.c.size = size
         self.c.holder = 1
+        self.c.reaches_all = size == 1
         bits = max(1, int(num_keys - 1).bit_length())
         self.c.mix_mask = (1 << bits) - 1
         self.c.mix_shift = (bits + 1) // 2
@@ -449,6 +479,7 @@ cdef class Store:
             if i != local_rank:
                 self.c.views[i + 1] = new_view(&self.c, segment)
         self.c.hints = <uint8_t*>(hints.address + SEGMENT_HEAD)
+        self.c.reaches_all = len(segments) == self.c.size
         with nogil:
             for key in range(self.c.num_keys):
                 if self.c.entries[key].state == OWNED:
