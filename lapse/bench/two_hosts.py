@@ -1,6 +1,7 @@
-"""The figures of group ``remote`` between two hosts, for a job that the user starts, as benchmarks/two_hosts.sh does.
+"""The figures of group ``remote`` between two hosts, for a job that the user starts.
 
 mpirun -hosts A,B -ppn 1 -n 2 python -m lapse.bench.two_hosts
+benchmarks/hosts python -m lapse.bench.two_hosts
 """
 
 from __future__ import annotations
