@@ -5,6 +5,9 @@ import random
 
 from launch import mpirun
 
+#: How ``--metrics`` splits the time of an epoch.
+TIMES = {"compute", "waiting_for_values", "waiting_for_rounds", "waiting_for_meetings", "rest", "evaluation"}
+
 NUM_TOPICS, TOPIC_WORDS = 8, 12
 
 

@@ -35,7 +35,7 @@ cdef enum operation_kind:
 
 
 cdef struct counters_t:
-    # Key positions (and one time) since the last reset, counted by each worker for itself.
+    # Key positions and times of waiting since the last reset, counted by each worker for itself.
     int64_t pulled_keys
     int64_t pulled_local
     int64_t pulled_shared
@@ -48,7 +48,9 @@ cdef struct counters_t:
     int64_t localize_local
     int64_t sampled_keys
     int64_t sampled_local
-    int64_t waited_nanoseconds  # spent waiting for operations; barriers do not count
+    int64_t values_nanoseconds      # waited for operations,
+    int64_t rounds_nanoseconds      # for rounds of replication,
+    int64_t meetings_nanoseconds    # and for other workers, in barriers and other collective calls
 
 
 cdef struct operation_t:

@@ -8,9 +8,11 @@ that rank 0 yields are shown. No module imports MPI, NumPy or anything compiled 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lapse.bench._rows import Row, Target
 from lapse.bench._timing import Sample
@@ -26,6 +28,7 @@ MODULES = (
     "lapse.bench.kge",
     "lapse.bench.mf",
     "lapse.bench.word2vec",
+    "lapse.bench.scaling",
 )
 
 #: Former names of groups, which the command line still accepts.
@@ -77,12 +80,18 @@ class Group:
         ``run(context)`` yields `Row` objects, made by `Context.row`.
     jobs
         The runs of it.
+    add_options
+        Adds options of its own to those of the program; its function finds them in `Context.options`.
+    is_for_request
+        Whether it only runs if it is named, because it takes long.
     """
 
     name: str
     title: str
     run: Callable[[Context], Iterator[Row]]
     jobs: tuple[Job, ...] = (Job(),)
+    add_options: Callable[[argparse._ArgumentGroup], None] | None = None
+    is_for_request: bool = False
 
     def chosen_jobs(self, quick: bool, full: bool) -> list[tuple[int, Job]]:
         """The jobs of a run, each with its number in `jobs`."""
@@ -104,6 +113,8 @@ class Context:
         All combinations of parameters.
     rank, ranks
         This process and the number of processes; 0 and 0 if the job has no MPI.
+    options
+        Those of the command line that are the group's own, by name; paths are strings.
     """
 
     group: Group
@@ -112,6 +123,7 @@ class Context:
     full: bool = False
     rank: int = 0
     ranks: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def rounds(self, normal: int = 9) -> int:
         """How many rounds to measure; a median of fewer than 5 is unreliable."""

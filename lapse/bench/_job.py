@@ -1,6 +1,6 @@
 """The program of each process of a job: calls the group's function; rank 0 prints the rows for the parent program.
 
-``python -m lapse.bench._job GROUP NUMBER [quick|full]``
+``python -m lapse.bench._job GROUP NUMBER OPTIONS [quick|full]`` (options of the group, in JSON)
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MARK = "LAPSE-BENCH-ROW "
 
 def main(argv: list[str]) -> None:
     """Run one job of one group in this process."""
-    name, number, *extent = argv
+    name, number, options, *extent = argv
     group = load()[name]
     job = group.jobs[int(number)]
     rank, ranks = _place() if job.ranks else (0, 0)
     if ranks != job.ranks:
         sys.exit(f"this job needs {job.ranks} ranks, but runs on {ranks}: does mpirun belong to another MPI?")
-    context = Context(group, job, "quick" in extent, "full" in extent, rank, ranks)
+    context = Context(group, job, "quick" in extent, "full" in extent, rank, ranks, json.loads(options))
     with _ending_together(ranks):
         for row in group.run(context):
             if rank == 0:

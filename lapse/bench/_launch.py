@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lapse import _mpi_loader
 from lapse.bench._groups import Group, Job
@@ -60,7 +60,7 @@ def command(ranks: int, program: list[str], launcher: tuple[str, ...] = ()) -> l
     return [mpirun, *launcher, "-n", str(ranks), *start]
 
 
-def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
+def rows_of(group: Group, number: int, job: Job, extent: str, options: Mapping[str, object]) -> Iterator[Row]:
     """Run one job of a group and yield its rows as they arrive; its other output goes to the standard error.
 
     Raises
@@ -68,7 +68,8 @@ def rows_of(group: Group, number: int, job: Job, extent: str) -> Iterator[Row]:
     JobError
         If it fails or takes too long.
     """
-    program = ["-m", "lapse.bench._job", group.name, str(number), *([extent] if extent else [])]
+    own = json.dumps(dict(options), default=str)
+    program = ["-m", "lapse.bench._job", group.name, str(number), own, *([extent] if extent else [])]
     process = subprocess.Popen(
         command(job.ranks, program, job.launcher),
         stdin=subprocess.DEVNULL,

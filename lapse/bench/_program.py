@@ -29,9 +29,11 @@ mpirun themselves. benchmarks/README.md in the source tree explains how to read 
 
 EXAMPLES = """\
 examples:
-  python -m lapse bench                                all groups, at most some minutes each
+  python -m lapse bench                                all groups but scaling, at most some minutes each
   python -m lapse bench --list                         list the groups
   python -m lapse bench local --full                   one group, with all of its parameters
+  python -m lapse bench scaling --workload word2vec --hosts 1,2,4 --ranks-per-host 1
+                                                       emulated hosts (as root), in dilated time
   python -m lapse bench local remote --json out.jsonl --plot pictures
 
 Each line of the JSON file is a row of a table: group, name, parameters, value, unit, reference, reference_name, ratio
@@ -43,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program to the caller's parser."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: all groups)")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: all but scaling)")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument(
         "--quick", action="store_true", help="smoke test of some seconds: all code paths, meaningless figures"
@@ -56,6 +58,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FOLDER", help="draw a picture of each group into this folder (needs matplotlib)"
     )
+    for group in load().values():
+        if group.add_options is not None:
+            group.add_options(parser.add_argument_group(f"options of {group.name}"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +79,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return 2
     groups = load()
     if args.list:
-        print("\n".join(f"{name:<14}{group.title}" for name, group in groups.items()))
+        print("\n".join(f"{name:<14}{_title(group)}" for name, group in groups.items()))
         return 0
     chosen = [_current_name(name) for name in args.groups]
     unknown = [name for name in chosen if name not in groups]
@@ -82,7 +87,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser.error(f"no group {', '.join(unknown)}: choose from {', '.join(groups)}")
     if args.plot and not _plot.is_there():
         parser.error("--plot needs matplotlib: pip install 'lapse[plot]'")
-    return _measure([groups[name] for name in dict.fromkeys(chosen or groups)], args)
+    usual = [name for name, group in groups.items() if not group.is_for_request]
+    return _measure([groups[name] for name in dict.fromkeys(chosen or usual)], args)
+
+
+def _title(group: Group) -> str:
+    return f"{group.title} (only if named)" if group.is_for_request else group.title
 
 
 def _current_name(name: str) -> str:
@@ -120,9 +130,17 @@ def _rows_of(group: Group, args: argparse.Namespace, failures: list[str]) -> Ite
     extent = "quick" if args.quick else "full" if args.full else ""
     for number, job in group.chosen_jobs(args.quick, args.full):
         try:
-            yield from _launch.rows_of(group, number, job, extent)
+            yield from _launch.rows_of(group, number, job, extent, _options_of(group, args))
         except _launch.JobError as error:
             failures.append(str(error))
+
+
+def _options_of(group: Group, args: argparse.Namespace) -> dict:
+    if group.add_options is None:
+        return {}
+    parser = argparse.ArgumentParser()
+    group.add_options(parser.add_argument_group())
+    return {name: getattr(args, name) for name in vars(parser.parse_args([]))}
 
 
 def _show(group: Group, rows: list[Row], folder: Path | None) -> None:

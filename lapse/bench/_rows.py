@@ -64,6 +64,8 @@ class Row:
         A bound for the ratio (or value), if there is one.
     ranks, workers
         Of the job, and of each rank.
+    figures
+        Other figures of the same run by name: numbers, or None where there is none; each name is a column.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class Row:
     ranks: int = 1
     workers: int = 1
     note: str = field(default="")
+    figures: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.reference_name:

@@ -11,6 +11,7 @@ from lapse.bench._rows import Row
 def of_group(rows: Sequence[Row]) -> str:
     """The table of one group: a column for each parameter of any of its rows; below it the references, by letter."""
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
+    others = list(dict.fromkeys(name for row in rows for name in row.figures))
     letters = dict(zip(dict.fromkeys(row.reference_name for row in rows), ascii_lowercase, strict=False))
     header = [
         "figure",
@@ -24,10 +25,18 @@ def of_group(rows: Sequence[Row]) -> str:
         "ratio",
         "quartiles",
         "target",
+        *others,
         "",
     ]
     lines = [
-        [row.name, *(_cell(row.parameters.get(name, "")) for name in names), *_figures(row, letters)] for row in rows
+        [
+            row.name,
+            *(_cell(row.parameters.get(name, "")) for name in names),
+            *_figures(row, letters),
+            *(_cell(row.figures.get(name)) for name in others),
+            " ".join(filter(None, [_verdict(row), row.note])),
+        ]
+        for row in rows
     ]
     references = [f"  {letter}  {name}" for name, letter in letters.items()]
     return "\n".join([_aligned([header, *lines], left={*range(len(names) + 1), len(header) - 1}), *references])
@@ -50,7 +59,6 @@ def _bounded(row: Row) -> float:
 def _figures(row: Row, letters: dict[str, str]) -> list[str]:
     spread = "" if row.quartiles is None else f"{_number(row.quartiles[0])} - {_number(row.quartiles[1])}"
     target = "" if row.target is None else str(row.target)
-    verdict = " ".join(filter(None, [_verdict(row), row.note]))
     return [
         str(row.ranks),
         str(row.workers),
@@ -61,7 +69,6 @@ def _figures(row: Row, letters: dict[str, str]) -> list[str]:
         _number(row.ratio),
         spread,
         target,
-        verdict,
     ]
 
 
@@ -70,11 +77,13 @@ def _verdict(row: Row) -> str:
 
 
 def _cell(value) -> str:
-    return _number(value) if isinstance(value, float) else str(value)
+    return _number(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _number(value: float) -> str:
     """Three significant digits, without an exponent if that is short."""
+    if value == 0:
+        return "0"
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".") if value >= 0.001 else f"{value:.2e}"

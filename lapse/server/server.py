@@ -423,7 +423,7 @@ class Server:
         return counters
 
     def seconds_waited(self, all_ranks: bool = False) -> float:
-        """The total time that workers have spent waiting for operations since the last reset.
+        """The total time that workers have spent waiting for operations and replication since the last reset.
 
         Waiting in barriers does not count.
 
@@ -436,12 +436,29 @@ class Server:
         -------
         float
         """
+        times = self.waiting_times(all_ranks)
+        return times["values"] + times["rounds"]
+
+    def waiting_times(self, all_ranks: bool = False) -> dict[str, float]:
+        """The seconds that workers have spent waiting since the last reset, by what they waited for.
+
+        Parameters
+        ----------
+        all_ranks : bool
+            Whether to sum over all ranks; the call is collective then.
+
+        Returns
+        -------
+        dict of str to float
+            "values": for operations; "rounds": for rounds of replication, at the bound of `Replication`'s pace or in
+            `wait_replica_sync`; "meetings": for other workers, in barriers and other collective calls.
+        """
         self._check_open()
-        seconds = self._group.counters.seconds_waited()
+        times = self._group.counters.waiting_times()
         if all_ranks:
             with self._lock:
-                seconds = self._calls.exchange("seconds_waited", seconds, sum)
-        return seconds
+                times = self._calls.exchange("waiting_times", times, _sum_by_name)
+        return times
 
     def reset_stats(self) -> None:
         """Set this rank's counters to zero."""
@@ -496,5 +513,5 @@ class Server:
         return converted
 
 
-def _sum_by_name(dictionaries: list[dict[str, int]]) -> dict[str, int]:
+def _sum_by_name(dictionaries: list[dict]) -> dict:
     return {name: sum(counters[name] for counters in dictionaries) for name in dictionaries[0]}

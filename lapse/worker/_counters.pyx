@@ -16,7 +16,7 @@ from lapse.base._types cimport counters_t
 
 _RUNNING = ("messages_sent", "bytes_sent", "messages_received", "bytes_received", "relocations_in", "relocations_out",
             "relocations_passed_on", "replica_syncs", "replica_keys_sent")
-_WAITED = "waited_nanoseconds"  # kept with the counters, but a time
+_WAITED = ("values", "rounds", "meetings")  # times, which are kept with the counters: "values_nanoseconds" ...
 
 
 cdef class Counters:
@@ -36,13 +36,15 @@ cdef class Counters:
     def read(self):
         """The counters since the last reset: a dict of str to int."""
         counters = sum_of_workers(&self.protocol.c.rank)
-        del counters[_WAITED]
+        for reason in _WAITED:
+            del counters[reason + "_nanoseconds"]
         counters.update(zip(_RUNNING, np.subtract(self.running(), self.zero).tolist()))
         return counters
 
-    def seconds_waited(self):
-        """The time that workers have spent waiting since the last reset, added up."""
-        return sum_of_workers(&self.protocol.c.rank)[_WAITED] / 1e9
+    def waiting_times(self):
+        """The seconds that workers have spent waiting since the last reset, added up, by what they waited for."""
+        counters = sum_of_workers(&self.protocol.c.rank)
+        return {reason: counters[reason + "_nanoseconds"] / 1e9 for reason in _WAITED}
 
     def reset(self):
         """Let all counters start at zero."""

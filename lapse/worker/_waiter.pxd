@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t
 from lapse._comm cimport Comm, ready_t
 from lapse.protocol._protocol cimport protocol_t
 from lapse.base._sync cimport load
-from lapse.base._types cimport operation_t, worker_slot_t
+from lapse.base._types cimport counters_t, operation_t, worker_slot_t
 
 
 cdef inline bint has_room(void* protocol) noexcept nogil:
@@ -33,6 +33,7 @@ cdef class Waiter:
 
     # Until `ready(what)`: OK, or TIMED_OUT at the deadline (in nanoseconds of `now`); raises if the server ended.
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil
+    cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil
     cdef int block_on_operation(self, operation_t* operation, int64_t deadline) except -1 nogil
     cdef int block_on_own_operations(self) except -1 nogil
     cdef bytes receive(self, int32_t source)

@@ -13,7 +13,7 @@ from lapse.protocol._rank cimport rank_t
 from lapse.protocol._replication cimport begin_round_if_due, replication_t, runs_ahead
 from lapse.worker._slot_operations cimport is_finished
 from lapse.base._sync cimport fetch_add32, load, load32, now
-from lapse.base._types cimport CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT
+from lapse.base._types cimport CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, SYNC, TIMED_OUT
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -88,17 +88,16 @@ cdef class Waiter:
 
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:
         cdef int64_t began, time
-        cdef bint counts, reported = False
+        cdef int64_t* waited
+        cdef bint reported = False
         cdef int status
         if ready(what):
             return OK
-        # When it is done, an operation may belong to somebody else already: its kind is read before.
-        counts = ready != has_mail and not (ready == is_finished and (<operation_t*>what).kind == RENDEZVOUS)
+        waited = self.clock_of(ready, what)  # when it is done, an operation may belong to somebody else already
         began = time = now()
         while True:
             status = self.comm.wait(self.worker_slot, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
-            if counts:
-                self.worker_slot.counters.waited_nanoseconds += now() - time
+            waited[0] += now() - time
             if status != TIMED_OUT:
                 return self.check(status)
             time = now()
@@ -110,6 +109,15 @@ cdef class Waiter:
                 reported = True
                 with gil:
                     self.report_wait((time - began) / 1e9)
+
+    cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil:
+        """Where the time of a wait is counted."""
+        cdef counters_t* counters = &self.worker_slot.counters
+        if ready == keeps_pace or (ready == is_finished and (<operation_t*>what).kind == SYNC):
+            return &counters.rounds_nanoseconds
+        if ready == has_mail or (ready == is_finished and (<operation_t*>what).kind == RENDEZVOUS):
+            return &counters.meetings_nanoseconds
+        return &counters.values_nanoseconds
 
     cdef int block_on_operation(self, operation_t* operation, int64_t deadline) except -1 nogil:
         return self.block(is_finished, operation, deadline)
@@ -148,7 +156,7 @@ cdef class Waiter:
             status = self.comm.wait(self.worker_slot, ready, what, SIGNAL_EVERY)
             if status == TIMED_OUT and self.is_interrupted():
                 status = INTERRUPTED
-        self.worker_slot.counters.waited_nanoseconds += now() - began
+        self.clock_of(ready, what)[0] += now() - began
         return status
 
     cdef bint is_interrupted(self) noexcept with gil:

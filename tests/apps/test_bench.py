@@ -15,6 +15,8 @@ BENCH = [sys.executable, "-m", "lapse", "bench"]
 @pytest.mark.parametrize("name", list(load()))
 def test_group_runs_quickly_and_writes_json(name, tmp_path):
     job = run([*BENCH, name, "--quick", "--json", tmp_path / "rows.jsonl"], timeout=60).check()
+    if "skipped: " in job.stderr:
+        pytest.skip(job.stderr.strip())
     machine, *lines = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     rows = [Row.from_dict(line) for line in lines]
     assert machine["quick"] is True and machine["machine"]["cores"] >= 1

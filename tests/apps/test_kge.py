@@ -119,7 +119,7 @@ def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
     assert [line["epoch"] for line in lines if "mrr" in line] == [10, 20, 30, 40]
     assert lines[-1]["loss"] == result["loss"] < lines[0]["loss"]
     for line in lines:
-        assert line["time"]["compute"] > 0 and line["time"]["waiting"] > 0
+        assert line["time"]["compute"] > 0 and line["time"]["waiting_for_values"] > 0
         assert (line["time"]["evaluation"] > 0) == ("mrr" in line)
         assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
     assert "accesses local to the rank" in job.stderr

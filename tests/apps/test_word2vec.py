@@ -11,6 +11,7 @@ import pytest
 from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
 from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
+from lapse.apps.word2vec.synthetic import Recipe
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab", "words_per_second"}
@@ -278,3 +279,37 @@ def test_objective_prefers_the_trained_model(topics, tmp_path, capsys):
     assert values[0]["pairs"] == values[1]["pairs"] > 0
     assert values[1]["objective"] < values[0]["objective"]
     assert 0 < values[1]["standard_error"] < 0.1
+
+
+def test_synthetic_text_is_the_same_on_any_number_of_ranks_and_is_learnt(tmp_path):
+    made = ("--synthetic-words", 500, "--synthetic-length", 60_000, "--min-count", 5, "--dim", 16, "--no-progress")
+    folders = [tmp_path / str(ranks) for ranks in (1, 3)]
+    for ranks, folder in zip((1, 3), folders):
+        result = result_of(run_app("word2vec", ranks, *made, "--epochs", 3, "--output", folder))
+        assert 450 < result["vocab"] <= 500
+    counts = [model_io.read_counts(folder / "vocab.txt") for folder in folders]
+    assert counts[0] == counts[1]
+    for folder in folders:
+        words, vectors = model_io.read_vectors(folder / "vectors.txt")
+        number = {int(word[1:]): i for i, word in enumerate(words)}
+        recipe = Recipe(words=500, length=60_000)
+        topical = [word for word in range(recipe.common, 200) if word in number]
+        topics = recipe.topic_of(np.array(topical))
+        unit = vectors[[number[word] for word in topical]]
+        unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+        alike = unit @ unit.T
+        same = topics[:, None] == topics[None, :]
+        assert alike[same & ~np.eye(len(topical), dtype=bool)].mean() > alike[~same].mean() + 0.2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--corpus", "x", "--synthetic-words", 5), "exclude each other"),
+        (("--synthetic-length", 5), "requires --synthetic-words"),
+        (("--synthetic-words", 5, "--synthetic-length", 3), "choose a lower --min-count"),
+    ],
+)
+def test_synthetic_text_has_options_that_belong_together(options, message):
+    job = run_app("word2vec", 1, *options)
+    assert job.returncode == 1 and message in job.stderr

@@ -454,6 +454,9 @@ def test_time_spent_waiting_is_counted_apart_from_barriers():
         waited, everywhere = server.seconds_waited(), server.seconds_waited(all_ranks=True)
         assert everywhere == pytest.approx(sum(comm.allgather(waited)))
         assert (waited > 0) == (comm.size > 1)
+        times = server.waiting_times()
+        assert times["values"] == pytest.approx(waited) and times["rounds"] == 0
+        assert times["meetings"] > 0.1 or comm.rank == 0
         server.reset_stats()
         assert server.seconds_waited() == 0
 

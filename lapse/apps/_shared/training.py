@@ -196,7 +196,7 @@ class Training:
         self._has_met = True
         self.seconds = time.perf_counter() - self._start
         self._stats.append(self._server.stats(all_ranks=True))
-        self._waited = self._server.seconds_waited(all_ranks=True)
+        self._waited = self._server.waiting_times(all_ranks=True)
         out_of_time = job.out_of_time(self.args.max_runtime)
         mine = (self._was_cut, self._signals.received, out_of_time, sum(self._computing))
         cuts, signals, times, computing = zip(*self._comm.allgather(mine))
@@ -243,14 +243,20 @@ class Training:
     def _report(self, loss: float | None, figures: dict) -> None:
         stats = self._stats[-1]
         number = self.epoch + self.is_partial
-        waiting, compute = (each / self._server.num_workers for each in (self._waited, self._computed))
-        rest = max(self.seconds - waiting - compute, 0.0)
-        split = {"compute": compute, "waiting": waiting, "rest": rest, "evaluation": self._evaluation}
         line = {"epoch": number, "seconds": self.seconds, "loss": loss, **figures}
         self.history.append({**line, "local": local_share(stats), "is_partial": self.is_partial})
-        self._metrics.write(**line, is_partial=self.is_partial, time=split, stats=stats)
+        self._metrics.write(**line, is_partial=self.is_partial, time=self._split(), stats=stats)
         if self._is_logged:
             self._log(line, stats)
+
+    def _split(self) -> dict[str, float]:
+        """The seconds of the mean worker in this epoch, and those of the evaluation after it."""
+        waited = {f"waiting_for_{reason}": seconds for reason, seconds in self._waited.items()}
+        split = {
+            name: seconds / self._server.num_workers for name, seconds in {"compute": self._computed, **waited}.items()
+        }
+        rest = max(self.seconds - sum(split.values()), 0.0)
+        return {**split, "rest": rest, "evaluation": self._evaluation}
 
     def _log(self, line: dict, stats: dict) -> None:
         figures = {name: value for name, value in line.items() if name not in ("epoch", "seconds")}

@@ -32,6 +32,9 @@ DEFAULT_LOOKAHEAD = 1
 #: 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks and 50% on 8.
 DEFAULT_SYNC_WORDS = 2000
 
+#: Words of a synthetic text per different word.
+LENGTH_PER_WORD = 50
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line (None: that of this process)."""
@@ -54,6 +57,20 @@ def make_parser() -> argparse.ArgumentParser:
         fraction,
         "downsample words that are more frequent than this share of the text; 0: none",
         default=1e-3,
+    )
+    made = Group(
+        parser.add_argument_group(
+            "synthetic text",
+            "words by Zipf's law; those of a topic stand together, and the most frequent ones everywhere",
+        )
+    )
+    made.add(
+        "--synthetic-words", positive_int, "train on a text of N different words, which is generated from the seed"
+    )
+    made.add(
+        "--synthetic-length",
+        positive_int,
+        f"number of words in the text (default: {LENGTH_PER_WORD} per different word)",
     )
     add_model_options(parser)
     system, output = options.add_shared_options(parser, epochs=5, dim=100)

@@ -127,17 +127,20 @@ def survey(comm: Intracomm, path: str, workers: int, min_count: int) -> Text:
         for message in corpus.describe_bad_lines(path, everything, is_gzip(path)):
             log.warning(message)
     vocabulary = _merge_vocabulary(comm, counts, min_count)
-    if len(vocabulary) == 0:
-        raise AppError(f"{path}: no word occurs at least {min_count} times; choose a lower --min-count")
     kept = {
         share: _number(encoder, vocabulary)
         for share, encoder, found in zip(shares, encoders, surveys, strict=True)
         if encoder.collected == found.words
     }
-    text = Text(path, vocabulary, [found.words for found in everything], kept)
-    log.info(
-        "%s words; %s distinct words occur at least %d times", f"{text.words:,}", f"{len(vocabulary):,}", min_count
-    )
+    return checked(Text(path, vocabulary, [found.words for found in everything], kept), min_count)
+
+
+def checked(text: Text, min_count: int) -> Text:
+    """Log the size of a text; raise `AppError` if no word is frequent enough."""
+    words = len(text.vocabulary)
+    if words == 0:
+        raise AppError(f"{text.path}: no word occurs at least {min_count} times; choose a lower --min-count")
+    log.info("%s words; %s distinct words occur at least %d times", f"{text.words:,}", f"{words:,}", min_count)
     return text
 
 

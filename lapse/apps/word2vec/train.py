@@ -25,8 +25,9 @@ from lapse.apps._shared.placement import log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.stdlib import write_temporary
 from lapse.apps._shared.training import Training
-from lapse.apps.word2vec import model_io, placement, stdlib_corpus
+from lapse.apps.word2vec import model_io, placement, stdlib_corpus, synthetic
 from lapse.apps.word2vec._kernel import Trainer
+from lapse.apps.word2vec.options import LENGTH_PER_WORD
 from lapse.apps.word2vec.placement import Placement
 from lapse.apps.word2vec.text import Text, survey
 from lapse.apps.word2vec.vocabulary import Vocabulary
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     if training.repeat_result():
         return
     args = training.args
-    text = survey(comm, locate_corpus(comm, args.corpus), args.workers, args.min_count)
+    text = read_text(comm, args)
     plan = make_plan(comm, args, text)
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
@@ -87,6 +88,25 @@ def words_per_second(history: list[dict]) -> float:
 
 
 # --- corpus ----------------------------------------------------------------------------------
+
+
+def read_text(comm: Intracomm, args: argparse.Namespace) -> Text:
+    """Read the corpus, or generate the synthetic text. Collective.
+
+    Raises
+    ------
+    AppError
+        If both are asked for, or no word is frequent enough.
+    """
+    if args.synthetic_words is None:
+        if args.synthetic_length is not None:
+            raise job.AppError("--synthetic-length requires --synthetic-words N")
+        return survey(comm, locate_corpus(comm, args.corpus), args.workers, args.min_count)
+    if args.corpus is not None:
+        raise job.AppError("--corpus and --synthetic-words exclude each other: choose one text")
+    length = args.synthetic_length or LENGTH_PER_WORD * args.synthetic_words
+    recipe = synthetic.Recipe(args.synthetic_words, length, args.seed)
+    return synthetic.survey(comm, recipe, args.workers, args.min_count)
 
 
 def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:

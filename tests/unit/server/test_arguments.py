@@ -317,6 +317,7 @@ def test_every_call_of_a_closed_server_is_a_closed_error():
         server.stats,
         server.reset_stats,
         server.seconds_waited,
+        server.waiting_times,
         lambda: server.save("none"),
         lambda: server.load("none"),
         server.__enter__,
