@@ -21,7 +21,7 @@ from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
 from lapse.messaging._senders cimport send_bye
 from lapse.protocol._protocol cimport handle_frame
-from lapse.protocol._replication cimport has_work, tick
+from lapse.protocol._rounds cimport has_work, tick
 from lapse.storage._host_peers cimport HostPeers
 
 cdef enum:
@@ -77,7 +77,7 @@ cdef class Comm:
         cdef int moved, served
         if load32(&self.stopped):
             return 0
-        if has_work(&self.protocol.replication):
+        if has_work(&self.protocol.replication.rounds):
             self.sync_replicas()
         moved = self.flush()
         served = self.serve()
@@ -95,7 +95,7 @@ cdef class Comm:
         return moved
 
     cdef void sync_replicas(self) noexcept nogil:
-        if not has_failed(self.failure) and tick(&self.protocol.replication, now()) != OK:
+        if not has_failed(self.failure) and tick(&self.protocol.replication.rounds, now()) != OK:
             self.failure.fail_with("out of memory while synchronizing replicas")
 
     cdef int flush(self) noexcept nogil:
@@ -494,7 +494,7 @@ cdef class Comm:
         if self.bells.has_far_ranks:  # a waiting worker wakes by itself
             is_needed = load32(&self.bells.own.worker_asleep) == 0
             return SHORT_SLEEP if quiet_for < RECENT_TRAFFIC and is_needed else LONG_SLEEP
-        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.replication) else QUIET_SLEEP
+        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.replication.rounds) else QUIET_SLEEP
 
     cdef bint is_at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""

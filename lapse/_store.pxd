@@ -151,7 +151,7 @@ cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noe
 # Batches ------------------------------------------------------------------------------------------------
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed, tally_t* tally) noexcept nogil
+                          char* values, const float* weights, uint32_t* missed, tally_t* tally) noexcept nogil
 cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil
 
 

@@ -108,7 +108,7 @@ cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noe
 
 
 cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry, char* value,
-                             tally_t* tally) noexcept nogil:
+                             float weight, tally_t* tally) noexcept nogil:
     """Under the key's latch: pull, push or set a key of this rank; return whether it is here.
 
     A set of a replicated key is left to its home.
@@ -118,19 +118,19 @@ cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry
     elif entry.state == REPLICATED and kind == PULL:
         read_replica(&store.replicas.all[entry.slot], value)
     elif entry.state == REPLICATED and kind == PUSH:
-        push_replica(&store.replicas, entry.slot, value)
+        push_replica(&store.replicas, entry.slot, value, weight)
         tally.replicated += 1
     else:
         return False
     return True
 
 
-cdef bint access_here(store_t* store, int kind, key_t key, char* value, tally_t* tally) noexcept nogil:
+cdef bint access_here(store_t* store, int kind, key_t key, char* value, float weight, tally_t* tally) noexcept nogil:
     """As `access_held`, for a caller that does not hold the latch."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint served
     lock_entry(store, entry)
-    served = access_held(store, kind, key, entry, value, tally)
+    served = access_held(store, kind, key, entry, value, weight, tally)
     unlock_entry(entry)
     return served
 
@@ -138,7 +138,7 @@ cdef bint access_here(store_t* store, int kind, key_t key, char* value, tally_t*
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
     """Copy a value if it is owned or replicated here, or owned by a rank that shares memory; return whether it was."""
     cdef tally_t tally
-    return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, &tally)
+    return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, 0, &tally)
 
 
 # Batches ---------------------------------------------------------------------------------------------
@@ -191,8 +191,10 @@ cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t 
 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, uint32_t* missed, tally_t* tally) noexcept nogil:
+                          char* values, const float* weights, uint32_t* missed, tally_t* tally) noexcept nogil:
     """Pull into `values`, or push or set from it.
+
+    `weights` are those of pushes to replicas; NULL: each has the weight 1.
 
     Returns the number of keys that could not be served; their positions are written to `missed`.
     """
@@ -201,6 +203,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
     cdef store_t* view
     cdef entry_t* entry
     cdef char* value
+    cdef float weight
     cdef bint served
     if count > 1:
         start_looking_ahead(store, keys, count)
@@ -216,9 +219,10 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
             unlock_entry(entry)
             tally.shared += view != store
             continue
-        served = view == store and access_held(store, kind, keys[i], entry, value, tally)
+        weight = 1 if weights == NULL else weights[i]
+        served = view == store and access_held(store, kind, keys[i], entry, value, weight, tally)
         unlock_entry(entry)
-        if not served and (view == store or not access_here(store, kind, keys[i], value, tally)):
+        if not served and (view == store or not access_here(store, kind, keys[i], value, weight, tally)):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses
@@ -411,7 +415,7 @@ cdef class Store:
             size_view[i] = value_bytes(&self.c, keys[i])
             home_view[i] = home_of(&self.c, keys[i]) == self.c.rank
         if make_replicas(&self.c.replicas, &keys[0], &size_view[0], &home_view[0], <uint32_t>keys.shape[0],
-                         self.c.size, self.c.itemsize) != OK:
+                         self.c.itemsize) != OK:
             raise MemoryError(f"no memory for the replicas of {len(keys)} keys: at least {3 * int(sizes.sum())} bytes; "
                               "replicate fewer keys")
         for i in range(<uint32_t>keys.shape[0]):
@@ -611,7 +615,7 @@ cdef class Store:
         values = np.empty(int(self.value_length(keys).sum()), dtype=self.dtype)
         cdef unsigned char[::1] data = values.view(np.uint8)
         with nogil:
-            while i < keys.shape[0] and access_here(&self.c, PULL, keys[i], <char*>&data[at], &tally):
+            while i < keys.shape[0] and access_here(&self.c, PULL, keys[i], <char*>&data[at], 0, &tally):
                 at += value_bytes(&self.c, keys[i])
                 i += 1
         if i < keys.shape[0]:

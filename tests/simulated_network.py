@@ -173,15 +173,7 @@ class Network:
 
     def sync(self, rank):
         """Part of a program: bring a rank's updates to all replicas."""
-        call = self.start(rank, "sync", [])
-        yield call
-        began = call.full_rounds_before
-        while not call.covered:
-            call = self.ranks[rank].begin("sync", [])
-            call.full_rounds_before = began  # as a worker's, whose wait takes several of them
-            self.calls.append(call)
-            self.issue(rank, call)
-            yield call
+        yield self.start(rank, "sync", [])
 
     def check_at_rest(self):
         """One owner per key, known to its home; nothing arriving, queued or in flight."""

@@ -66,16 +66,14 @@ cdef extern from *:
         KIND(DELTA, 20, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> home", \
              "this rank's contribution to a replicated value") \
         KIND(SUM, 21, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
-             "the sum of contributions, and whether it contains yours") \
+             "what the contributions of all ranks come to") \
         KIND(REPLACE, 22, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
              "a replicated value was set; answer with APPLIED") \
-        KIND(MARK, 23, LAPSE_REPLICATION, "any -> home", \
-             "send the sums that you have, and ACK when all ranks have them") \
-        KIND(FENCE, 24, LAPSE_REPLICATION, "home -> all", \
-             "answer with APPLIED: all that this home sent before is in place") \
+        KIND(SUMS_END, 23, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
+             "these were all sums of this home's round") \
         KIND(APPLIED, 25, LAPSE_REPLICATION, "any -> home", \
-             "this many REPLACE records or FENCEs were carried out") \
-        KIND(ROUND_END, 26, LAPSE_REPLICATION, "any -> all", \
+             "this many REPLACE records were carried out") \
+        KIND(ROUND_END, 26, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> all", \
              "these were all contributions of this rank's round")
 
     #define LAPSE_KIND_NUMBER(name, number, flags, route, meaning) LAPSE_##name = number,
@@ -159,8 +157,7 @@ cdef extern from *:
         DELTA "LAPSE_DELTA"
         SUM "LAPSE_SUM"
         REPLACE "LAPSE_REPLACE"
-        MARK "LAPSE_MARK"
-        FENCE "LAPSE_FENCE"
+        SUMS_END "LAPSE_SUMS_END"
         APPLIED "LAPSE_APPLIED"
         ROUND_END "LAPSE_ROUND_END"
 
@@ -186,7 +183,7 @@ cdef extern from *:
         uint64_t operation
     ctypedef struct record_t "lapse_record":
         uint32_t key            # see also `size_of_text`
-        uint32_t position       # in the operation; see also `epoch_of`, `contains_contribution`
+        uint32_t position       # in the operation; see also `epoch_of`, `is_of_full_round`
 
     header_t make_header "lapse_make_header"(uint32_t kind, uint16_t origin, uint16_t credited_to,
                                              uint64_t operation) noexcept nogil
@@ -201,8 +198,8 @@ cdef inline uint32_t epoch_of(const record_t* record) noexcept nogil:
     return record.position
 
 
-cdef inline bint contains_contribution(const record_t* record) noexcept nogil:
-    """SUM: whether the receiver's contribution is part of it."""
+cdef inline bint is_of_full_round(const record_t* record) noexcept nogil:
+    """ROUND_END: whether the round leaves no change behind, whatever its size and the key's level."""
     return record.position
 
 

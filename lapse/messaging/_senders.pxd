@@ -6,9 +6,9 @@ All inline; `outbox` is that of the receiver. NO_MEMORY means that nothing was q
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from lapse.messaging._messages cimport (ACK, APPLIED, BYE, DELTA, FAILURE, FENCE, HAND_OVER, LEAVING, LOCATE_REPLY,
-                                        MAIL, MARK, PULL_REPLY, REPLACE, ROUND_END, SUM, TRANSFER, TRANSFER_ZERO,
-                                        header_t, make_header, record_t, with_kind)
+from lapse.messaging._messages cimport (ACK, APPLIED, BYE, DELTA, FAILURE, HAND_OVER, LEAVING, LOCATE_REPLY, MAIL,
+                                        PULL_REPLY, REPLACE, ROUND_END, SUM, SUMS_END, TRANSFER, TRANSFER_ZERO, header_t,
+                                        make_header, record_t, with_kind)
 from lapse.messaging._outbox cimport append_count, append_last, append_record, outbox_t
 from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
@@ -68,27 +68,22 @@ cdef inline int send_delta(outbox_t* outbox, int32_t origin, key_t key, uint32_t
     return append_record(outbox, make_header(DELTA, <uint16_t>origin, 0, 0), <uint32_t>key, epoch, delta, size)
 
 
-cdef inline int send_round_end(outbox_t* outbox, int32_t origin) noexcept nogil:
-    return append_record(outbox, make_header(ROUND_END, <uint16_t>origin, 0, 0), 0, 0, NULL, 0)
+cdef inline int send_round_end(outbox_t* outbox, int32_t origin, bint is_full) noexcept nogil:
+    return append_record(outbox, make_header(ROUND_END, <uint16_t>origin, 0, 0), 0, is_full, NULL, 0)
 
 
-cdef inline int send_sum(outbox_t* outbox, int32_t home, key_t key, bint contains_yours, const char* total,
-                         int64_t size) noexcept nogil:
-    return append_record(outbox, make_header(SUM, <uint16_t>home, 0, 0), <uint32_t>key, contains_yours, total, size)
+cdef inline int send_sum(outbox_t* outbox, int32_t home, key_t key, const char* total, int64_t size) noexcept nogil:
+    return append_record(outbox, make_header(SUM, <uint16_t>home, 0, 0), <uint32_t>key, 0, total, size)
+
+
+cdef inline int send_sums_end(outbox_t* outbox, int32_t home) noexcept nogil:
+    return append_record(outbox, make_header(SUMS_END, <uint16_t>home, 0, 0), 0, 0, NULL, 0)
 
 
 cdef inline int send_replace(outbox_t* outbox, int32_t home, uint64_t pending_acks, key_t key, uint32_t epoch,
                              const char* value, int64_t size) noexcept nogil:
     return append_record(outbox, make_header(REPLACE, <uint16_t>home, 0, pending_acks), <uint32_t>key, epoch, value,
                          size)
-
-
-cdef inline int send_mark(outbox_t* outbox, int32_t origin, uint64_t operation) noexcept nogil:
-    return append_record(outbox, make_header(MARK, <uint16_t>origin, 0, operation), 0, 0, NULL, 0)
-
-
-cdef inline int send_fence(outbox_t* outbox, int32_t home, uint64_t pending_acks) noexcept nogil:
-    return append_record(outbox, make_header(FENCE, <uint16_t>home, 0, pending_acks), 0, 0, NULL, 0)
 
 
 cdef inline int send_applied(outbox_t* outbox, int32_t home, uint64_t pending_acks, uint32_t count) noexcept nogil:

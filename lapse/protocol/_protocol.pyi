@@ -1,3 +1,4 @@
+import numpy as np
 from typing_extensions import Self
 
 from lapse._store import Store
@@ -18,5 +19,10 @@ class Protocol:
         threshold: float = 0.0,
         average: bool = False,
         clip: float = 0.0,
+        combine: str = "sum",
+        constant: float = 0.0,
+        wire: str = "same",
+        levels: np.ndarray | None = None,
     ) -> None: ...
+    def pace_rounds(self, interval: float, max_pending: int) -> None: ...
     def enter_setup(self, inside: bool) -> None: ...

@@ -1,15 +1,21 @@
 """Floor 2. The protocols of keys: what a rank does on each local request and on each message."""
 
 cimport cython
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t, is_of_replication, record_t
 from lapse.protocol._rank cimport free_rank, prepare_rank
 from lapse.protocol._relocation cimport change_keys, free_relocation, handle_relocation, prepare_relocation
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
+from lapse.protocol._combining cimport ADAGRAD_RULE, ADAPTIVE_RULE, SUM_RULE, prepare_combining
+from lapse.protocol._rounds cimport rounds_t
+from lapse.storage._replicas cimport add_home_vectors, set_levels
 from lapse._store cimport store_t, value_bytes
-from lapse.base._sync cimport store32
+from lapse.base._sync cimport store as atomic_store, store32
 from lapse.base._types cimport OK, SET
+
+
+RULES = {"sum": SUM_RULE, "adaptive": ADAPTIVE_RULE, "adagrad": ADAGRAD_RULE}
 
 
 cdef int handle_frame(protocol_t* protocol, int32_t source, frame_t* frame) noexcept nogil:
@@ -88,23 +94,55 @@ cdef class Protocol:
         return <dict>self.c.relocation.counters
 
     def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
-                        double clip=0.0):
-        """Choose how replicas are synchronized; see `lapse.Replication`. `interval` is in seconds, 0 means never."""
-        cdef replication_t* replication = &self.c.replication
-        replication.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
-        replication.max_pending = max_pending
-        replication.threshold = threshold
-        replication.average = average
-        replication.clip = clip
+                        double clip=0.0, str combine="sum", double constant=0.0, str wire="same", levels=None):
+        """Choose how replicas are synchronized, before anything is pushed; see `lapse.Replication`.
+
+        Parameters
+        ----------
+        interval
+            In seconds; 0: time begins no rounds.
+        constant
+            Of the adaptive rule.
+        levels : uint8 array, optional
+            Of each replicated key, in ascending order of the keys: it takes part in every 2**level-th round.
+
+        Raises
+        ------
+        MemoryError
+            If there is no memory for what the rule or the wire needs.
+        """
+        cdef rounds_t* rounds = &self.c.replication.rounds
+        cdef const uint8_t[::1] level_view
+        self.pace_rounds(interval, max_pending)
+        rounds.threshold = threshold
+        rounds.average = average
+        rounds.clip = clip
+        if self.store.c.replicas.count == 0:
+            return
+        rounds.is_short = wire == "bfloat16"
+        rounds.has_weights = combine == "adaptive"
+        if levels is not None:
+            level_view = levels
+            if set_levels(&self.store.c.replicas, &level_view[0]) != OK:
+                raise MemoryError(f"no memory for the lists of {self.store.c.replicas.count} replicated keys")
+        if (prepare_combining(&rounds.combining, &self.store.c, RULES[combine], constant) != OK
+                or add_home_vectors(&self.store.c.replicas, rounds.is_short, combine == "adagrad") != OK):
+            raise MemoryError(f"no memory to combine changes of {self.store.c.replicas.count} replicated keys")
+
+    def pace_rounds(self, double interval, int64_t max_pending):
+        """Choose when this rank begins rounds, at any time; the other ranks join them. See `manage_replicas`."""
+        cdef rounds_t* rounds = &self.c.replication.rounds
+        rounds.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
+        atomic_store(&rounds.max_pending, max_pending)
 
     @property
     def replica_counters(self):
-        """Rounds in which this rank sent changes of replicas, and how many values it sent about them."""
-        return self.c.replication.rounds, self.c.replication.keys_sent
+        """Rounds that this rank has begun, and how many values it sent in them."""
+        return self.c.replication.rounds.rounds, self.c.replication.rounds.keys_sent
 
     def enter_setup(self, bint inside):
         """Whether deltas go unscaled and whatever their size."""
-        store32(&self.c.replication.in_setup, inside)
+        store32(&self.c.replication.rounds.in_setup, inside)
 
     @property
     def at_rest(self):
@@ -113,4 +151,4 @@ cdef class Protocol:
         return (state.outboxes_waiting == 0 and state.flow.over_limit == 0
                 and all(state.flow.in_flight[i] == 0 for i in range(state.size))
                 and self.c.relocation.arrivals.open == 0
-                and self.c.replication.awaited == 0 and self.c.replication.unacknowledged.first == NULL)
+                and self.c.replication.rounds.unreturned == 0 and self.c.replication.unacknowledged.first == NULL)

@@ -13,7 +13,7 @@ from lapse._version import __version__
 from lapse.base import environment
 from lapse.base.checks import check_int, check_lengths
 from lapse.errors import CommError
-from lapse.options.replication import Replication
+from lapse.options.replication import MAX_ADAPTIVE_LENGTH, Replication
 from lapse.options.sampling import Sampling
 from lapse.server.digests import sha256_of_array
 from mpi4py import MPI
@@ -37,6 +37,8 @@ class Arguments:
     replicated_keys : numpy.ndarray of int64
         Sorted.
     replication : Replication
+    replica_levels : uint8 array or None
+        For each replicated key n, if it takes part in every 2**n-th round.
     workers : int
         Of this rank.
     sampling : Sampling or None
@@ -52,6 +54,7 @@ class Arguments:
     value_lengths: int | np.ndarray
     replicated_keys: np.ndarray
     replication: Replication
+    replica_levels: np.ndarray | None
     workers: int
     sampling: Sampling | None
     shared_memory: bool
@@ -131,12 +134,19 @@ def _check_equal(first: dict[str, Any], theirs: dict[str, Any], rank: int) -> No
 def _check_arguments(given: dict[str, Any]) -> Arguments:
     num_keys = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS)
     dtype = _check_dtype(given["dtype"])
+    value_lengths = check_lengths(given["value_lengths"], num_keys, MAX_VALUE_BYTES // dtype.itemsize)
+    replicated_keys, order = _check_replicated(given["replicated_keys"], num_keys)
+    replication = _check_replication(given["replication"])
+    if len(replicated_keys):
+        lengths = value_lengths if isinstance(value_lengths, int) else value_lengths[replicated_keys]
+        _check_combination(replication, dtype, lengths)
     return Arguments(
         num_keys=num_keys,
         dtype=dtype,
-        value_lengths=check_lengths(given["value_lengths"], num_keys, MAX_VALUE_BYTES // dtype.itemsize),
-        replicated_keys=_check_replicated(given["replicated_keys"], num_keys),
-        replication=_check_replication(given["replication"]),
+        value_lengths=value_lengths,
+        replicated_keys=replicated_keys,
+        replication=replication,
+        replica_levels=_check_levels(replication, order),
         workers=check_int(given["workers"], "workers", 1, MAX_WORKERS),
         sampling=_check_sampling(given["sampling"], num_keys),
         shared_memory=_check_shared_memory(given["shared_memory"]),
@@ -156,22 +166,24 @@ def _check_dtype(given: Any) -> np.dtype:
     return dtype
 
 
-def _check_replicated(given: Any, num_keys: int) -> np.ndarray:
+def _check_replicated(given: Any, num_keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """The keys, sorted, and where each one was."""
     keys = np.array(() if given is None else given)
     if keys.size == 0:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     if keys.dtype.kind not in "iu":
         raise TypeError(f"replicated_keys must be integers, not {keys.dtype}")
     if keys.ndim != 1:
         raise ValueError(f"replicated_keys has shape {keys.shape}, but must be one-dimensional")
-    keys.sort()
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
     for key in (keys[0], keys[-1]):
         if not 0 <= key < num_keys:
             raise ValueError(f"replicated_keys has {key}, but keys are from 0 to {num_keys - 1}")
     repeated = keys[1:][keys[1:] == keys[:-1]]
     if repeated.size:
         raise ValueError(f"replicated_keys has {repeated[0]} more than once: name each key once")
-    return keys.astype(np.int64)
+    return keys.astype(np.int64), order
 
 
 def _check_replication(given: Any) -> Replication:
@@ -180,6 +192,37 @@ def _check_replication(given: Any) -> Replication:
     if not isinstance(given, Replication):
         raise TypeError(f"replication must be a lapse.Replication or None, not {given!r}")
     return given
+
+
+def _check_combination(replication: Replication, dtype: np.dtype, lengths: int | np.ndarray) -> None:
+    """Whether values of this kind can be combined and sent as chosen; `lengths` are those of the replicated keys."""
+    if dtype != np.float32 and (replication.combine != "sum" or replication.wire != "same"):
+        raise ValueError(
+            f'dtype is {dtype}, but combine="{replication.combine}" and wire="{replication.wire}" need float32: '
+            'use dtype="float32", or combine="sum" and wire="same"'
+        )
+    longest = int(np.max(lengths))
+    if replication.combine == "adaptive" and longest > MAX_ADAPTIVE_LENGTH:
+        raise ValueError(
+            f'a replicated value has {longest} elements, but combine="adaptive" takes at most {MAX_ADAPTIVE_LENGTH}: '
+            'use combine="sum"'
+        )
+    odd = np.atleast_1d(np.asarray(lengths) % 2)
+    if replication.combine == "adagrad" and odd.any():
+        raise ValueError(
+            f"a replicated value has {int(np.atleast_1d(lengths)[odd == 1][0])} elements, but with "
+            'combine="adagrad" one half are parameters and the other half their sums of squares: use an even number'
+        )
+
+
+def _check_levels(replication: Replication, order: np.ndarray) -> np.ndarray | None:
+    """The levels of the replicated keys, which were at the positions `order`."""
+    levels = replication.levels()
+    if levels is None or not len(order):
+        return None
+    if len(levels) != len(order):
+        raise ValueError(f"replication has {len(levels)} rates for {len(order)} replicated_keys: give one for each key")
+    return levels[order]
 
 
 def _check_sampling(given: Any, num_keys: int) -> Sampling | None:
@@ -203,7 +246,7 @@ def _check_shared_memory(given: Any) -> bool:
 def _digest(arguments: Arguments) -> dict[str, Any]:
     """What all ranks must have in common, small enough to send around."""
     lengths = arguments.value_lengths
-    keys = arguments.replicated_keys
+    keys, levels = arguments.replicated_keys, arguments.replica_levels
     return {
         "num_keys": arguments.num_keys,
         "dtype": str(arguments.dtype),
@@ -215,6 +258,7 @@ def _digest(arguments: Arguments) -> dict[str, Any]:
         "value_lengths": lengths if isinstance(lengths, int) else f"array {sha256_of_array(lengths)}",
         "replicated_keys": f"{len(keys)} keys {sha256_of_array(keys)[:12]}",
         "replication": repr(arguments.replication),
+        "rates of replication": "none" if levels is None else sha256_of_array(levels)[:12],
         "lapse version": __version__,
         "byte order": sys.byteorder,
     }

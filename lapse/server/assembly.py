@@ -128,7 +128,7 @@ def _make_local_parts(
         shareable=arguments.shared_memory and has_neighbours,
     )
     protocol = Protocol(store, arguments.workers, arguments.max_in_flight)
-    protocol.manage_replicas(**_management(arguments.replication))
+    protocol.manage_replicas(levels=arguments.replica_levels, **_management(arguments.replication))
     return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
 
 
@@ -141,6 +141,9 @@ def _management(replication: Replication) -> dict[str, Any]:
         threshold=replication.threshold,
         average=replication.average,
         clip=replication.clip,
+        combine=replication.combine,
+        constant=replication.curvature,
+        wire=replication.wire,
     )
 
 

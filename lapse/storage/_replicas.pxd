@@ -1,8 +1,11 @@
 """Floor 1. The replicas of this rank: three vectors for each replicated key.
 
 `value` is what workers read and add to, `base` what all ranks have agreed on, `delta` what was pushed here and not sent
-yet. The home of a key has a fourth vector, the `sum` of the contributions that it has collected and not sent yet.
-`delta` and `sum` are valid only while their flag is set, so that they need not be cleared.
+yet. The home of a key has a fourth vector, the `sum` of the contributions that it has collected and not sent yet, and
+up to two more, if the rule of combination or the wire needs them.
+`delta` and `sum` are valid only while a flag is set, so that they need not be cleared.
+
+A key of level n takes part in every 2**n-th round, and changed keys are listed by level.
 
 Every function is called under the latch of the key's directory entry. The lists have a latch of their own, which is
 taken inside.
@@ -12,19 +15,27 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.base._types cimport key_t
 
+cdef enum:
+    NUM_LEVELS = 16
+
 
 cdef struct replica_t:
     key_t key
     char* value             # then base, then delta, `stride` bytes apart
     char* sum               # at the home only, else NULL
-    uint8_t* contained      # at the home, by rank: whether `sum` contains that rank's contribution
+    float* owed             # at the home, with bfloat16 on the wire: what rounding has kept back so far
+    float* growth           # at the home, for AdaGrad: by how much the square roots of the accumulators grew apart
     size_t bytes
     size_t stride
     uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
+    uint32_t contributors   # at the home: how many contributions `sum` contains
+    float weight            # of the pushes that `delta` contains
+    float total_weight      # at the home: of the contributions that `sum` contains
+    uint8_t level
     bint has_delta
-    bint is_awaited         # this rank's contribution has not come back in a sum yet
+    bint has_rest           # `delta` is what rounding kept back of the last contribution: nothing was pushed since
     bint has_sum
-    bint is_changed         # it is in the list `changed`
+    bint is_changed         # it is in a list of changed replicas
     bint is_collected       # at the home: it is in the list `collected`
 
 
@@ -38,13 +49,16 @@ cdef struct numbers_t:
 cdef struct replicas_t:
     replica_t* all
     uint32_t count
+    uint32_t homes          # how many of them have their home here
     int32_t itemsize
     uint8_t latch           # of the lists
-    numbers_t changed       # replicas that were pushed to since the last round
+    uint32_t num_changed
+    numbers_t changed[NUM_LEVELS]   # replicas that were pushed to since they last took part in a round
     numbers_t collected     # replicas for which this home has contributions
     char* vectors
     size_t reserved
-    uint8_t* contained
+    float* more_vectors     # `owed` and `growth` of all replicas
+    size_t more_reserved
 
 
 cdef inline char* base_of(const replica_t* replica) noexcept nogil:
@@ -56,13 +70,16 @@ cdef inline char* delta_of(const replica_t* replica) noexcept nogil:
 
 
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil
-cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update) noexcept nogil
+cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil
 cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil
-cdef void add_contribution(replicas_t* replicas, uint32_t number, int32_t rank, const char* delta) noexcept nogil
+cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil
-cdef uint32_t drain(replicas_t* replicas, numbers_t* numbers) noexcept nogil
+cdef uint32_t drain_changed(replicas_t* replicas, int level) noexcept nogil
+cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
 
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,
-                       uint32_t count, int32_t ranks, int32_t itemsize) noexcept
+                       uint32_t count, int32_t itemsize) noexcept
+cdef int set_levels(replicas_t* replicas, const uint8_t* levels) noexcept
+cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
 cdef void free_replicas(replicas_t* replicas) noexcept

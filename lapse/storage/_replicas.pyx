@@ -1,5 +1,6 @@
 """Floor 1. The replicas of this rank: three vectors for each replicated key."""
 
+from libc.math cimport sqrtf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -16,14 +17,19 @@ cdef void read_replica(const replica_t* replica, char* out) noexcept nogil:
     memcpy(out, replica.value, replica.bytes)
 
 
-cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update) noexcept nogil:
-    # Additions only: deltas of all ranks are summed at the home, in any order (see `change_value` in _store.pyx).
+cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil:
+    # Additions only: deltas of all ranks are combined at the home, in any order (see `change_value` in _store.pyx).
     cdef replica_t* replica = &replicas.all[number]
+    replica.weight += weight
     if replica.has_delta:
         add_twice(replicas.itemsize, replica.value, delta_of(replica), update, replica.bytes)
         return
-    add_values(replicas.itemsize, replica.value, update, replica.bytes)
-    memcpy(delta_of(replica), update, replica.bytes)
+    if replica.has_rest:
+        add_twice(replicas.itemsize, replica.value, delta_of(replica), update, replica.bytes)
+        replica.has_rest = False
+    else:
+        add_values(replicas.itemsize, replica.value, update, replica.bytes)
+        memcpy(delta_of(replica), update, replica.bytes)
     replica.has_delta = True
     if not replica.is_changed:
         note_changed(replicas, number)
@@ -33,36 +39,49 @@ cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil:
     """Replace the value; updates that were pushed here and have not come back count as earlier, and are dropped."""
     memcpy(replica.value, value, replica.bytes)
     memcpy(base_of(replica), value, replica.bytes)
-    replica.has_delta = False
-    replica.is_awaited = False
-    replica.has_sum = False
+    replica.has_delta = replica.has_rest = replica.has_sum = False
+    replica.weight = 0
+    if replica.owed != NULL:
+        memset(replica.owed, 0, replica.bytes)
 
 
-cdef void add_contribution(replicas_t* replicas, uint32_t number, int32_t rank, const char* delta) noexcept nogil:
+cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil:
     """Add the contribution of a rank to the sum at the home."""
     cdef replica_t* replica = &replicas.all[number]
+    if replica.growth != NULL:
+        note_growth(replica, <const float*>delta, not replica.has_sum)
     if replica.has_sum:
         add_values(replicas.itemsize, replica.sum, delta, replica.bytes)
+        replica.contributors += 1
+        replica.total_weight += weight
     else:
         memcpy(replica.sum, delta, replica.bytes)
         replica.has_sum = True
-    replica.contained[rank] = True
+        replica.contributors = 1
+        replica.total_weight = weight
     if not replica.is_collected:
         replica.is_collected = True
         append(replicas, &replicas.collected, number)
 
 
-cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil:
-    """Add the sum that a home has sent to base and value.
+cdef void note_growth(replica_t* replica, const float* delta, bint is_first) noexcept nogil:
+    # The second half of a value are AdaGrad's sums of squares.
+    cdef size_t i, half = replica.bytes // 8
+    cdef const float* before = <const float*>base_of(replica) + half
+    cdef float growth
+    for i in range(half):
+        growth = sqrtf(max(before[i] + delta[half + i], <float>0)) - sqrtf(max(before[i], <float>0))
+        replica.growth[i] = growth if is_first else replica.growth[i] + growth
 
-    `is_awaited` says whether a contribution of this rank is still in flight, hence not in this sum. Only then is the
-    value not computed from the base, because it is the only place that holds the update in flight. At rest nothing is
-    in flight, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
+
+cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil:
+    """Add what a home has sent to the base, and compute the value anew.
+
+    It contains everything that this rank has contributed so far; what was pushed since then is in `delta`. At rest
+    there is none, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
     """
     add_values(replicas.itemsize, base_of(replica), total, replica.bytes)
-    if replica.is_awaited:
-        add_values(replicas.itemsize, replica.value, total, replica.bytes)
-    elif replica.has_delta:
+    if replica.has_delta:
         sum_values(replicas.itemsize, replica.value, base_of(replica), delta_of(replica), replica.bytes)
     else:
         memcpy(replica.value, base_of(replica), replica.bytes)
@@ -78,18 +97,40 @@ cdef inline void append(replicas_t* replicas, numbers_t* numbers, uint32_t numbe
 
 
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
-    replicas.all[number].is_changed = True
-    append(replicas, &replicas.changed, number)
+    cdef replica_t* replica = &replicas.all[number]
+    cdef numbers_t* numbers = &replicas.changed[replica.level]
+    replica.is_changed = True
+    take_latch(&replicas.latch)
+    numbers.growing[numbers.count] = number
+    numbers.count += 1
+    replicas.num_changed += 1
+    drop_latch(&replicas.latch)
 
 
-cdef uint32_t drain(replicas_t* replicas, numbers_t* numbers) noexcept nogil:
-    """Exchange the two lists; return how many numbers are in the drained one. One thread at a time."""
+cdef uint32_t drain_changed(replicas_t* replicas, int level) noexcept nogil:
+    """Exchange the two lists of a level; return how many numbers are in the drained one. One thread at a time."""
     cdef uint32_t count
     take_latch(&replicas.latch)
-    count = numbers.count
+    count = exchange(&replicas.changed[level])
+    replicas.num_changed -= count
+    drop_latch(&replicas.latch)
+    return count
+
+
+cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil:
+    """As `drain_changed`, for `collected`."""
+    cdef uint32_t count
+    take_latch(&replicas.latch)
+    count = exchange(&replicas.collected)
+    drop_latch(&replicas.latch)
+    return count
+
+
+cdef inline uint32_t exchange(numbers_t* numbers) noexcept nogil:
+    # under the lists' latch
+    cdef uint32_t count = numbers.count
     numbers.count = 0
     numbers.growing, numbers.drained = numbers.drained, numbers.growing
-    drop_latch(&replicas.latch)
     return count
 
 
@@ -100,29 +141,33 @@ cdef inline size_t stride_for(size_t size) noexcept nogil:
 
 
 cdef bint make_list(numbers_t* numbers, uint32_t count) noexcept:
-    numbers.growing = <uint32_t*>calloc(count, sizeof(uint32_t))
-    numbers.drained = <uint32_t*>calloc(count, sizeof(uint32_t))
+    numbers.growing = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
+    numbers.drained = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
     return numbers.growing != NULL and numbers.drained != NULL
 
 
+cdef void free_list(numbers_t* numbers) noexcept:
+    free(numbers.growing)
+    free(numbers.drained)
+    numbers.growing = numbers.drained = NULL
+
+
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,
-                       uint32_t count, int32_t ranks, int32_t itemsize) noexcept:
-    """Allocate vectors of zeros for `count` keys. After NO_MEMORY the caller calls `free_replicas` too."""
-    cdef uint32_t i, homes = 0
+                       uint32_t count, int32_t itemsize) noexcept:
+    """Allocate vectors of zeros for `count` keys, all of level 0. After NO_MEMORY call `free_replicas` as well."""
+    cdef uint32_t i
     cdef size_t at = 0
     cdef replica_t* replica
     replicas.itemsize = itemsize
     replicas.all = <replica_t*>calloc(count, sizeof(replica_t))
-    if replicas.all == NULL or not make_list(&replicas.changed, count) or not make_list(&replicas.collected, count):
+    if replicas.all == NULL or not make_list(&replicas.changed[0], count) or not make_list(&replicas.collected, count):
         return NO_MEMORY
     for i in range(count):
-        homes += is_home[i]
+        replicas.homes += is_home[i]
         replicas.reserved += stride_for(sizes[i]) * (4 if is_home[i] else 3)
     replicas.vectors = <char*>reserve(replicas.reserved)
-    replicas.contained = <uint8_t*>calloc(homes + 1, ranks)
-    if replicas.vectors == NULL or replicas.contained == NULL:
+    if replicas.vectors == NULL:
         return NO_MEMORY
-    homes = 0
     for i in range(count):
         replica = &replicas.all[i]
         replica.key = keys[i]
@@ -133,19 +178,58 @@ cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* si
         if is_home[i]:
             replica.sum = replicas.vectors + at
             at += replica.stride
-            replica.contained = replicas.contained + <size_t>homes * ranks
-            homes += 1
     replicas.count = count
     return OK
 
 
+cdef int set_levels(replicas_t* replicas, const uint8_t* levels) noexcept:
+    """Give each replica a level, before anything is pushed."""
+    cdef uint32_t counts[NUM_LEVELS]
+    cdef uint32_t i
+    cdef int level
+    memset(counts, 0, sizeof(counts))
+    for i in range(replicas.count):
+        replicas.all[i].level = levels[i]
+        counts[levels[i]] += 1
+    for level in range(NUM_LEVELS):
+        free_list(&replicas.changed[level])
+        if not make_list(&replicas.changed[level], counts[level]):
+            return NO_MEMORY
+    return OK
+
+
+cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept:
+    """Allocate `owed` and `growth` for the replicas whose home is here, before anything is pushed."""
+    cdef uint32_t i
+    cdef float* at
+    cdef replica_t* replica
+    for i in range(replicas.count):
+        if replicas.all[i].sum != NULL:
+            replicas.more_reserved += replicas.all[i].stride * (owed + growth)
+    if replicas.more_reserved == 0:
+        return OK
+    at = replicas.more_vectors = <float*>reserve(replicas.more_reserved)
+    if at == NULL:
+        return NO_MEMORY
+    for i in range(replicas.count):
+        replica = &replicas.all[i]
+        if replica.sum != NULL and owed:
+            replica.owed = at
+            at += replica.stride // sizeof(float)
+        if replica.sum != NULL and growth:
+            replica.growth = at
+            at += replica.stride // sizeof(float)
+    return OK
+
+
 cdef void free_replicas(replicas_t* replicas) noexcept:
+    cdef int level
     if replicas.vectors != NULL:
         release(replicas.vectors, replicas.reserved)
-    free(replicas.contained)
+    if replicas.more_vectors != NULL:
+        release(replicas.more_vectors, replicas.more_reserved)
     free(replicas.all)
-    free(replicas.changed.growing)
-    free(replicas.changed.drained)
-    free(replicas.collected.growing)
-    free(replicas.collected.drained)
+    for level in range(NUM_LEVELS):
+        free_list(&replicas.changed[level])
+    free_list(&replicas.collected)
     memset(replicas, 0, sizeof(replicas_t))

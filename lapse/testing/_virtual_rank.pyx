@@ -17,7 +17,7 @@ from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_
 from lapse.messaging._operations cimport complete
 from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
 from lapse.storage._replicas cimport base_of, replica_t
-from lapse.protocol._replication cimport mark, note_pushes, runs_ahead, tick
+from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
 from lapse.storage._segment cimport Segment
 from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, is_reachable, read_reachable
 from lapse.base._sync cimport fetch_add, load
@@ -36,15 +36,10 @@ cdef class Call:
     keys : int64 array
     issued : int
         Keys that were asked for so far.
-    covered : bool
-        Of a "sync" that is done: whether it brought all updates of the rank to all replicas. If not, it brought
-        back what was under way before, and is to be issued again.
-    full_rounds_before : int
-        Of a "sync": how many full rounds had begun when the wait that it is part of began.
     """
 
-    cdef readonly bint covered
-    cdef public int64_t full_rounds_before
+    cdef VirtualRank rank       # of a sync
+    cdef int64_t last_round     # that a sync waits for
     cdef operation_t c
     cdef worker_slot_t worker_slot
     cdef readonly str kind
@@ -56,7 +51,9 @@ cdef class Call:
     @property
     def done(self):
         """Whether the call has taken effect for all keys."""
-        return self.issued == len(self.keys) and load(&self.c.pending) == 0
+        if self.issued < len(self.keys) or load(&self.c.pending):
+            return False
+        return self.c.kind != SYNC or load(&self.rank.protocol.c.replication.rounds.summed) >= self.last_round
 
     def __dealloc__(self):
         free(self.c.offsets)
@@ -93,10 +90,12 @@ cdef class VirtualRank:
     cdef readonly int size
     cdef readonly int64_t shared    # steps that were served at a rank that shares memory
 
-    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), **management):
+    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, **management):
         self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
         self.protocol = Protocol(self.store)
-        self.protocol.manage_replicas(**management)
+        if levels is not None:
+            levels = np.array(levels, dtype=np.uint8)
+        self.protocol.manage_replicas(levels=levels, **management)
         self.rank = rank
         self.size = size
 
@@ -119,7 +118,7 @@ cdef class VirtualRank:
         cdef int64_t[::1] ends
         call.kind = kind = str(kind)
         call.keys = np.array(keys if kind != "sync" else [0], dtype=np.int64)
-        call.full_rounds_before = load(&self.protocol.c.replication.full_rounds)
+        call.rank = self
         lengths = self.store.value_length(call.keys)
         if kind == "locate":
             call.values = np.full(len(call.keys), -1, dtype=np.int32)
@@ -153,7 +152,7 @@ cdef class VirtualRank:
             if call.kind in ("push", "set"):
                 given = <char*><size_t>(call.values.ctypes.data
                                         + int(call.lengths_before[position]) * self.store.dtype.itemsize)
-            fetch_add(&call.c.pending, 1 if call.c.kind != SYNC else self.size)
+            fetch_add(&call.c.pending, 1)
             with nogil:
                 if call.c.kind == SYNC:
                     status = self.sync(call)
@@ -170,7 +169,7 @@ cdef class VirtualRank:
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
                     if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
-                        status = note_pushes(&self.protocol.c.replication, 1)
+                        status = note_pushes(&self.protocol.c.replication.rounds, 1)
                 complete(&call.c, done)
             if status != OK:
                 raise MemoryError("no memory for a step of the protocol")
@@ -178,23 +177,22 @@ cdef class VirtualRank:
         return call.issued == len(call.keys)
 
     cdef int sync(self, Call call) noexcept nogil:
+        complete(&call.c, 1)
         if self.store.c.replicas.count == 0:
-            call.covered = True
-            complete(&call.c, self.size)
             return OK
-        return mark(&self.protocol.c.replication, &call.c, call.full_rounds_before, &call.covered)
+        return request_sync(&self.protocol.c.replication.rounds, &call.last_round)
 
     @property
     def runs_ahead(self):
         """Whether workers would have to wait before the next push."""
-        return runs_ahead(&self.protocol.c.replication)
+        return runs_ahead(&self.protocol.c.replication.rounds)
 
     def tick(self, double time):
         """Tell the time, in seconds: rounds that are due begin."""
         cdef int64_t nanoseconds = <int64_t>(time * 1e9)
         cdef int status
         with nogil:
-            status = tick(&self.protocol.c.replication, nanoseconds)
+            status = tick(&self.protocol.c.replication.rounds, nanoseconds)
         if status != OK:
             raise MemoryError("no memory for a round of replicas")
 

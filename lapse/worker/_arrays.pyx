@@ -94,6 +94,16 @@ def as_values(given, dtype, shape, elements, name):
     return np.ascontiguousarray(array)
 
 
+def as_weights(given, count):
+    """The weights of so many updates, as a float32 array."""
+    weights = np.ascontiguousarray(given, dtype=np.float32).reshape(-1)
+    if len(weights) != count:
+        raise ValueError(f"weights has {len(weights)} elements for {count} keys; give one weight for each key")
+    if not (weights >= 0).all():  # which no NaN is
+        raise ValueError(f"weights has {weights[~(weights >= 0)][0]}, but weights are at least 0")
+    return weights
+
+
 def as_out(out, dtype, shape, elements):
     """The array behind `out`, into which a pull writes."""
     array = as_target(out, dtype)

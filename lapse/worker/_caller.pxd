@@ -17,6 +17,7 @@ cdef struct call_t:
     key_t* keys             # written only if a sampler chooses them
     Py_ssize_t count
     const char* given       # the values of a push or set
+    const float* weights    # of the updates of a push, for replicas; NULL: each counts as 1
     char* out               # of a pull or locate
     counters_t* counters    # where the call counts
     bint is_sample          # the sampler reads what is here
@@ -39,7 +40,7 @@ cdef class Caller(Waiter):
     # These start a call. `handle` receives the operation, or NULL if the call is done already.
     cdef int start_pull(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_change(self, int kind, const key_t* keys, Py_ssize_t count, const char* given,
-                          operation_t** handle) noexcept nogil
+                          const float* weights, operation_t** handle) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil
     cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_sampled_pull(self, sample_t* sample, key_t* keys, Py_ssize_t count, char* out,

@@ -3,7 +3,7 @@
 What can be done here is done; other ranks are asked for the rest.
 """
 
-from libc.stdint cimport INT64_MAX, uint32_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -12,13 +12,13 @@ from lapse.worker._arrays import outside
 from lapse.communication._failure cimport is_broken
 from lapse.messaging._operations cimport complete
 from lapse.protocol._protocol cimport ask, ask_location, localize
-from lapse.protocol._replication cimport mark, note_pushes, replication_t, runs_ahead
+from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead
 from lapse.sampling._sampler cimport batch_t
 from lapse._store cimport access_batch, find_unreachable, value_bytes
-from lapse.worker._slot_operations cimport detach, new_operation, reuse_detached, settle
+from lapse.worker._slot_operations cimport new_operation, reuse_detached, settle
 from lapse.worker._waiter cimport has_room
-from lapse.base._sync cimport fetch_add, load, load32
-from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SYNC, worker_slot_t
+from lapse.base._sync cimport fetch_add, load32
+from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
 cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
@@ -30,6 +30,7 @@ cdef inline call_t new_call(int kind, const key_t* keys, Py_ssize_t count, count
     call.keys = <key_t*>keys
     call.count = count
     call.given = NULL
+    call.weights = NULL
     call.out = NULL
     call.counters = counters
     call.is_sample = False
@@ -49,9 +50,10 @@ cdef class Caller(Waiter):
         return self.issue(&call, handle)
 
     cdef int start_change(self, int kind, const key_t* keys, Py_ssize_t count, const char* given,
-                          operation_t** handle) noexcept nogil:
+                          const float* weights, operation_t** handle) noexcept nogil:
         cdef call_t call = new_call(kind, keys, count, &self.worker_slot.counters)
         call.given = given
+        call.weights = weights
         return self.issue(&call, handle)
 
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil:
@@ -125,22 +127,11 @@ cdef class Caller(Waiter):
         return status
 
     cdef int sync_all_replicas(self) except -1 nogil:
-        cdef replication_t* replication = &self.protocol.replication
-        cdef operation_t* operation
-        cdef int64_t full_rounds_before = load(&replication.full_rounds)
-        cdef bint covered = False
+        cdef int64_t last_round = 0
         if self.store.replicas.count == 0:
             return 0
-        while not covered:
-            operation = new_operation(self.worker_slot, SYNC, 1, NULL)
-            if operation == NULL:
-                return self.check(NO_MEMORY)
-            fetch_add(&operation.pending, self.store.size)
-            self.check(mark(replication, operation, full_rounds_before, &covered))
-            complete(operation, 1)
-            detach(operation)  # so that it is given back even if this wait raises
-            self.block_on_operation(operation, INT64_MAX)
-        return 0
+        self.check(request_sync(&self.protocol.replication.rounds, &last_round))
+        return self.block_on_round(last_round)
 
     cdef int64_t read_if_here(self, const key_t* keys, Py_ssize_t count, char* out) except -1 nogil:
         """Read what is here without asking anybody; how many keys are not."""
@@ -150,7 +141,7 @@ cdef class Caller(Waiter):
         call.out = out
         self.check(make_scratch(self.worker_slot, count))
         self.check(self.make_offsets(&call))
-        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, self.worker_slot.missed, &tally)
+        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, NULL, self.worker_slot.missed, &tally)
         free(call.offsets)
         return misses
 
@@ -199,7 +190,7 @@ cdef class Caller(Waiter):
             status = self.wait_for_room()
             if status != OK:
                 return status
-        if call.kind == PUSH and runs_ahead(&self.protocol.replication):
+        if call.kind == PUSH and runs_ahead(&self.protocol.replication.rounds):
             status = self.wait_for_round()
             if status != OK:
                 return status
@@ -208,7 +199,7 @@ cdef class Caller(Waiter):
         tally.shared = tally.replicated = 0
         misses = self.access_here(call, first, size, &tally)
         if tally.replicated:
-            status = note_pushes(&self.protocol.replication, tally.replicated)
+            status = note_pushes(&self.protocol.replication.rounds, tally.replicated)
             if status != OK:
                 return status
         count_chunk(call, size, misses, tally.shared)
@@ -223,12 +214,15 @@ cdef class Caller(Waiter):
         """Carry out what can be done here; how many keys are elsewhere, their positions in the slot's `missed`."""
         cdef int64_t* offsets = NULL if call.offsets == NULL else call.offsets + first
         cdef size_t shift = 0 if call.offsets != NULL else first * self.store.slabs[0].row_bytes
+        cdef const float* weights = NULL
+        if call.weights != NULL:
+            weights = call.weights + first
         if call.is_sample:
             return self.sampler.read_here(self.store, call.keys + first, size, offsets, call.out + shift,
                                           self.worker_slot.missed, tally)
         return access_batch(self.store, call.kind, call.keys + first, size, offsets,
                             (call.out if call.kind == PULL else <char*>call.given) + shift,
-                            self.worker_slot.missed, tally)
+                            weights, self.worker_slot.missed, tally)
 
     cdef int begin_operation(self, call_t* call) noexcept nogil:
         call.operation = new_operation(self.worker_slot, call.kind, call.count, call.out)
@@ -313,8 +307,8 @@ cdef class Caller(Waiter):
             step = CHUNK_BYTES  # `chunk_end` adds lengths up
         else:
             step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
-        if call.kind == PUSH and self.store.replicas.count and self.protocol.replication.max_pending:
-            step = min(step, self.protocol.replication.max_pending)  # whether to wait is tested before each chunk
+        if call.kind == PUSH and self.store.replicas.count and self.protocol.replication.rounds.max_pending:
+            step = min(step, self.protocol.replication.rounds.max_pending)  # whether to wait is tested before each chunk
         return step
 
     cdef inline Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil:

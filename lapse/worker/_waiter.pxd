@@ -36,6 +36,7 @@ cdef class Waiter:
     cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil
     cdef int block_on_operation(self, operation_t* operation, int64_t deadline) except -1 nogil
     cdef int block_on_own_operations(self) except -1 nogil
+    cdef int block_on_round(self, int64_t number) except -1 nogil
     cdef bytes receive(self, int32_t source)
     # While a call is being issued; these return a status, since the call must be brought to an end.
     cdef int wait_for_room(self) noexcept nogil

@@ -10,7 +10,7 @@ from lapse.errors import ClosedError
 
 from lapse.communication._failure cimport is_broken
 from lapse.protocol._rank cimport rank_t
-from lapse.protocol._replication cimport begin_round_if_due, replication_t, runs_ahead
+from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead
 from lapse.worker._slot_operations cimport is_finished
 from lapse.base._sync cimport fetch_add32, load, load32, now
 from lapse.base._types cimport CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, SYNC, TIMED_OUT
@@ -46,8 +46,19 @@ cdef bint is_rank_at_rest(void* protocol) noexcept nogil:
     return True
 
 
-cdef bint keeps_pace(void* replication) noexcept nogil:
-    return not runs_ahead(<replication_t*>replication)
+cdef bint keeps_pace(void* rounds) noexcept nogil:
+    return not runs_ahead(<rounds_t*>rounds)
+
+
+cdef struct round_wait_t:
+    rounds_t* rounds
+    int64_t number
+
+
+cdef bint has_ended(void* what) noexcept nogil:
+    """Whether all ranks have ended a round."""
+    cdef round_wait_t* wanted = <round_wait_t*>what
+    return load(&wanted.rounds.summed) >= wanted.number
 
 
 cdef struct mail_wait_t:
@@ -140,14 +151,25 @@ cdef class Waiter:
 
     cdef int wait_for_round(self) noexcept nogil:
         """This rank runs ahead of what the others know of it: drive until its next round has begun."""
-        cdef replication_t* replication = &self.protocol.replication
+        cdef rounds_t* rounds = &self.protocol.replication.rounds
         cdef int status
-        fetch_add32(&replication.waiting, 1)
-        status = begin_round_if_due(replication)
+        fetch_add32(&rounds.waiting, 1)
+        status = begin_round_if_due(rounds)
         if status == OK:
-            status = self.wait_or_interrupt(keeps_pace, replication)
-        fetch_add32(&replication.waiting, <uint32_t>-1)
+            status = self.wait_or_interrupt(keeps_pace, rounds)
+        fetch_add32(&rounds.waiting, <uint32_t>-1)
         return status
+
+    cdef int block_on_round(self, int64_t number) except -1 nogil:
+        cdef round_wait_t wanted
+        wanted.rounds = &self.protocol.replication.rounds
+        wanted.number = number
+        fetch_add32(&wanted.rounds.waiting, 1)
+        try:
+            self.block(has_ended, &wanted, INT64_MAX)
+        finally:
+            fetch_add32(&wanted.rounds.waiting, <uint32_t>-1)
+        return 0
 
     cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil:
         cdef int status = TIMED_OUT

@@ -1,15 +1,13 @@
-"""Floor 4. What one worker thread may ask for: the Python calls, and the C-level door of `_worker.pxd`."""
+"""Floor 4. What one worker thread may ask for: the Python calls."""
 
 import collections
 
 import numpy as np
 
-from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, last_occurrences, rows_at
+from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, as_weights, last_occurrences, rows_at
 from lapse.worker.setup_phase import SetupPhase
-from lapse.base.checks import check_int
 
 cimport numpy as cnp
-from libc.stdint cimport INT64_MAX
 
 from lapse.sampling._sampler cimport Sampler, new_sample
 from lapse._comm cimport Comm
@@ -19,18 +17,16 @@ from lapse._store cimport Store, is_reachable
 from lapse.worker._arrays cimport as_keys
 from lapse.worker._caller cimport max_value_bytes
 from lapse.worker._operation cimport new_handle, release_finished
-from lapse.worker._slot_operations cimport give_back, is_finished, let_go
-from lapse.base._types cimport PUSH, SET, TIMED_OUT
+from lapse.base._types cimport PUSH, SET
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
 
 cnp.import_array()
 
-cdef int64_t MAX_PREPARED = <int64_t>1 << 40
 
 
-cdef class Worker(Caller):
+cdef class Worker(Door):
     """What one worker thread may ask for. Created by `Server.run` or `Server.worker`.
 
     Every call returns an `Operation`; `wait` makes it synchronous. A call blocks only if the
@@ -104,7 +100,7 @@ cdef class Worker(Caller):
             self.check(self.start_pull(pointer, count, target, &c))
         return new_handle(self, c, out, array)
 
-    def push(self, keys, updates):
+    def push(self, keys, updates, weights=None):
         """Add to values. Each occurrence of a repeated key counts.
 
         Parameters
@@ -113,6 +109,9 @@ cdef class Worker(Caller):
         updates : array_like
             Of the server's dtype, shape `keys.shape + (length,)` or 1-D with as many elements. May be
             reused when this returns.
+        weights : array_like of float32, optional
+            For each key how much its update counts where replicas are combined adaptively, see `Replication`:
+            the learning rate times the number of steps in it. By default 1.
 
         Returns
         -------
@@ -124,7 +123,7 @@ cdef class Worker(Caller):
         IndexError, TypeError, ValueError
             As in `pull`, before anything is sent.
         """
-        return self.change(PUSH, self.begin(keys), updates, "updates")
+        return self.change(PUSH, self.begin(keys), updates, "updates", weights)
 
     def set(self, keys, values):
         """Replace values. Of a repeated key only the last occurrence is carried out.
@@ -143,17 +142,22 @@ cdef class Worker(Caller):
                 key_array = flat[last]
         return self.change(SET, key_array, values, "values")
 
-    cdef object change(self, int kind, keys, given, name):
+    cdef object change(self, int kind, keys, given, name, weights=None):
         cdef cnp.ndarray key_array = <cnp.ndarray>keys
         cdef cnp.ndarray array
         cdef operation_t* c = NULL
         cdef const key_t* pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         cdef Py_ssize_t count = cnp.PyArray_SIZE(key_array)
         cdef const char* source
+        cdef const float[::1] weight_view
+        cdef const float* weight = NULL
         array = as_values(given, self.dtype, self.shape_for(key_array), self.elements_for(key_array), name)
         source = <const char*>cnp.PyArray_DATA(array)
+        if weights is not None and count:
+            weight_view = as_weights(weights, count)
+            weight = &weight_view[0]
         with nogil:
-            self.check(self.start_change(kind, pointer, count, source, &c))
+            self.check(self.start_change(kind, pointer, count, source, weight, &c))
         return self.nothing if c == NULL else new_handle(self, c, None, None)
 
     def localize(self, keys):
@@ -261,7 +265,7 @@ cdef class Worker(Caller):
         cdef int64_t number
         self.enter()
         self.check_sampling()
-        number_of_keys = check_int(count, "count", 0, MAX_PREPARED)
+        number_of_keys = self.check_sample_size(count, "count")
         self.sampler.close_dropped()
         with nogil:
             number = self.prepare_sample_of(number_of_keys)
@@ -307,7 +311,7 @@ cdef class Worker(Caller):
         self.enter()
         self.check_sampling()
         number = self.sampler.number_of(handle)
-        count = check_int(n, "n", 0, MAX_PREPARED)
+        count = self.check_sample_size(n, "n")
         self.sampler.find_with(number, count)
         if keys is None:
             keys = np.empty(count, dtype=np.int64)
@@ -446,87 +450,6 @@ cdef class Worker(Caller):
         if self.length < 0:
             return int(self.store_object.value_length(np.asarray(keys).reshape(-1)).sum())
         return cnp.PyArray_SIZE(<cnp.ndarray>keys) * self.length
-
-    cdef int check_sampling(self) except -1 nogil:
-        if self.sampler is None:
-            with gil:
-                raise RuntimeError("sampling is not enabled: create the server with "
-                                   "Server(..., sampling=lapse.Sampling(scheme, distribution))")
-        return 0
-
-    # The C-level door ----------------------------------------------------------------------------------------------
-
-    cdef int pull_keys(self, const key_t* keys, Py_ssize_t count, void* out,
-                       operation_t** operation) except -1 nogil:
-        self.first_bad_key(keys, count)
-        return self.check(self.start_pull(keys, count, <char*>out, operation))
-
-    cdef int push_keys(self, const key_t* keys, Py_ssize_t count, const void* updates,
-                       operation_t** operation) except -1 nogil:
-        self.first_bad_key(keys, count)
-        return self.check(self.start_change(PUSH, keys, count, <const char*>updates, operation))
-
-    cdef int set_keys(self, const key_t* keys, Py_ssize_t count, const void* values,
-                      operation_t** operation) except -1 nogil:
-        self.first_bad_key(keys, count)
-        return self.check(self.start_change(SET, keys, count, <const char*>values, operation))
-
-    cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil:
-        self.first_bad_key(keys, count)
-        return self.check(self.start_localize(keys, count, operation))
-
-    cdef int wait_for(self, operation_t* operation) except -1 nogil:
-        if operation == NULL:
-            return 0
-        self.block_on_operation(operation, INT64_MAX)
-        give_back(operation)
-        return 0
-
-    cdef bint test_for(self, operation_t* operation) noexcept nogil:
-        # The handle stays the caller's: wait_for gives it back.
-        return operation == NULL or self.comm.wait(self.worker_slot, is_finished, operation, 0) != TIMED_OUT
-
-    cdef int sync_replicas(self) except -1 nogil:
-        return self.sync_all_replicas()
-
-    cdef int wait_everything(self) except -1 nogil:
-        return self.block_on_own_operations()
-
-    cdef void cancel(self, operation_t* operation) noexcept nogil:
-        # Nobody waits for it any more, and nothing is written to its buffer from now on.
-        if operation != NULL:
-            self.comm.cancel(operation)
-            let_go(operation, NULL)
-
-    cdef void hold_messages(self) noexcept nogil:
-        self.holds_messages = True
-
-    cdef void release_messages(self) noexcept nogil:
-        self.holds_messages = False
-        self.comm.nudge(self.worker_slot, 0, True)
-
-    cdef int64_t prepare_sample_of(self, Py_ssize_t count) except -1 nogil:
-        self.check_sampling()
-        if count < 0 or count > MAX_PREPARED:
-            with gil:
-                check_int(count, "count", 0, MAX_PREPARED)
-        return self.open_sample(count)
-
-    cdef int pull_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys, void* out,
-                            operation_t** operation) except -1 nogil:
-        self.check_sampling()
-        return self.check(self.start_sampled_pull(self.sampler.find_with(sample, count), keys, count, <char*>out,
-                                                  operation))
-
-    cdef int choose_sample_of(self, int64_t sample, Py_ssize_t count, key_t* keys) except -1 nogil:
-        self.check_sampling()
-        self.choose_keys(self.sampler.find_with(sample, count), keys, count)
-        return 0
-
-    cdef int finish_sample_of(self, int64_t sample) except -1 nogil:
-        self.check_sampling()
-        self.sampler.close(self.sampler.find_with(sample, 0))
-        return 0
 
 
 # For the server -------------------------------------------------------------------------------------------------------

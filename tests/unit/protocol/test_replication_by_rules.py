@@ -48,7 +48,7 @@ class Ranks(RuleBasedStateMachine):
         self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
         self.calls = []
-        self.syncs = []  # (rank, call, what the rank had pushed when it began)
+        self.syncs = []  # (call, what its rank had pushed when it began)
         self.pushes = []  # (when, rank, key, number), each when it was carried out
         self.sets = {}  # by value: [key, when it was issued, its call, when it was done]
         self.time = 1.0
@@ -86,14 +86,8 @@ class Ranks(RuleBasedStateMachine):
 
     @rule(rank=st.integers(0, 3))
     def sync(self, rank):
-        self.begin_sync(rank % self.size, None, None)
-
-    def begin_sync(self, rank, pushed, full_rounds_before):
-        call = self.begin(rank, "sync", [])
-        if full_rounds_before is not None:
-            call.full_rounds_before = full_rounds_before
-        pushed = self.pushed_by(rank) if pushed is None else pushed
-        self.syncs.append((rank, call, pushed))
+        rank %= self.size
+        self.syncs.append((self.begin(rank, "sync", []), self.pushed_by(rank)))
 
     @precondition(lambda self: self.unfinished)
     @rule(which=st.integers(0, 10))
@@ -129,14 +123,11 @@ class Ranks(RuleBasedStateMachine):
         for known in self.sets.values():
             if known[3] is None and known[2].done:
                 known[3] = self.clock
-        for one in [one for one in self.syncs if one[1].done]:
+        for one in [one for one in self.syncs if one[0].done]:
             self.syncs.remove(one)
-            self.after_sync(*one)
+            self.after_sync(one[1])
 
-    def after_sync(self, rank, call, pushed):
-        if not call.covered:
-            self.begin_sync(rank, pushed, call.full_rounds_before)
-            return
+    def after_sync(self, pushed):
         for key in set(self.replicated) - self.keys_set():
             for other in self.ranks:
                 assert (other.base(key) >= pushed[key]).all(), "the wait ended too early"

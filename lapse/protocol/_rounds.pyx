@@ -1,0 +1,358 @@
+"""Floor 2. The rounds in which replicas come to agree: contributions to homes, what they come to back to all ranks."""
+
+from libc.math cimport isfinite
+from libc.stdint cimport uint16_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from lapse._store cimport entry_t, lock_entry, store_t, unlock_entry
+from lapse.base._bfloat16 cimport round_to_bfloat16, widen_bfloat16
+from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, take_latch,
+                               try_latch)
+from lapse.base._types cimport NO_MEMORY, OK
+from lapse.base._values cimport add_values, norm_of, scale_value
+from lapse.messaging._operations cimport ring_worker_slot
+from lapse.messaging._senders cimport send_delta, send_round_end, send_sum, send_sums_end
+from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
+from lapse.storage._replicas cimport (NUM_LEVELS, add_contribution, add_sum, delta_of, drain_changed, drain_collected,
+                                      note_changed)
+
+cdef enum:
+    NORMS_BEFORE_CLIPPING = 1000
+
+
+cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:
+    return &store.replicas.all[number]
+
+
+# Values on the wire -----------------------------------------------------------------------------------
+
+cdef inline size_t short_bytes(const replica_t* replica) noexcept nogil:
+    # two for each float, and at a multiple of 4 bytes
+    return (replica.bytes // 2 + 3) & ~<size_t>3
+
+
+cdef size_t delta_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil:
+    """The size of a contribution in a message: its weight, if there is one, and the value."""
+    return (sizeof(float) if self.has_weights else 0) + sum_bytes(self, replica)
+
+
+cdef size_t sum_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil:
+    return short_bytes(replica) if self.is_short else replica.bytes
+
+
+cdef inline void write_delta(rounds_t* self, replica_t* replica) noexcept nogil:
+    """Write the delta as it travels; what rounding keeps back becomes the delta."""
+    cdef char* at = self.wire
+    if self.has_weights:
+        memcpy(at, &replica.weight, sizeof(float))
+        at += sizeof(float)
+    if self.is_short:
+        round_value(<float*>delta_of(replica), at, replica)
+    else:
+        memcpy(at, delta_of(replica), replica.bytes)
+
+
+cdef inline void round_value(float* value, char* at, const replica_t* replica) noexcept nogil:
+    cdef size_t count = replica.bytes // sizeof(float)
+    if count % 2:
+        (<uint16_t*>at)[count] = 0
+    round_to_bfloat16(value, <uint16_t*>at, value, count)
+
+
+cdef inline const char* read_value(rounds_t* self, const replica_t* replica, const char* wire,
+                                   char* widened) noexcept nogil:
+    if not self.is_short:
+        return wire
+    widen_bfloat16(<const uint16_t*>wire, <float*>widened, replica.bytes // sizeof(float))
+    return widened
+
+
+cdef void take_contribution(rounds_t* self, uint32_t number, const char* wire) noexcept nogil:
+    """Add what a rank has contributed to a sum of this home. Under the key's latch."""
+    cdef replica_t* replica = replica_at(self.state.store, number)
+    cdef float weight = 0
+    if self.has_weights:
+        memcpy(&weight, wire, sizeof(float))
+        wire += sizeof(float)
+    add_contribution(&self.state.store.replicas, number, read_value(self, replica, wire, self.widened), weight)
+
+
+cdef void take_sum(rounds_t* self, replica_t* replica, const char* wire) noexcept nogil:
+    """Add what a home has sent. Under the key's latch."""
+    add_sum(&self.state.store.replicas, replica, read_value(self, replica, wire, self.widened))
+
+
+# Contributions of this rank ---------------------------------------------------------------------------
+
+cdef double factor_for(rounds_t* self, double norm) noexcept nogil:
+    """By what a delta is scaled before it is sent; `norm` is only needed for clipping."""
+    cdef double factor = 1.0
+    cdef double limit
+    if self.in_setup:
+        return factor
+    if self.clip > 0:
+        limit = self.clip * self.norm_total / self.norms if self.norms >= NORMS_BEFORE_CLIPPING else 0.0
+        if isfinite(norm):  # one that overflowed would end clipping for good
+            self.norms += 1
+            self.norm_total += norm
+        if limit > 0 and norm > limit:
+            factor = limit / norm
+    if self.average:
+        factor /= self.state.size
+    return factor
+
+
+cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogil:
+    """Send the delta of one key to its home. Under the key's latch.
+
+    A delta is the sum of what was pushed: replication assumes that pushes are additions. Another `change_value` needs
+    a delta from which the home can still compute what all these pushes do to the value.
+    """
+    cdef store_t* store = self.state.store
+    cdef replica_t* replica = replica_at(store, number)
+    cdef int32_t home = store.entries[replica.key].route
+    cdef char* delta = delta_of(replica)
+    cdef double norm = 0.0, factor
+    if self.threshold > 0 or self.clip > 0:
+        norm = norm_of(store.itemsize, delta, replica.bytes)
+        if norm < self.threshold and not is_full:
+            note_changed(&store.replicas, number)
+            return OK
+    factor = factor_for(self, norm)
+    if factor != 1.0:
+        scale_value(store.itemsize, delta, factor, replica.bytes)
+    if home == self.state.rank:
+        add_contribution(&store.replicas, number, delta, replica.weight)
+    else:
+        write_delta(self, replica)
+        if send_delta(&self.state.outboxes[home], self.state.rank, replica.key, replica.epoch, self.wire,
+                      delta_bytes(self, replica)) != OK:
+            note_changed(&store.replicas, number)
+            return NO_MEMORY
+        self.keys_sent += 1
+        replica.has_rest = self.is_short
+    replica.has_delta = False
+    replica.weight = 0
+    return OK
+
+
+cdef int send_level(rounds_t* self, int level, bint is_full) noexcept nogil:
+    cdef store_t* store = self.state.store
+    cdef uint32_t i, number, count = drain_changed(&store.replicas, level)
+    cdef int status = OK
+    cdef replica_t* replica
+    cdef entry_t* entry
+    for i in range(count):
+        number = store.replicas.changed[level].drained[i]
+        replica = replica_at(store, number)
+        entry = &store.entries[replica.key]
+        lock_entry(store, entry)
+        replica.is_changed = False
+        if replica.has_delta and status == OK:
+            status = contribute(self, number, is_full)
+        elif replica.has_delta:
+            note_changed(&store.replicas, number)
+        unlock_entry(entry)
+    return status
+
+
+cdef int send_deltas(rounds_t* self, bint is_full) noexcept nogil:
+    """Send the deltas of the keys that take part in this round."""
+    cdef int level
+    cdef int status = OK
+    for level in range(NUM_LEVELS):
+        if status == OK and (is_full or self.begun % (<int64_t>1 << level) == 0):
+            status = send_level(self, level, is_full)
+    return status
+
+
+cdef void wake_waiting(rounds_t* self) noexcept nogil:
+    cdef int32_t i
+    fence()
+    if load32(&self.waiting):
+        for i in range(self.state.num_worker_slots):
+            ring_worker_slot(&self.state.worker_slots[i])
+
+
+cdef int begin_round(rounds_t* self) noexcept nogil:
+    """Send this rank's contributions, and tell all ranks that these were all.
+
+    Under the latch of rounds, and only when the last round is complete.
+    """
+    cdef int32_t to
+    cdef int status
+    cdef int64_t sent = self.keys_sent
+    cdef bint is_full
+    atomic_store(&self.unreturned, self.state.size + 1)
+    fetch_add(&self.begun, 1)
+    atomic_store(&self.pending, 0)
+    is_full = self.in_setup or load(&self.full) >= self.begun
+    status = send_deltas(self, is_full)
+    self.rounds += 1
+    for to in range(self.state.size):
+        if to != self.state.rank and status == OK:
+            status = send_round_end(&self.state.outboxes[to], self.state.rank, is_full)
+    if status == OK:
+        status = hear_end(self)
+    fetch_add(&self.unreturned, -1)
+    wake_waiting(self)
+    return status
+
+
+cdef inline bint is_round_due(rounds_t* self) noexcept nogil:
+    fence()  # a thread that adds to `pending` reads `unreturned` afterwards, and vice versa: one of them sees both
+    if load(&self.unreturned):
+        return False
+    return (is_behind(self) or load(&self.wanted) > load(&self.begun)
+            or (self.max_pending and load(&self.pending) >= self.max_pending))
+
+
+cdef int begin_round_if_due(rounds_t* self) noexcept nogil:
+    """Begin a round if the last one is complete, and enough was pushed here since, or others have begun or want one."""
+    cdef int status = OK
+    while status == OK and is_round_due(self):
+        take_latch(&self.latch)
+        if is_round_due(self):
+            status = begin_round(self)
+        drop_latch(&self.latch)
+    return status
+
+
+cdef int note_pushes(rounds_t* self, int64_t count) noexcept nogil:
+    """Count key positions pushed to replicas here."""
+    fetch_add(&self.pending, count)
+    return begin_round_if_due(self)
+
+
+cdef int request_sync(rounds_t* self, int64_t* last_round) noexcept nogil:
+    """Ask for a round that leaves no delta behind, and one more.
+
+    When all ranks have ended the second one, `last_round`, the sums of the first are in place on all of them: until
+    then a rank begins none.
+    """
+    take_latch(&self.latch)
+    last_round[0] = self.begun + 2
+    atomic_store(&self.full, max(load(&self.full), last_round[0] - 1))
+    atomic_store(&self.wanted, max(load(&self.wanted), last_round[0]))
+    drop_latch(&self.latch)
+    return begin_round_if_due(self)
+
+
+cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
+    """Begin a round that is due, by time or for other reasons."""
+    cdef bint is_due = self.interval and time >= self.next_round
+    cdef int status = OK
+    if self.interval and self.known != load(&self.begun):  # whoever began it: ranks whose clocks differ begin together
+        self.known = load(&self.begun)
+        self.next_round = time + self.interval
+        is_due = False
+    if is_due:
+        self.next_round = time + self.interval
+        is_due = self.state.store.replicas.num_changed > 0
+    if not is_due and not is_round_due(self) or not try_latch(&self.latch):
+        return OK
+    if load(&self.unreturned) == 0 and (is_due or is_round_due(self)):
+        status = begin_round(self)
+    drop_latch(&self.latch)
+    return status
+
+
+# Sums of this home ------------------------------------------------------------------------------------
+
+cdef int hear_end(rounds_t* self) noexcept nogil:
+    """A rank has ended the round behind `summed`. Under the latch of rounds."""
+    cdef int32_t to
+    cdef int status
+    fetch_add(&self.ended, 1)
+    if load(&self.ended) < self.state.size:
+        return OK
+    status = send_sums(self)
+    atomic_store(&self.ended, 0)
+    fetch_add(&self.summed, 1)
+    for to in range(self.state.size):
+        if to != self.state.rank and status == OK:
+            status = send_sums_end(&self.state.outboxes[to], self.state.rank)
+    fetch_add(&self.unreturned, -1)
+    wake_waiting(self)
+    return status
+
+
+cdef int send_sums(rounds_t* self) noexcept nogil:
+    """Combine what was collected, and send it to all ranks. Under the latch of rounds."""
+    cdef store_t* store = self.state.store
+    cdef uint32_t i, count = drain_collected(&store.replicas)
+    cdef uint32_t* numbers = store.replicas.collected.drained
+    cdef int status = OK
+    cdef replica_t* replica
+    cdef entry_t* entry
+    for i in range(count):
+        gather(&self.combining, replica_at(store, numbers[i]), numbers[i])
+    if is_renewal_due(&self.combining, self.summed + 1):
+        renew_curvatures(&self.combining, store)
+    for i in range(count):
+        replica = replica_at(store, numbers[i])
+        entry = &store.entries[replica.key]
+        lock_entry(store, entry)
+        replica.is_collected = False
+        if replica.has_sum and status == OK:
+            status = send_sum_of(self, replica)
+        unlock_entry(entry)
+    return status
+
+
+cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:
+    # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
+    cdef store_t* store = self.state.store
+    cdef const char* wire = replica.sum
+    cdef int32_t to
+    combine(&self.combining, store, replica)
+    if self.is_short:
+        add_values(store.itemsize, <char*>replica.owed, replica.sum, replica.bytes)
+        round_value(replica.owed, self.wire, replica)
+        wire = self.wire
+        widen_bfloat16(<const uint16_t*>wire, <float*>replica.sum, replica.bytes // sizeof(float))
+    for to in range(self.state.size):
+        if to == self.state.rank:
+            continue
+        if send_sum(&self.state.outboxes[to], self.state.rank, replica.key, wire, sum_bytes(self, replica)) != OK:
+            return NO_MEMORY
+        self.keys_sent += 1
+    replica.has_sum = False
+    add_sum(&store.replicas, replica, replica.sum)
+    return OK
+
+
+cdef int on_round_end(rounds_t* self, bint is_full) noexcept nogil:
+    """Another rank has ended a round; this one joins it, as soon as its last one is complete."""
+    cdef int status
+    take_latch(&self.latch)
+    if is_full:
+        atomic_store(&self.full, max(load(&self.full), load(&self.summed) + 1))
+    status = hear_end(self)
+    drop_latch(&self.latch)
+    return status if status != OK else begin_round_if_due(self)
+
+
+cdef int on_sums_end(rounds_t* self) noexcept nogil:
+    """A home has sent all its sums of the round that is under way here."""
+    fetch_add(&self.unreturned, -1)
+    wake_waiting(self)
+    return begin_round_if_due(self)
+
+
+# Memory -----------------------------------------------------------------------------------------------------
+
+cdef int prepare_rounds(rounds_t* self, rank_t* state) noexcept:
+    """Allocate what a zeroed state needs. After NO_MEMORY the caller calls `free_rounds` as well."""
+    cdef size_t most = sizeof(float) + state.store.slabs[state.store.num_slabs - 1].row_bytes + 4  # ordered by length
+    self.state = state
+    self.wire = <char*>malloc(most)
+    self.widened = <char*>malloc(most)
+    return NO_MEMORY if self.wire == NULL or self.widened == NULL else OK
+
+
+cdef void free_rounds(rounds_t* self) noexcept:
+    free_combining(&self.combining)
+    free(self.wire)
+    free(self.widened)
