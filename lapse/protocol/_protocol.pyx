@@ -137,7 +137,7 @@ cdef class Protocol:
 
     @property
     def replica_counters(self):
-        """Rounds that this rank has begun, and how many values it sent in them."""
+        """Rounds in which this rank sent changes of replicas, and how many values it sent about them."""
         return self.c.replication.rounds.rounds, self.c.replication.rounds.keys_sent
 
     def enter_setup(self, bint inside):

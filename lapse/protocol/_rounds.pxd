@@ -53,8 +53,9 @@ cdef struct rounds_t:
     int64_t norms
     double norm_total
     # Counters.
-    int64_t rounds
+    int64_t rounds          # in which this rank has sent changes
     int64_t keys_sent
+    int64_t contributed     # keys of the round that begins
     char* wire              # a value as it travels; used under the latch of rounds
     char* widened           # a value as it came; used by the thread that handles messages
 

@@ -134,6 +134,7 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
         replica.has_rest = self.is_short
     replica.has_delta = False
     replica.weight = 0
+    self.contributed += 1
     return OK
 
 
@@ -182,14 +183,14 @@ cdef int begin_round(rounds_t* self) noexcept nogil:
     """
     cdef int32_t to
     cdef int status
-    cdef int64_t sent = self.keys_sent
     cdef bint is_full
     atomic_store(&self.unreturned, self.state.size + 1)
     fetch_add(&self.begun, 1)
     atomic_store(&self.pending, 0)
     is_full = self.in_setup or load(&self.full) >= self.begun
+    self.contributed = 0
     status = send_deltas(self, is_full)
-    self.rounds += 1
+    self.rounds += self.contributed > 0
     for to in range(self.state.size):
         if to != self.state.rank and status == OK:
             status = send_round_end(&self.state.outboxes[to], self.state.rank, is_full)
@@ -243,8 +244,8 @@ cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
     """Begin a round that is due, by time or for other reasons."""
     cdef bint is_due = self.interval and time >= self.next_round
     cdef int status = OK
-    if self.interval and self.known != load(&self.begun):  # whoever began it: ranks whose clocks differ begin together
-        self.known = load(&self.begun)
+    if self.interval and (self.known != load(&self.begun) or self.next_round == 0):
+        self.known = load(&self.begun)  # whoever began it: ranks whose clocks differ begin together
         self.next_round = time + self.interval
         is_due = False
     if is_due:
