@@ -146,7 +146,9 @@ def _check_name(given: Any, name: str, known: tuple[str, ...]) -> None:
 def _check_rates(given: Any) -> NDArray[np.float64]:
     rates = np.array(given, dtype=np.float64)
     if rates.ndim != 1:
-        raise ValueError(f"rates has shape {rates.shape}, but must be one-dimensional: one rate for each replicated key")
+        raise ValueError(
+            f"rates has shape {rates.shape}, but must be one-dimensional: one rate for each replicated key"
+        )
     wrong = rates[~((rates >= 0) & np.isfinite(rates))]
     if len(wrong):
         raise ValueError(f"rates has {wrong[0]}, but rates are finite and at least 0")
