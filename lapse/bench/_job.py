@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
 import traceback
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> None:
     rank, ranks = _place() if job.ranks else (0, 0)
     if ranks != job.ranks:
         sys.exit(f"this job needs {job.ranks} ranks, but runs on {ranks}: does mpirun belong to another MPI?")
+    if not job.ranks:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # it may have started jobs itself
     context = Context(group, job, "quick" in extent, "full" in extent, rank, ranks, json.loads(options))
     with _ending_together(ranks):
         for row in group.run(context):

@@ -7,11 +7,13 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from lapse.bench import _launch, _plot, _tables
 from lapse.bench._groups import RENAMED, Group, load
@@ -88,7 +90,14 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.plot and not _plot.is_there():
         parser.error("--plot needs matplotlib: pip install 'lapse[plot]'")
     usual = [name for name, group in groups.items() if not group.is_for_request]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     return _measure([groups[name] for name in dict.fromkeys(chosen or usual)], args)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End with the jobs ended, as an interrupt does."""
+    sys.exit(128 + number)
 
 
 def _title(group: Group) -> str:

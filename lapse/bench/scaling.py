@@ -73,6 +73,11 @@ class Outcome:
         """The share of the epochs' time that the mean worker spent so."""
         return self.mean(lambda line: line["time"].get(name, 0.0)) / self.seconds
 
+    def computed(self, setting: Setting) -> float:
+        """What all workers together have computed in the mean epoch, in seconds, not dilated."""
+        workers = self.result["workers"] * setting.hosts * setting.ranks_per_host
+        return self.mean(lambda line: line["time"]["compute"]) * workers / setting.dilation
+
     def quality(self, name: str) -> float | None:
         """A figure of the result, or else of the last epoch."""
         return self.result.get(name, self.epochs[-1].get(name))
@@ -248,6 +253,7 @@ def make_row(context: Context, setting: Setting, outcome: Outcome, first: Settin
         "speed-up": base.seconds / outcome.seconds,
         "MB/host": outcome.mean(lambda line: line["stats"]["bytes_sent"]) / setting.hosts / 1e6,
         "messages/host": outcome.mean(lambda line: line["stats"]["messages_sent"]) / setting.hosts,
+        "work": outcome.computed(setting) / max(base.computed(first), 1e-9),
         "computing": outcome.share("compute"),
         "rounds": outcome.share("waiting_for_rounds"),
         "values": outcome.share("waiting_for_values"),

@@ -127,3 +127,26 @@ def test_whatever_ends_the_program_nothing_is_left(tmp_path, number):
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+def test_a_benchmark_that_is_ended_leaves_no_training(tmp_path):
+    """`lapse bench` starts a job, which starts the training in the hosts."""
+    metrics = tmp_path / "rows.jsonl"
+    options = ("--workload", "mf", "--hosts", "2", "--ranks-per-host", "1", "--dilation", "3000", "--json", metrics)
+    command = [sys.executable, "-m", "lapse", "bench", "scaling", *map(str, options)]
+    env = job_environment({"TMPDIR": tmp_path})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    try:
+        deadline = time.monotonic() + 20
+        while not processes_of(tmp_path / "lapse-scaling"):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+        while processes_of(tmp_path / "lapse-"):
+            assert time.monotonic() < deadline + 10, processes_of(tmp_path / "lapse-")
+            time.sleep(0.1)
+        assert list(tmp_path.glob("lapse-*")) == []
+    finally:
+        process.kill()
+        process.wait()

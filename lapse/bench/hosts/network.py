@@ -175,7 +175,7 @@ def started(command: Sequence[str], **options) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
-        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
+        for number, seconds in ((signal.SIGTERM, 1.0), (signal.SIGKILL, None)):
             if process.poll() is not None:
                 break
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):

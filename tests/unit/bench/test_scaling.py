@@ -30,7 +30,7 @@ def outcome(seconds, idle=0.8, **times):
         "time": {"compute": seconds / 2, "waiting_for_rounds": seconds / 4, "evaluation": 1.0, **times},
     }
     host = {"timeouts": 1, "bytes_sent": 5_000_000}
-    return scaling.Outcome([line, line], {"loss": 2.4}, Report([host, host]), idle)
+    return scaling.Outcome([line, line], {"loss": 2.4, "workers": 1}, Report([host, host]), idle)
 
 
 def test_the_fewest_hosts_of_a_series_come_first():
@@ -58,6 +58,7 @@ def test_a_row_compares_with_the_ideal():
     assert row.figures["speed-up"] == 3.0 and row.ranks == 4
     assert row.figures["MB/host"] == 2.0 and row.figures["messages/host"] == 100
     assert row.figures["computing"] == 0.5 and row.figures["rounds"] == 0.25 and row.figures["values"] == 0
+    assert row.figures["work"] == pytest.approx(4 * 2 / 6)
     assert row.figures["loss"] == 2.4 and row.figures["time-outs"] == 2
     assert row.reached is False and row.target.limit == pytest.approx(4 / 3.4, abs=1e-3)
     assert row.note == "" and type(row).from_dict(json.loads(json.dumps(row.as_dict()))) == row
