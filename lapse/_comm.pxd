@@ -29,6 +29,7 @@ cdef class Comm:
     cdef rank_t* state
     cdef Transport transport        # None for a rank alone
     cdef Doorbells bells
+    cdef int64_t dilation           # how many times slower time goes, as far as ranks of other hosts are waited for
     cdef readonly Failure failure
     cdef readonly Mail mail
     cdef object thread
@@ -65,7 +66,7 @@ cdef class Comm:
     cdef int wait(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
     cdef int poll_until(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t deadline) noexcept nogil
     cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
-    cdef int64_t longest_sleep(self) noexcept nogil
+    cdef int64_t longest_sleep(self, bint is_soon) noexcept nogil
     cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                               int64_t length) noexcept nogil
     cdef void sleep_at_bell(self, doorbell_t* doorbell, worker_slot_t* worker_slot, uint32_t heard,

@@ -8,7 +8,12 @@ from mpi4py import MPI
 
 class Comm:
     def __new__(
-        cls, protocol: Protocol, communicator: MPI.Intracomm | None, host_peers: HostPeers, crowded: bool
+        cls,
+        protocol: Protocol,
+        communicator: MPI.Intracomm | None,
+        host_peers: HostPeers,
+        crowded: bool,
+        dilation: float = 1.0,
     ) -> Self: ...
     @property
     def failure(self) -> Failure: ...

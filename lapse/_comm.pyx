@@ -13,9 +13,9 @@ from lapse.communication._doorbells cimport Doorbells, is_near, note_empty_look,
 from lapse.communication._failure cimport Failure, has_failed, is_broken
 from lapse.communication._mail cimport Mail
 from lapse.communication._transport cimport Transport, abort_with, can_send, has_parts, next_frame, packet_t
-from lapse.communication._waiting cimport (FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS, MAX_EMPTY_POLLS,
-                                           PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC, SHORT_SLEEP,
-                                           TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
+from lapse.communication._waiting cimport (BRIEF_SLEEP, FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS,
+                                           MAX_EMPTY_POLLS, PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC,
+                                           SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
 from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
                                         size_of_text, value_behind)
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
@@ -45,9 +45,11 @@ cdef class Comm:
         The ranks of this host.
     crowded : bool
         Whether threads that compute outnumber this host's cores.
+    dilation : float
+        How many times slower time goes: see `environment.dilation`.
     """
 
-    def __cinit__(self, Protocol protocol, communicator, HostPeers host_peers, bint crowded):
+    def __cinit__(self, Protocol protocol, communicator, HostPeers host_peers, bint crowded, double dilation=1.0):
         cdef int32_t i
         cdef int64_t row_bytes = <int64_t>(sizeof(record_t) + protocol.store.c.slabs[0].row_bytes)
         self.protocol_object = protocol
@@ -56,6 +58,7 @@ cdef class Comm:
         self.bells = Doorbells(host_peers, self.state.rank, self.state.size)
         for i in range(self.state.num_worker_slots):
             self.state.worker_slots[i].doorbell = self.bells.own
+        self.dilation = <int64_t>dilation if self.bells.has_far_ranks else 1
         self.failure = Failure(protocol, host_peers)
         self.mail = Mail(protocol)
         self.max_empty_polls = MAX_COSTLY_POLLS if crowded or self.bells.has_far_ranks else MAX_EMPTY_POLLS
@@ -213,7 +216,7 @@ cdef class Comm:
         cdef int64_t time, idle_since = 0
         cdef int64_t idle = 0, turns = 0
         cdef uint32_t heard, heard_at_door
-        cdef bint drove
+        cdef bint drove, is_soon
         while True:
             heard = load32(&worker_slot.bell.rings)
             heard_at_door = load32(&doorbell.rings)
@@ -243,19 +246,23 @@ cdef class Comm:
                 self.bells.ring_peers(self.transport.peers)
             if idle_since == 0:
                 idle_since = time
-            if drove and time > self.yielding.forbidden_until and time - idle_since < YIELDS_FOR:
+            is_soon = (drove and time > self.yielding.forbidden_until
+                       and time - idle_since < self.dilation * YIELDS_FOR)
+            if is_soon and self.dilation == 1:
                 yield_core(&self.yielding, time)
                 continue
             fetch_add32(&doorbell.awake, <uint32_t>-1)
             self.sleep_as_waiter(worker_slot, heard, heard_at_door,
-                                 min(self.longest_sleep(), max(deadline - time, <int64_t>1)))
+                                 min(self.longest_sleep(is_soon), max(deadline - time, <int64_t>1)))
             fetch_add32(&doorbell.awake, 1)
 
-    cdef inline int64_t longest_sleep(self) noexcept nogil:
+    cdef inline int64_t longest_sleep(self, bint is_soon) noexcept nogil:
         # If every rank can ring, a sleep need not end by itself.
         if not self.bells.has_far_ranks:
             return LONG_SLEEP
-        return FAR_SLEEP if now() - self.traffic_at < RECENT_TRAFFIC else SHORT_SLEEP
+        if is_soon and self.dilation > 1:
+            return self.dilation * BRIEF_SLEEP
+        return self.dilation * (FAR_SLEEP if now() - self.traffic_at < self.dilation * RECENT_TRAFFIC else SHORT_SLEEP)
 
     cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                               int64_t length) noexcept nogil:
@@ -489,11 +496,14 @@ cdef class Comm:
         cdef bint is_needed
         if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
                 or has_failed(self.failure)):
-            return SHORT_SLEEP
+            return self.dilation * SHORT_SLEEP
         quiet_for = now() - max(self.traffic_at, self.flushed_at)
         if self.bells.has_far_ranks:  # a waiting worker wakes by itself
             is_needed = load32(&self.bells.own.worker_asleep) == 0
-            return SHORT_SLEEP if quiet_for < RECENT_TRAFFIC and is_needed else LONG_SLEEP
+            if self.dilation > 1 and is_needed and now() - self.traffic_at < self.dilation * LINGER:
+                return self.dilation * BRIEF_SLEEP
+            return self.dilation * (SHORT_SLEEP if quiet_for < self.dilation * RECENT_TRAFFIC and is_needed
+                                    else LONG_SLEEP)
         return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.replication.rounds) else QUIET_SLEEP
 
     cdef bint is_at_end(self) noexcept nogil:

@@ -17,6 +17,29 @@ def shares_memory() -> bool:
     return variable != "0"
 
 
+def dilation() -> float:
+    """How many times slower time goes, by LAPSE_DILATION, for experiments with emulated hosts: 1 as a rule.
+
+    Everything that the server does by the clock takes as many times longer: sleeps of waiting threads, and the time
+    between rounds of replication.
+
+    Raises
+    ------
+    ValueError
+        When it is not a number from 1 to 10,000.
+    """
+    variable = os.environ.get("LAPSE_DILATION") or "1"
+    try:
+        times = float(variable)
+    except ValueError:
+        times = 0.0
+    if not 1 <= times <= 10_000:
+        raise ValueError(
+            f"the environment variable LAPSE_DILATION is {variable!r}, but must be a number from 1 to 10,000"
+        )
+    return times
+
+
 def sharing_ranks() -> int | None:
     """How many neighbouring ranks of a host share memory, by LAPSE_SHARED_MEMORY_RANKS; None: all of the host.
 

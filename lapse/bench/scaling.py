@@ -222,7 +222,7 @@ def _running(network: Network, setting: Setting, program: list[str]):
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
         text=True,
-        env=environment(_launch.environment()),
+        env=environment(setting.dilation, _launch.environment()),
     )
 
 

@@ -26,7 +26,7 @@ MAX_WORKERS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The arguments of `Server` in the form in which they are used, and the environment variable that goes with them.
+    """The arguments of `Server` in the form in which they are used, and the environment variables that go with them.
 
     Attributes
     ----------
@@ -45,6 +45,8 @@ class Arguments:
     shared_memory : bool
     sharing_ranks : int or None
         How many neighbouring ranks of a host share memory; None: all.
+    dilation : float
+        How many times slower time goes.
     max_in_flight : int
     seed : int
     """
@@ -59,6 +61,7 @@ class Arguments:
     sampling: Sampling | None
     shared_memory: bool
     sharing_ranks: int | None
+    dilation: float
     max_in_flight: int
     seed: int
 
@@ -151,6 +154,7 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         sampling=_check_sampling(given["sampling"], num_keys),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         sharing_ranks=environment.sharing_ranks(),
+        dilation=environment.dilation(),
         max_in_flight=check_int(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=check_int(given["seed"], "seed", 0, 2**60),
     )

@@ -78,7 +78,7 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     communicator = _duplicate(comm)
     is_crowded = _advise(comm, arguments.workers, host)
     try:
-        own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded)
+        own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded, arguments.dilation)
     except AGREED_ERRORS:
         _free(communicator)
         raise
@@ -128,15 +128,15 @@ def _make_local_parts(
         shareable=arguments.shared_memory and has_neighbours,
     )
     protocol = Protocol(store, arguments.workers, arguments.max_in_flight)
-    protocol.manage_replicas(levels=arguments.replica_levels, **_management(arguments.replication))
+    protocol.manage_replicas(levels=arguments.replica_levels, **_management(arguments.replication, arguments.dilation))
     return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
 
 
-def _management(replication: Replication) -> dict[str, Any]:
+def _management(replication: Replication, dilation: float) -> dict[str, Any]:
     """What the user chose, in the terms of the protocol."""
     rate = replication.syncs_per_second
     return dict(
-        interval=1 / rate if rate else 0.0,
+        interval=dilation / rate if rate else 0.0,
         max_pending=replication.max_pending or 0,
         threshold=replication.threshold,
         average=replication.average,

@@ -62,7 +62,7 @@ def processes_of(folder):
 def test_three_hosts_train_word_vectors(tmp_path):
     """A short dilated run, as those that measure how training scales."""
     topics, metrics = write_topics(tmp_path / "topics.txt"), tmp_path / "metrics.jsonl"
-    network = ("--delay-us", 250, "--rate-mbit", 1000, "--timeout", 40)
+    network = ("--delay-us", 25, "--rate-mbit", 10_000, "--dilation", 10, "--timeout", 40)
     app = (sys.executable, "-m", "lapse.apps.word2vec", "--corpus", topics, "--dim", 16, "--min-count", 1)
     training = ("--epochs", 2, "--slow-down", 10, "--no-progress", "--metrics", metrics)
     job = on_hosts(3, *network, *app, *training, json_file=tmp_path / "report.jsonl")

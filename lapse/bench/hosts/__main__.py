@@ -25,8 +25,8 @@ EXAMPLES = """\
 examples:
   benchmarks/hosts --hosts 4 --delay-us 25 --rate-mbit 10000 .venv/bin/python -m lapse
   benchmarks/hosts .venv/bin/python -m lapse.bench.two_hosts       two hosts, connected directly
-  benchmarks/hosts --hosts 8 --delay-us 1250 --rate-mbit 200 .venv/bin/python -m lapse.apps.word2vec --slow-down 50
-                       8 hosts with a network of 25 us and 10 Gb/s, in which time goes 50 times slower
+  benchmarks/hosts --hosts 8 --delay-us 25 --rate-mbit 10000 --dilation 50 \\
+      .venv/bin/python -m lapse.apps.word2vec --slow-down 50       time goes 50 times slower
 """
 
 TIMED_OUT, NOT_AVAILABLE = 124, 77
@@ -60,6 +60,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="what each host can send and receive, in megabits per second; 0: no limit (default: %(default)s)",
     )
     parser.add_argument(
+        "--dilation",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how many times slower time goes: the delay, TCP's time-outs and the server's own sleeps and intervals "
+        "(LAPSE_DILATION) are as many times longer, the rate is as many times smaller (default: %(default)s)",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=300.0,
@@ -79,10 +87,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("no command was given")
     if args.ranks_per_host < 1:
         parser.error(f"--ranks-per-host is {args.ranks_per_host}, but must be at least 1")
+    if not args.dilation > 0:
+        parser.error(f"--dilation is {args.dilation}, but must be above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
-        network = Network(args.hosts, Link(args.delay_us, args.rate_mbit))
+        network = Network(args.hosts, Link(args.delay_us, args.rate_mbit).dilated(args.dilation))
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -101,7 +111,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def run(network: Network, args: argparse.Namespace) -> int:
     """Run the command in the network; returns its exit status."""
-    with started(network.command(args.ranks_per_host, args.command), env=environment()) as process:
+    with started(network.command(args.ranks_per_host, args.command), env=environment(args.dilation)) as process:
         try:
             return process.wait(args.timeout)
         except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -43,14 +43,17 @@ class Link:
         How long a frame travels, one way; what the switch itself costs, some 20 to 50 us, is added.
     rate_mbit
         What each host can send and receive, in megabits per second; 0: no limit.
+    resend_ms
+        After how long, at least, TCP sends again what was not acknowledged: a time-out.
     """
 
     delay_us: float = 0.0
     rate_mbit: float = 0.0
+    resend_ms: float = 200.0
 
     def dilated(self, times: float) -> Link:
         """The link as it is when time goes so many times slower."""
-        return Link(self.delay_us * times, self.rate_mbit / times)
+        return Link(self.delay_us * times, self.rate_mbit / times, self.resend_ms * times)
 
 
 @dataclass
@@ -116,7 +119,7 @@ class Network:
             raise ValueError(f"hosts is {hosts}, but must be from 1 to {MAX_HOSTS}")
         if link.delay_us < 0 or link.rate_mbit < 0:
             raise ValueError(f"delay_us is {link.delay_us} and rate_mbit {link.rate_mbit}, but must be at least 0")
-        self._settings = {"hosts": hosts, "delay_us": link.delay_us, "rate_mbit": link.rate_mbit}
+        self._settings = {"hosts": hosts, **asdict(link)}
         self.report = Report()
 
     def __enter__(self) -> Network:
@@ -159,13 +162,21 @@ class Network:
         return [*enter, str(_mpi_loader.launcher_path()), *launcher, *hosts, *ranks, *program]
 
 
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a job between hosts: that of this process, settings of MPI, and `changes`."""
-    own = dict(os.environ)
+def environment(dilation: float = 1.0, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a job between hosts.
+
+    Parameters
+    ----------
+    dilation
+        How many times slower time goes: the server takes its own sleeps and intervals as many times longer.
+    base
+        What the settings are added to; by default the environment of this process.
+    """
+    own = dict(os.environ if base is None else base)
     together = [name for name in SETTINGS if name != "MPIR_CVAR_CH4_NETMOD"]  # of no use unless all are set
     left_out = together if any(name in own for name in together) else []
     settings = {name: value for name, value in SETTINGS.items() if name not in left_out}
-    return {**settings, **own, **(changes or {})}
+    return {**settings, **own, **({"LAPSE_DILATION": f"{dilation:g}"} if dilation > 1 else {})}
 
 
 @contextlib.contextmanager

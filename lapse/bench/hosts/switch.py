@@ -102,7 +102,7 @@ def create_hosts(settings: dict) -> tuple[list[Host], list[int], float]:
     Two hosts without delay and limit are connected directly, by a pair of devices of the kernel, if it can be created.
     """
     count = settings["hosts"]
-    hosts = [new_host(f"{SUBNET}.{number}") for number in range(1, count + 1)]
+    hosts = [new_host(f"{SUBNET}.{number}", settings["resend_ms"]) for number in range(1, count + 1)]
     if count == 2 and not settings["delay_us"] and not settings["rate_mbit"] and connect_directly(*hosts):
         devices = []
     else:
@@ -123,13 +123,19 @@ def create_hosts(settings: dict) -> tuple[list[Host], list[int], float]:
     return hosts, devices, 0 if is_paced else settings["rate_mbit"]
 
 
-def new_host(address: str) -> Host:
+def new_host(address: str, resend_ms: float) -> Host:
     """Create a network namespace, and be in it."""
     _check(_libc.unshare(CLONE_NEWNET))
-    with contextlib.suppress(OSError):  # addresses of version 6 can be used after seconds only, but programs try
-        for which in ("all", "default"):
-            Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+    for which in ("all", "default"):  # addresses of version 6 can be used after seconds only, but programs try
+        set_kernel(f"ipv6/conf/{which}/disable_ipv6", 1)
+    set_kernel("ipv4/tcp_rto_min_us", round(1000 * resend_ms))
     return Host(os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), address)
+
+
+def set_kernel(name: str, value: int) -> None:
+    """Set a variable of the kernel for the present namespace, if the kernel has it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/net", name).write_text(str(value))
 
 
 def enter(host: Host) -> None:

@@ -78,7 +78,7 @@ def test_only_if_named():
 
 
 def test_the_network_is_as_many_times_slower():
-    assert Link(25, 10_000).dilated(50) == Link(1250, 200)
+    assert Link(25, 10_000).dilated(50) == Link(1250, 200, 10_000)
     with pytest.raises(ValueError, match="hosts is 0"):
         Network(0)
     with pytest.raises(ValueError, match="delay_us is -1"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lapse
+from lapse.base import environment
 
 
 @pytest.fixture
@@ -388,3 +389,20 @@ def test_our_errors_are_runtime_errors():
     for error in (lapse.RemoteError, lapse.CommError, lapse.ClosedError):
         assert issubclass(error, lapse.LapseError)
     assert issubclass(lapse.LapseError, RuntimeError)
+
+
+@pytest.mark.parametrize("value", ["0", "0.5", "-3", "fast", "nan", "inf", "100000"])
+def test_a_dilation_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("LAPSE_DILATION", value)
+    with pytest.raises(ValueError, match=f"LAPSE_DILATION is '{value}'.*from 1 to 10,000"):
+        lapse.Server(3, 1)
+
+
+def test_dilated_rounds_are_rarer(monkeypatch):
+    monkeypatch.setenv("LAPSE_DILATION", "50")
+    assert environment.dilation() == 50
+    with lapse.Server(3, 1) as server, server.worker() as kv:
+        kv.push([1], [[2.0]])
+        assert kv.pull([1]).wait() == 2
+    monkeypatch.setenv("LAPSE_DILATION", "")
+    assert environment.dilation() == 1
