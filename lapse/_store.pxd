@@ -24,10 +24,16 @@ cdef enum key_state:
     OWNED = 1       # the value is here; without a slot it was never written and reads as zeros
     ARRIVING = 2    # a localize is under way; `slot` is the number of its arrival record
     REPLICATED = 3  # every rank has a copy, permanently; `slot` is the number of the replica
+    # The value is here, but a worker of this rank changes it in place: nobody else does, and it stays until it is
+    # returned. If somebody waits for that, the key is arriving, and its record says that it is lent.
+    LENT_ALONE = 5  # to one worker
+    LENT = 7        # to a worker that others may join; with each of them the state grows by LENT_STEP
+    LENT_TO_MOST = 255
 
 
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
+    LENT_STEP = 2
 
 
 cdef struct entry_t:
@@ -100,6 +106,15 @@ cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
 cdef inline bint is_here(const entry_t* entry) noexcept nogil:
     # Without the key's latch the answer may be out of date when it is used.
     return entry.state & 1
+
+
+cdef inline bint is_lent(const entry_t* entry) noexcept nogil:
+    return entry.state >= LENT_ALONE
+
+
+cdef inline int lent_to(const entry_t* entry) noexcept nogil:
+    # The number of workers, for a key that is lent.
+    return 1 if entry.state == LENT_ALONE else (entry.state - LENT) // LENT_STEP + 1
 
 
 cdef inline slab_t* slab_for(const store_t* store, key_t key) noexcept nogil:

@@ -94,7 +94,7 @@ cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) no
     cdef entry_t* entry = &view.entries[key]
     cdef bint owned
     lock_entry(view, entry)
-    owned = entry.state == OWNED
+    owned = entry.state == OWNED or (kind == PULL and is_lent(entry))
     if owned:
         access_owned(view, kind, key, entry, value)
     unlock_entry(entry)
@@ -120,6 +120,8 @@ cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry
     elif entry.state == REPLICATED and kind == PUSH:
         push_replica(&store.replicas, entry.slot, value, weight)
         tally.replicated += 1
+    elif kind == PULL and is_lent(entry):
+        read_value(store, key, entry.slot, value)
     else:
         return False
     return True
@@ -285,7 +287,7 @@ def count_lengths(lengths):
 
 cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
     cdef const entry_t* entry = &store.entries[key]
-    return entry.state == OWNED or (entry.state == REPLICATED and entry.route == store.rank)
+    return entry.state == OWNED or is_lent(entry) or (entry.state == REPLICATED and entry.route == store.rank)
 
 
 cdef inline bint is_written(const store_t* store, key_t key) noexcept nogil:

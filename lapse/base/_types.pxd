@@ -17,6 +17,7 @@ cdef enum status_t:
     FAILED = 3          # the server has failed: some rank reported an error
     INTERRUPTED = 4     # a Python signal handler raised (main thread)
     CLOSED = 5
+    BORROWS = 6         # the worker has borrowed values, and must return them before it waits
 
 
 cdef enum:

@@ -1,5 +1,7 @@
 """Floor 2. What a rank keeps of each key that is on its way here: waiting localizes, parked operations, the successor.
 
+A key that is lent to workers is on its way from them, once somebody waits for it.
+
 All inline, for `_relocation`, which calls these under a key's latch.
 """
 
@@ -39,6 +41,7 @@ cdef struct arrival_t:
     int32_t successor   # the rank that gets the key next; -1: none asked yet. There is never a second one
     uint32_t slot       # of the value, once it has landed; the number of the next unused record while unused
     uint16_t credited_to
+    uint8_t lent_to     # how many workers have the value, which is here, in `slot`; 0: it comes from another rank
 
 
 cdef struct arrivals_t:
@@ -83,6 +86,7 @@ cdef inline uint32_t open_arrival(arrivals_t* arrivals) noexcept nogil:
     arrival.waiters = NULL
     arrival.successor = -1
     arrival.slot = NO_SLOT
+    arrival.lent_to = 0
     return number
 
 

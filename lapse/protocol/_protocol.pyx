@@ -11,7 +11,7 @@ from lapse.protocol._combining cimport ADAGRAD_RULE, ADAPTIVE_RULE, SUM_RULE, pr
 from lapse.protocol._rounds cimport rounds_t
 from lapse.storage._replicas cimport add_home_vectors, set_levels
 from lapse._store cimport store_t, value_bytes
-from lapse.base._sync cimport store as atomic_store, store32
+from lapse.base._sync cimport load, store as atomic_store, store32
 from lapse.base._types cimport OK, SET
 
 
@@ -91,7 +91,9 @@ cdef class Protocol:
     @property
     def relocations(self):
         """The counters of relocation, by name."""
-        return <dict>self.c.relocation.counters
+        counters = <dict>self.c.relocation.counters
+        counters["given_away"] += load(&self.c.relocation.given_away_by_workers)
+        return counters
 
     def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
                         double clip=0.0, str combine="sum", double constant=0.0, str wire="same", levels=None):

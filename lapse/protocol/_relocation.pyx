@@ -1,6 +1,6 @@
 """Floor 2. Relocation: what a rank does with a key that may be elsewhere, on each local request and on each message."""
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -15,9 +15,10 @@ from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arriv
                                        free_arrivals, open_arrival, park, parked_t, prepare_arrivals, waiter_t, wake)
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
-                           is_here, lock_entry, note_owner, read_value, row_at, slab_for, slab_t, store_t, take_row,
-                           unlock_entry, value_bytes)
-from lapse.base._types cimport LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
+                           is_here, is_lent, lent_to, lock_entry, note_owner, read_value, row_at, slab_for, slab_t,
+                           store_t, take_row, unlock_entry, value_bytes)
+from lapse.base._sync cimport fetch_add
+from lapse.base._types cimport FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport prefetch
 
 cdef enum:
@@ -57,6 +58,63 @@ cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcep
     return status
 
 
+# Lent keys -----------------------------------------------------------------------------------------------
+
+cdef inline bint is_readable(const relocation_t* relocation, const entry_t* entry, uint32_t* slot) noexcept nogil:
+    """Under the key's latch: whether a pull can be answered now, and from where.
+
+    Of a lent key it reads what the workers have changed so far. It never waits for their return: a worker that has
+    lent keys itself may be the one that waits.
+    """
+    cdef arrival_t* arrival
+    slot[0] = entry.slot
+    if entry.state == ARRIVING:
+        arrival = arrival_at(&relocation.arrivals, entry.slot)
+        slot[0] = arrival.slot
+        return arrival.lent_to > 0
+    return entry.state == OWNED or is_lent(entry)
+
+
+cdef int await_return(relocation_t* relocation, key_t key, entry_t* entry) noexcept nogil:
+    """Under the key's latch: from now on a lent key is arriving, from the workers that have it."""
+    cdef rank_t* state = relocation.state
+    cdef uint32_t number
+    cdef arrival_t* arrival
+    if not is_lent(entry):
+        return OK
+    number = open_arrival(&relocation.arrivals)
+    if number == NO_ARRIVAL:
+        return NO_MEMORY
+    arrival = arrival_at(&relocation.arrivals, number)
+    arrival.slot = entry.slot
+    arrival.lent_to = <uint8_t>lent_to(entry)
+    arrival.credited_to = <uint16_t>state.rank
+    acquire_credits(&state.flow, state.rank, amount_of(state, key))
+    entry.slot = number
+    entry.state = ARRIVING
+    return OK
+
+
+cdef int take_back(relocation_t* relocation, key_t key) noexcept nogil:
+    """A worker returns a key for which somebody waits."""
+    cdef rank_t* state = relocation.state
+    cdef entry_t* entry = &state.store.entries[key]
+    cdef arrival_t* arrival
+    lock_entry(state.store, entry)
+    if entry.state != ARRIVING:
+        unlock_entry(entry)
+        return FAILED
+    arrival = arrival_at(&relocation.arrivals, entry.slot)
+    if not arrival.lent_to:
+        unlock_entry(entry)
+        return FAILED
+    arrival.lent_to -= 1
+    if arrival.lent_to:
+        unlock_entry(entry)
+        return OK
+    return end_arrival(relocation, state, key, entry, False)
+
+
 # Requests of this rank's own workers, one key a step ----------------------------------------------------
 
 cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, uint32_t position,
@@ -71,14 +129,19 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
     cdef entry_t* entry = &store.entries[key]
     cdef size_t size = value_bytes(store, key)
     cdef int32_t destination
+    cdef uint32_t slot
     cdef int status = OK
     cdef bint latched = True
     lock_entry(state.store, entry)
-    if entry.state == OWNED:
-        if operation.kind == PULL:
-            read_value(store, key, entry.slot, output_of(state, operation, position))
-        else:
-            change_value(store, key, &entry.slot, operation.kind, given)
+    if operation.kind != PULL:
+        status = await_return(relocation, key, entry)
+    if status != OK:
+        pass
+    elif operation.kind == PULL and is_readable(relocation, entry, &slot):
+        read_value(store, key, slot, output_of(state, operation, position))
+        done[0] += 1
+    elif entry.state == OWNED:
+        change_value(store, key, &entry.slot, operation.kind, given)
         done[0] += 1
     elif entry.state == ARRIVING:
         acquire_credits(&state.flow, state.rank, amount_of(state, key))
@@ -148,6 +211,8 @@ cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t ke
     cdef int status = OK
     lock_entry(state.store, entry)
     if is_here(entry):
+        done[0] += 1
+    elif entry.state == ARRIVING and arrival_at(&relocation.arrivals, entry.slot).lent_to:
         done[0] += 1
     elif entry.state == ARRIVING:
         if not add_waiter(arrival_at(&relocation.arrivals, entry.slot), operation):
@@ -252,13 +317,14 @@ cdef inline int pull_one(relocation_t* relocation, rank_t* state, frame_t* frame
                          int64_t* done) noexcept nogil:
     """Answer, park or send on a pull of one key; `answer` is the place of the next record in an open frame."""
     cdef entry_t* entry = &state.store.entries[record.key]
+    cdef uint32_t slot
     cdef int status = OK
     lock_entry(state.store, entry)
-    if entry.state == OWNED:
+    if is_readable(relocation, entry, &slot):
         if answer != NULL:
-            answer[0] = write_answer(state, record, entry.slot, answer[0])
+            answer[0] = write_answer(state, record, slot, answer[0])
         else:
-            status = answer_pull(state, frame.header, record.key, record.position, entry.slot)
+            status = answer_pull(state, frame.header, record.key, record.position, slot)
         done[0] += 1
     elif entry.state == ARRIVING:
         if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0):
@@ -311,7 +377,11 @@ cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t sour
     cdef int status = OK
     cdef int32_t to
     lock_entry(state.store, entry)
-    if entry.state == OWNED:
+    if is_lent(entry):
+        status = await_return(relocation, record.key, entry)
+    if status != OK:
+        pass
+    elif entry.state == OWNED:
         change_value(state.store, record.key, &entry.slot, frame.kind, given)
         done[0] += 1
         amount[0] += amount_of(state, record.key)
@@ -409,6 +479,9 @@ cdef int hand_over(relocation_t* relocation, rank_t* state, int32_t source, key_
     """The old owner's step. Takes over the key's latch and releases it."""
     cdef arrival_t* arrival
     cdef uint32_t slot
+    if await_return(relocation, key, entry) != OK:
+        unlock_entry(entry)
+        return NO_MEMORY
     if entry.state == OWNED:
         slot = entry.slot
         entry.slot = NO_SLOT
@@ -473,20 +546,28 @@ cdef int on_transfer(relocation_t* relocation, int32_t source, frame_t* frame) n
 
 
 cdef int land(relocation_t* relocation, rank_t* state, int32_t source, key_t key, uint32_t slot) noexcept nogil:
-    """A key arrives: serve what is parked in order, wake the localizes, keep the key or pass it on."""
+    """A key arrives from another rank."""
     cdef entry_t* entry = &state.store.entries[key]
-    cdef arrival_t* arrival
-    cdef waiter_t* waiters
-    cdef uint32_t number
-    cdef int32_t successor
-    cdef int status = OK
     lock_entry(state.store, entry)
     if entry.state != ARRIVING:
         unlock_entry(entry)
         return protocol_error(state, source, "the transfer of a key that nobody here asked for", key)
-    number = entry.slot
-    arrival = arrival_at(&relocation.arrivals, number)
-    arrival.slot = slot
+    arrival_at(&relocation.arrivals, entry.slot).slot = slot
+    return end_arrival(relocation, state, key, entry, True)
+
+
+cdef int end_arrival(relocation_t* relocation, rank_t* state, key_t key, entry_t* entry,
+                     bint from_elsewhere) noexcept nogil:
+    """The value is here: serve what is parked in order, wake the localizes, keep the key or pass it on.
+
+    Takes over the key's latch and releases it. Called by the thread that drives the communication for what comes from
+    elsewhere, and by any worker for what was lent.
+    """
+    cdef uint32_t slot, number = entry.slot
+    cdef arrival_t* arrival = arrival_at(&relocation.arrivals, number)
+    cdef waiter_t* waiters
+    cdef int32_t successor
+    cdef int status = OK
     while arrival.first != NULL and status == OK:
         status = serve_parked(state, key, entry, arrival)
     waiters = arrival.waiters
@@ -499,14 +580,19 @@ cdef int land(relocation_t* relocation, rank_t* state, int32_t source, key_t key
     else:
         entry.state = ABSENT
         entry.slot = NO_SLOT
+        if not from_elsewhere:
+            note_owner(state.store, key, False)
     unlock_entry(entry)
-    relocation.counters.arrived += 1
     release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
     close_arrival(&relocation.arrivals, number)
     wake(waiters)
+    if from_elsewhere:
+        relocation.counters.arrived += 1
+        relocation.counters.passed_on += successor >= 0
+        relocation.counters.given_away += successor >= 0
+    elif successor >= 0:
+        fetch_add(&relocation.given_away_by_workers, 1)
     if successor >= 0 and status == OK:
-        relocation.counters.passed_on += 1
-        relocation.counters.given_away += 1
         status = send_value(state, key, slot, successor)
     return status
 

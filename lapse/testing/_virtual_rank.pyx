@@ -15,13 +15,14 @@ from lapse.messaging._kinds import MESSAGE_KINDS
 from lapse.messaging._messages cimport frame_t
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
 from lapse.messaging._operations cimport complete
+from lapse.protocol._lending cimport lend_keys, take_keys_back
 from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
 from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
 from lapse.storage._segment cimport Segment
 from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, is_reachable, read_reachable
 from lapse.base._sync cimport fetch_add, load
-from lapse.base._types cimport LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
+from lapse.base._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
 
 KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
@@ -182,6 +183,26 @@ cdef class VirtualRank:
             return OK
         return request_sync(&self.protocol.c.replication.rounds, &call.last_round)
 
+    def borrow(self, int64_t key, bint shared=False):
+        """The value of a key, as an array in place, which the rank lends until `give_back`; None if it does not."""
+        cdef void* value
+        if lend_keys(&self.protocol.c.relocation, shared, &key, 1, &value):
+            return None
+        size = int(self.store.value_length(key)) * self.store.dtype.itemsize
+        return np.frombuffer(<char[:size]><char*>value, dtype=self.store.dtype)
+
+    def give_back(self, int64_t key):
+        """Return a borrowed key."""
+        cdef void* value = <void*>1
+        cdef int64_t done, awaited
+        cdef int status
+        with nogil:
+            status = take_keys_back(&self.protocol.c.relocation, &key, 1, &value, &done, &awaited)
+        if status == FAILED:
+            raise ValueError(f"key {key} is not lent")
+        if status != OK:
+            raise MemoryError("no memory for a step of the protocol")
+
     @property
     def runs_ahead(self):
         """Whether workers would have to wait before the next push."""
@@ -246,8 +267,8 @@ cdef class VirtualRank:
         return kinds
 
     def state(self, int64_t key):
-        """What this rank knows of a key: "absent", "owned" or "arriving"."""
-        return STATES[self.store.c.entries[key].state]
+        """What this rank knows of a key: "absent", "owned", "arriving", "replicated", or "lent"."""
+        return STATES.get(self.store.c.entries[key].state, "lent")
 
     def route(self, int64_t key):
         """At the key's home the last rank that asked for it, elsewhere the home."""

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport int64_t
 
-from lapse.worker._caller cimport Caller
+from lapse.worker._borrower cimport Borrower
 from lapse.base._types cimport key_t, operation_t
 
 
-cdef class Door(Caller):
-    # Every function raises as its Python twin does, and may be called without the
+cdef class Door(Borrower):
+    # What may be borrowed is in `Borrower`. Every function raises as its Python twin does, and may be called without the
     # GIL. `operation` receives a handle for `wait_for`, or NULL if the call is done already;
     # without a place for it nobody waits for this one (`wait_everything` and the end of `run` do).
     # `keys`, `updates` and `values` may be reused on return; `out` is written until the operation

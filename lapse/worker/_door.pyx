@@ -10,7 +10,7 @@ from lapse.worker._slot_operations cimport give_back, is_finished, let_go
 cdef int64_t MAX_PREPARED = <int64_t>1 << 40    # keys of one sample
 
 
-cdef class Door(Caller):
+cdef class Door(Borrower):
     """The part of a worker that kernels use. Nothing of it is for users of Python."""
 
     cdef int pull_keys(self, const key_t* keys, Py_ssize_t count, void* out,

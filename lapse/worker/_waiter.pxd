@@ -22,6 +22,7 @@ cdef class Waiter:
     cdef worker_slot_t* worker_slot
     cdef object handles             # deque of Python handles of operations that may not be done
     cdef object interrupt           # what a signal handler raised while a call held no GIL
+    cdef int64_t num_borrowed       # values that this thread has borrowed and not returned; it may not wait then
     cdef unsigned long thread
     cdef bint any_thread
     cdef bint retired

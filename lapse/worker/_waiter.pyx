@@ -13,7 +13,7 @@ from lapse.protocol._rank cimport rank_t
 from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead
 from lapse.worker._slot_operations cimport is_finished
 from lapse.base._sync cimport fetch_add32, load, load32, now
-from lapse.base._types cimport CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, SYNC, TIMED_OUT
+from lapse.base._types cimport BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, SYNC, TIMED_OUT
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -93,6 +93,8 @@ cdef class Waiter:
             self.raise_status(CLOSED)
         if is_broken(self.comm.failure):
             self.raise_status(FAILED)
+        if self.num_borrowed:
+            self.raise_status(BORROWS)
         return 0
 
     # Waiting -------------------------------------------------------------------------------------------------------
@@ -102,6 +104,8 @@ cdef class Waiter:
         cdef int64_t* waited
         cdef bint reported = False
         cdef int status
+        if self.num_borrowed:
+            return self.check(BORROWS)
         if ready(what):
             return OK
         waited = self.clock_of(ready, what)  # when it is done, an operation may belong to somebody else already
@@ -172,7 +176,7 @@ cdef class Waiter:
         return 0
 
     cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil:
-        cdef int status = TIMED_OUT
+        cdef int status = BORROWS if self.num_borrowed else TIMED_OUT
         cdef int64_t began = now()
         while status == TIMED_OUT:
             status = self.comm.wait(self.worker_slot, ready, what, SIGNAL_EVERY)
@@ -212,6 +216,9 @@ cdef class Waiter:
             raise interrupt
         if status == CLOSED:
             raise ClosedError("the server is closed")
+        if status == BORROWS:
+            raise RuntimeError(f"worker {self.id} may not wait while it has borrowed {self.num_borrowed} values, because "
+                               "others may wait for them: return_keys first")
         raise self.comm.failure.error()
 
 

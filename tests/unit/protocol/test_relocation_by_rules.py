@@ -31,6 +31,7 @@ class Ranks(RuleBasedStateMachine):
         self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
         self.calls = []
+        self.lent = []  # (rank, key)
         self.sums = np.zeros(NUM_KEYS)
 
     def begin(self, rank, kind, keys, values=None):
@@ -61,6 +62,21 @@ class Ranks(RuleBasedStateMachine):
             self.unfinished.popleft()
         self.channels.collect(rank)
 
+    @rule(rank=st.integers(0, 3), key=KEYS, shared=st.booleans(), number=st.integers(1, 9))
+    def borrow(self, rank, key, shared, number):
+        value = self.ranks[rank % self.size].borrow(key, shared)
+        if value is not None:
+            self.sums[key] += number
+            value += number
+            self.lent.append((rank % self.size, key))
+
+    @precondition(lambda self: self.lent)
+    @rule(which=st.integers(0, 10))
+    def give_back(self, which):
+        rank, key = self.lent.pop(which % len(self.lent))
+        self.ranks[rank].give_back(key)
+        self.channels.collect(rank)
+
     @precondition(lambda self: self.channels)
     @rule(which=st.integers(0, 20))
     def deliver(self, which):
@@ -70,14 +86,17 @@ class Ranks(RuleBasedStateMachine):
     def a_key_has_at_most_one_owner(self):
         for key in range(NUM_KEYS):
             states = [rank.state(key) for rank in getattr(self, "ranks", [])]
-            assert states.count("owned") <= 1
-            assert not states or states.count("owned") + states.count("arriving") >= 1 or self.channels
+            here = states.count("owned") + states.count("lent")
+            assert here <= 1
+            assert not states or here + states.count("arriving") >= 1 or self.channels
 
     def teardown(self):
         if not hasattr(self, "ranks"):
             return
         while self.unfinished:
             self.step(0)
+        while self.lent:
+            self.give_back(0)
         for _ in range(10_000):
             if not self.channels:
                 break

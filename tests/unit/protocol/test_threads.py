@@ -133,6 +133,48 @@ def test_concurrent_steps_end_with_exact_sums(size, lengths):
         assert all(rank.at_rest for rank in ranks.ranks)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 3000])
+def test_values_that_are_lent_change_exactly_while_others_push_and_localize_them(size, length):
+    num_keys = 4
+
+    def program(ranks, rank, random):
+        calls = []
+        for _ in range(60):
+            key = int(random.integers(num_keys))
+            kind = str(random.choice(["push", "borrow", "borrow", "localize", "pull"]))
+            if kind == "borrow":
+                value = ranks.ranks[rank].borrow(key)
+                if value is None:
+                    continue
+                for _ in range(int(random.integers(1, 4))):
+                    value += 1
+                    time.sleep(0)
+                    with lock:
+                        sums[key] += 1
+                ranks.ranks[rank].give_back(key)
+                continue
+            values = np.ones(length) if kind == "push" else None
+            calls.append(ranks.call(rank, random, kind, [key], values))
+            if kind == "push":
+                with lock:
+                    sums[key] += 1
+            if len(calls) >= 10:
+                ranks.finish(calls)
+                calls.clear()
+        ranks.finish(calls)
+
+    for seed in range(ROUNDS):
+        sums, lock = np.zeros(num_keys), threading.Lock()
+        ranks = ThreadedRanks(size, num_keys, length, seed, sharing=seed % 3 + 1)
+        ranks.run(3, program)
+        for key in range(num_keys):
+            owners = [rank for rank in ranks.ranks if rank.state(key) == "owned"]
+            assert len(owners) == 1
+            assert (owners[0].value(key) == sums[key]).all()
+        assert all(rank.at_rest for rank in ranks.ranks)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_concurrent_workers_read_their_own_waited_writes_and_no_torn_values(size):
     def program(ranks, rank, random):

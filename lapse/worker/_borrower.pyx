@@ -1,0 +1,46 @@
+"""Floor 4. Values that a worker changes where they are."""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from lapse.protocol._lending cimport lend_keys, take_keys_back
+from lapse.base._types cimport FAILED
+
+
+cdef class Borrower(Caller):
+    """One thread that borrows values. A borrowed value counts as pulled, a returned one as pushed."""
+
+    cdef Py_ssize_t borrow_keys(self, const key_t* keys, Py_ssize_t count, bint shared, void** values) except -1 nogil:
+        cdef int64_t lent
+        memset(values, 0, count * sizeof(void*))
+        self.first_bad_key(keys, count)
+        self.check(self.may_start(NULL))
+        lent = count - lend_keys(&self.protocol.relocation, shared, keys, count, values)
+        self.num_borrowed += lent
+        self.worker_slot.counters.pulled_keys += lent
+        self.worker_slot.counters.pulled_local += lent
+        return count - lent
+
+    cdef int return_keys(self, const key_t* keys, Py_ssize_t count, void** values) except -1 nogil:
+        cdef int64_t i, done, awaited, returned = 0
+        cdef int status
+        for i in range(count):
+            if values[i] != NULL:
+                self.first_bad_key(keys + i, 1)
+                returned += 1
+        if returned > self.num_borrowed:
+            with gil:
+                raise ValueError(f"{returned} values are returned, but worker {self.id} has borrowed "
+                                 f"{self.num_borrowed}: return each once")
+        status = take_keys_back(&self.protocol.relocation, keys, count, values, &done, &awaited)
+        for i in range(done, count):
+            returned -= values[i] != NULL
+        self.num_borrowed -= returned
+        self.worker_slot.counters.pushed_keys += returned
+        self.worker_slot.counters.pushed_local += returned
+        if awaited:
+            self.nudge(awaited)
+        if status == FAILED:
+            with gil:
+                raise ValueError(f"key {keys[done]} is not lent: return what borrow_keys gave an address for, once")
+        return self.check(status)
