@@ -169,7 +169,7 @@ def against_arrays(kv, context: Context, plan, graph: str, arrays) -> list[Row]:
             unit="s/epoch",
             reference_name=ARRAYS,
             workers=plan.args.workers,
-            target=at_most(1.3),
+            target=at_most(1.25),
         )
     ]
 

@@ -30,6 +30,7 @@ cdef class Pipeline:
     cdef int take_turn(self, bint prepares, bint trains) except -1 nogil
     cdef int wait(self, int operation) except -1 nogil
     cdef int settle(self) except -1
+    cdef int give_back(self) except -1 nogil
 
     # What a kernel does with the batch in a slot.
     cdef int prepare(self, int slot) except -1 nogil

@@ -48,6 +48,10 @@ cdef class Pipeline:
         """No more data follow: call `advance` for the batch that is being filled, if it has any."""
         return 0
 
+    cdef int give_back(self) except -1 nogil:
+        """Return what the kernel has borrowed: nothing follows, or an error ends the training."""
+        return 0
+
     @property
     def computing_seconds(self):
         """How long computing has taken: `slow_down` times its CPU time; 0 if it is neither timed nor stretched."""
@@ -102,6 +106,7 @@ cdef class Pipeline:
                 self.close_last()
                 while self.num_prepared:
                     self.take_turn(False, True)
+                self.give_back()
                 self.wait(0)
                 self.wait(1)
                 if self.kv is not None:
@@ -146,10 +151,11 @@ cdef class Pipeline:
         return 0
 
     cdef int settle(self) except -1:
-        """After an error: nothing may write into the kernel's memory any more when it is freed."""
+        """After an error: nothing may write into the kernel's memory any more when it is freed, nor stay borrowed."""
         cdef int i
         for i in range(2):
             if self.operations[i] != NULL:
                 self.kv.cancel(self.operations[i])
                 self.operations[i] = NULL
+        self.give_back()
         return 0

@@ -5,11 +5,15 @@ pulls the values of its rows and columns, each once, trains its ratings one afte
 inside a batch the result is that of sequential stochastic gradient descent. Batches are prepared ahead of their turn
 (see `_pipeline.pyx`): then their columns are localized. The batches are the same whichever rank holds the parameters.
 
+If nobody else uses the rows and columns meanwhile, as in a sub-epoch of DSGD, and all of them are on this rank, the
+worker borrows them and trains them where they are: no value is copied. If some are elsewhere, batches set what they
+have trained, instead of pushing changes: so the result is the same, to the last bit.
+
 A push is waited for before the next pull. (It is done at once if the keys are on this rank.) So a worker always reads
 its own updates, and if no two workers share a key, as in DSGD, the result is exact under every management technique.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -21,7 +25,13 @@ from lapse.apps.mf._model cimport Model, check_order, mf_evaluate, mf_subtract, 
 cdef enum:
     # Numbers of the pipeline's operations: both use `values`.
     PULLING = 0
-    PUSHING = 1
+    PUSHING = 1     # or setting
+
+cdef enum:
+    TRAINED_AT_ONCE = 1024      # ratings that are put in order before they are trained in place
+    # Distances of rows and columns that have none, below all others:
+    NOT_BORROWED = -0x7FFFFFFF
+    WANTED = -0x7FFFFFFE
 
 
 cdef struct batch_t:
@@ -57,6 +67,8 @@ cdef class Trainer(Pipeline):
         How many batches are prepared before the first of them is trained.
     localize
         Per column, uint8: whether it is localized when a batch with it is prepared.
+    exclusive
+        Whether nobody else uses the rows and columns of the ratings between a call of `train` and `finish`.
     slow_down, is_timed
         See `Pipeline.set_pace`.
 
@@ -78,12 +90,18 @@ cdef class Trainer(Pipeline):
     cdef float* values
     cdef float* pulled          # what they were
 
+    cdef bint exclusive, in_place
+    cdef int64_t num_borrowed
+    cdef key_t* borrowed        # rows and columns, in the order in which they were needed
+    cdef void** addresses       # of their values
+    cdef int32_t* distances     # per row of the worker, then per column: of its value from the first one, in values
+
     cdef readonly int64_t trained
 
     def __init__(self, Worker kv, Model model, const int32_t[::1] rows, const int32_t[::1] columns,
                  const float[::1] ratings, *, key_t first_row, int64_t num_rows, key_t first_column,
                  int64_t num_columns, int64_t batch, int lookahead, const uint8_t[::1] localize,
-                 double slow_down=1.0, bint is_timed=False):
+                 bint exclusive=False, double slow_down=1.0, bint is_timed=False):
         if batch < 1 or localize.shape[0] != num_columns:
             raise ValueError(f"batch is {batch}, but must be at least 1; localize has {localize.shape[0]} elements for "
                              f"{num_columns} columns")
@@ -97,6 +115,9 @@ cdef class Trainer(Pipeline):
         self.set_lookahead(lookahead)
         self.set_pace(slow_down, is_timed)
         self._allocate()
+        self.exclusive = self.in_place = exclusive
+        if exclusive:
+            self._allocate_in_place()
 
     cdef int _check_ratings(self) except -1:
         cdef int64_t i
@@ -120,6 +141,15 @@ cdef class Trainer(Pipeline):
             self._allocate_batch(&self.batches[i])
         return 0
 
+    cdef int _allocate_in_place(self) except -1:
+        cdef int64_t i, count = self.num_rows + self.num_columns
+        self.borrowed = <key_t*>allocate(count, sizeof(key_t))
+        self.addresses = <void**>allocate(count, sizeof(void*))
+        self.distances = <int32_t*>allocate(count, sizeof(int32_t))
+        for i in range(count):
+            self.distances[i] = NOT_BORROWED
+        return 0
+
     cdef int _allocate_batch(self, batch_t* batch) except -1:
         batch.rows = <int32_t*>allocate(self.max_ratings, sizeof(int32_t))
         batch.columns = <int32_t*>allocate(self.max_ratings, sizeof(int32_t))
@@ -140,6 +170,9 @@ cdef class Trainer(Pipeline):
         free(self.places)
         free(self.values)
         free(self.pulled)
+        free(self.borrowed)
+        free(self.addresses)
+        free(self.distances)
 
     def train(self, const int64_t[::1] order, float rate):
         """Train ratings in the given order; up to `lookahead` batches stay prepared.
@@ -155,6 +188,9 @@ cdef class Trainer(Pipeline):
         check_order(order, self.ratings.shape[0])
         try:
             with nogil:
+                self.wait(PUSHING)  # of what may be borrowed now
+                while begin < order.shape[0] and self.in_place:
+                    begin += self._train_in_place(&order[begin], order.shape[0] - begin, rate)
                 while begin < order.shape[0]:
                     begin += self._add_batch(&order[begin], order.shape[0] - begin, rate)
         except BaseException:
@@ -232,13 +268,93 @@ cdef class Trainer(Pipeline):
         cdef int64_t elements = batch.num_keys * self.model.c.length
         self.wait(PULLING)
         self.begin_computing()
-        memcpy(self.pulled, self.values, elements * sizeof(float))
+        if not self.exclusive:
+            memcpy(self.pulled, self.values, elements * sizeof(float))
         self.model.step(self.values, batch.rows, batch.columns, batch.ratings, batch.size, batch.rate)
-        mf_subtract(self.values, self.pulled, elements)
+        if not self.exclusive:
+            mf_subtract(self.values, self.pulled, elements)
         self.end_computing()
-        self.kv.push_keys(batch.keys, batch.num_keys, self.values, &self.operations[PUSHING])
+        if self.exclusive:
+            self.kv.set_keys(batch.keys, batch.num_keys, self.values, &self.operations[PUSHING])
+        else:
+            self.kv.push_keys(batch.keys, batch.num_keys, self.values, &self.operations[PUSHING])
         self.trained += batch.size
         return 0
+
+    # --- in place
+
+    cdef int64_t _train_in_place(self, const int64_t* order, int64_t size, float rate) except -1 nogil:
+        """Train the first ratings; returns how many. None if a value is not lent: from then on values are copied."""
+        cdef batch_t* batch = self.batches
+        size = min(min(<int64_t>TRAINED_AT_ONCE, self.max_ratings), size)
+        self.begin_computing()
+        self._gather(batch, order, size)
+        self.end_computing()
+        if not self._borrow(batch):
+            self.give_back()
+            self.in_place = False
+            return 0
+        self.begin_computing()
+        self._find_values(batch)
+        self.model.step(<float*>self.addresses[0], batch.rows, batch.columns, batch.ratings, size, rate)
+        self.end_computing()
+        self.trained += size
+        return size
+
+    cdef void _gather(self, batch_t* batch, const int64_t* order, int64_t size) noexcept nogil:
+        """Put ratings in order, and list the rows and columns that are not borrowed yet."""
+        cdef int64_t i
+        batch.size, batch.num_keys = size, 0
+        for i in range(size):
+            batch.ratings[i] = self.ratings[order[i]]
+            batch.rows[i] = self.rows[order[i]]
+            batch.columns[i] = self.columns[order[i]]
+            self._want(batch, batch.rows[i], self.first_row + batch.rows[i])
+            self._want(batch, self.num_rows + batch.columns[i], self.first_column + batch.columns[i])
+
+    cdef inline void _want(self, batch_t* batch, int64_t number, key_t key) noexcept nogil:
+        if self.distances[number] == NOT_BORROWED:
+            self.distances[number] = WANTED
+            self.borrowed[self.num_borrowed + batch.num_keys] = key
+            batch.num_keys += 1
+
+    cdef bint _borrow(self, batch_t* batch) except -1 nogil:
+        """Borrow what the ratings need; whether all of it is here."""
+        cdef int64_t i, difference, size = self.model.c.length * sizeof(float), first = self.num_borrowed
+        cdef Py_ssize_t refused
+        if batch.num_keys == 0:
+            return True
+        self.num_borrowed += batch.num_keys
+        memset(self.addresses + first, 0, batch.num_keys * sizeof(void*))
+        refused = self.kv.borrow_keys(self.borrowed + first, batch.num_keys, False, self.addresses + first)
+        if refused:
+            return False
+        for i in range(first, self.num_borrowed):
+            difference = <char*>self.addresses[i] - <char*>self.addresses[0]
+            if not WANTED < difference // size <= INT32_MAX:
+                return False
+            self.distances[self._number_of(self.borrowed[i])] = <int32_t>(difference // size)
+        return True
+
+    cdef inline int64_t _number_of(self, key_t key) noexcept nogil:
+        return self.num_rows + key - self.first_column if key >= self.first_column else key - self.first_row
+
+    cdef void _find_values(self, batch_t* batch) noexcept nogil:
+        cdef int64_t i
+        for i in range(batch.size):
+            batch.rows[i] = self.distances[batch.rows[i]]
+            batch.columns[i] = self.distances[self.num_rows + batch.columns[i]]
+
+    cdef int give_back(self) except -1 nogil:
+        cdef int64_t i, count = self.num_borrowed
+        self.num_borrowed = 0
+        for i in range(count):
+            self.distances[self._number_of(self.borrowed[i])] = NOT_BORROWED
+        if count:
+            self.kv.return_keys(self.borrowed, count, self.addresses)
+        return 0
+
+    # --- evaluating
 
     cdef int64_t _evaluate_from(self, int64_t begin, mf_sums* sums) except -1 nogil:
         """Evaluate a batch; returns how many ratings it has."""

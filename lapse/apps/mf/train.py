@@ -182,7 +182,14 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
 
 
 def make_trainer(
-    kv: lapse.Worker, plan: Plan, part: Part, *, batch: int, lookahead: int = 0, localize: np.ndarray | None = None
+    kv: lapse.Worker,
+    plan: Plan,
+    part: Part,
+    *,
+    batch: int,
+    lookahead: int = 0,
+    localize: np.ndarray | None = None,
+    exclusive: bool = False,
 ) -> Trainer:
     """The kernel for some ratings of a worker."""
     first, end = plan.matrix.bounds[kv.id : kv.id + 2].tolist()
@@ -200,6 +207,7 @@ def make_trainer(
         batch=batch,
         lookahead=lookahead,
         localize=np.zeros(columns, np.uint8) if localize is None else localize,
+        exclusive=exclusive,
         **pace_options(plan.args),
     )
 
@@ -278,6 +286,7 @@ def train_epoch(
         batch=plan.args.batch,
         lookahead=plan.placement.lookahead,
         localize=plan.placement.localized_columns,
+        exclusive=plan.args.algorithm == "dsgd",
     )
     ratings = plan.matrix.num_training
     progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")

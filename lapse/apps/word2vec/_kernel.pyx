@@ -10,6 +10,10 @@ begins, and pushed when it ends, and so are the samples that are not replicated.
 some thousand pairs, and which rank owns the key meanwhile does not matter. Replicated keys, the words that everybody
 uses, are pulled and pushed by each unit, without leaving the rank. If nothing is replicated, a block is one unit.
 
+On one rank all vectors stay here for good. Then the workers borrow them together and train them where they are, as
+threads do that share an array (Niu, Recht, Re, Wright: *Hogwild!*, NIPS 2011): if two of them change a vector at the
+same moment, part of one change may be lost.
+
 Nothing waits for pushes. They are additive, so that none is lost; the worker's own next pull of a remote key goes the
 same way behind the push and in practice finds it applied. If it were to overtake, that pull would be stale by one
 block, which is what every other worker sees anyway.
@@ -19,7 +23,7 @@ centre word (for one pair the two roles are symmetric), and a negative that is t
 drawn again.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -49,6 +53,8 @@ cdef class Trainer(Pairs):
         Length of the vectors.
     localize
         Whether a block's keys are localized when it is prepared.
+    in_place
+        Whether vectors are borrowed and trained where they are, if all of them are on this rank.
     slow_down, is_timed
         See `Pipeline.set_pace`.
     **parameters
@@ -56,25 +62,27 @@ cdef class Trainer(Pairs):
     """
 
     cdef int dim, negative
-    cdef bint localize
+    cdef bint localize, in_place
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
     cdef key_t* sampled
     cdef int32_t* outputs       # of the unit at hand: per group the centre word's row and those of its negatives
     cdef sgns_scratch scratch
     cdef int64_t pulled_keys    # of the block that takes its turn
+    cdef key_t* borrowed        # all keys, if they are borrowed
+    cdef void** addresses       # of their values
 
     cdef readonly int64_t pairs
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, double slow_down=1.0, bint is_timed=False,
+    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, double slow_down=1.0, bint is_timed=False,
                  **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
         self.kv = kv
         self.dim, self.negative = dim, self.width - 1
-        self.localize = localize
+        self.localize, self.in_place = localize, in_place
         self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(max_rows * dim, sizeof(float))
@@ -85,6 +93,8 @@ cdef class Trainer(Pairs):
     def __dealloc__(self):
         free(self.rows)
         free(self.pulled)
+        free(self.borrowed)
+        free(self.addresses)
         free(self.sampled)
         free(self.outputs)
         free_scratch(&self.scratch)
@@ -102,10 +112,35 @@ cdef class Trainer(Pairs):
             The learning rate falls from one to the other over the sentences.
         """
         try:
+            if self.in_place and self.borrowed == NULL:
+                self._borrow()
             self.add_sentences(words, ends, alpha, alpha_end)
         except BaseException:
             self.settle()
             raise
+
+    cdef int _borrow(self) except -1:
+        """Borrow all vectors; if one of them is not here, they are pulled and pushed by units."""
+        cdef int64_t key, row, size = self.dim * sizeof(float), count = 2 * self.num_words
+        self.borrowed = <key_t*>allocate(count, sizeof(key_t))
+        self.addresses = <void**>allocate(count, sizeof(void*))
+        self.row_of_key = <int32_t*>allocate(count, sizeof(int32_t))
+        for key in range(count):
+            self.borrowed[key] = key
+        self.rows_are_keys = self.kv.borrow_keys(self.borrowed, count, True, self.addresses) == 0
+        for key in range(count if self.rows_are_keys else 0):
+            row = (<char*>self.addresses[key] - <char*>self.addresses[0]) // size
+            self.rows_are_keys &= -INT32_MAX <= row <= INT32_MAX
+            self.row_of_key[key] = <int32_t>row
+        if not self.rows_are_keys:
+            self.give_back()
+        self.in_place = self.rows_are_keys
+        return 0
+
+    cdef int give_back(self) except -1 nogil:
+        if self.addresses != NULL:
+            self.kv.return_keys(self.borrowed, 2 * self.num_words, self.addresses)
+        return 0
 
     cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
         if self.negative:
@@ -131,7 +166,8 @@ cdef class Trainer(Pairs):
                 self._hold_and_request_unit(block, &block.units[i])
             self._await_unit(block, &block.units[i])
             self._train_unit(&block.units[i])
-        self._push(&block.keys)
+        if block.keys.count:
+            self._push(&block.keys)
         return 0
 
     cdef int _hold_and_request_unit(self, block_t* block, unit_t* unit) except -1 nogil:
@@ -151,6 +187,8 @@ cdef class Trainer(Pairs):
         self.begin_computing()
         self.place_outputs(block, unit, self.sampled, self.outputs)
         self.pause_computing()  # messages are held
+        if self.rows_are_keys:
+            return 0
         self.kv.pull_keys(block.keys.keys + first, block.keys.count - first, self.rows + first * self.dim,
                           &self.operations[PULL_BLOCK])
         self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
@@ -158,6 +196,8 @@ cdef class Trainer(Pairs):
         return 0
 
     cdef int _await_unit(self, block_t* block, unit_t* unit) except -1 nogil:
+        if self.rows_are_keys:
+            return 0
         self.wait(PULL_BLOCK)
         self.wait(PULL_UNIT)
         self._note_pulled(self.pulled_keys, block.keys.count - self.pulled_keys)
@@ -170,8 +210,9 @@ cdef class Trainer(Pairs):
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
         self.begin_computing()
-        self.loss += sgns_train(self.rows, unit.groups, unit.num_groups, unit.inputs, self.outputs,
-                                self.dim, unit.alpha, False, &self.scratch)
+        self.loss += sgns_train(self.rows if not self.rows_are_keys else <float*>self.addresses[0], unit.groups,
+                                unit.num_groups, unit.inputs, self.outputs, self.dim, unit.alpha, self.rows_are_keys,
+                                &self.scratch)
         self.end_computing()
         self.pairs += unit.num_pairs
         if unit.replicated.count:

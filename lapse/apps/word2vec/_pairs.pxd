@@ -49,6 +49,7 @@ cdef class Pairs(Pipeline):
     cdef int window, width, block_units, negative_reuse
     cdef bint shares_negatives
     cdef bint rows_are_keys     # for a kernel that needs no rows of its own: no key is looked up
+    cdef int32_t* row_of_key    # for the same: the row that each key has for good; NULL: that of its number
     cdef const uint32_t[::1] keep
     cdef const uint8_t[::1] is_replicated
     cdef uint64_t subsample_state, window_state

@@ -141,6 +141,7 @@ cdef class Pairs(Pipeline):
         free(self.blocks)
         free(self.kept)
         free(self.input_rows)
+        free(self.row_of_key)
 
     cdef int unit_is_complete(self, unit_t* unit) except -1 nogil:
         """A step of the kernels that inherit, besides those of `Pipeline`, whose slots are blocks."""
@@ -269,7 +270,7 @@ cdef class Pairs(Pipeline):
 
     cdef inline int32_t _row(self, block_t* block, unit_t* unit, key_t key) noexcept nogil:
         if self.rows_are_keys:
-            return <int32_t>key
+            return <int32_t>key if self.row_of_key == NULL else self.row_of_key[key]
         return row_of(&unit.replicated if self.is_replicated[key] else &block.keys, key)
 
     # --- the open unit and the open block

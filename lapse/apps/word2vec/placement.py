@@ -51,10 +51,13 @@ class Placement(shared.Placement):
         Whether units may be long; see `LONG_UNIT`.
     block_units
         Units for which vectors are localized, pulled and pushed together.
+    in_place
+        Whether the workers of the only rank train the vectors where they are.
     """
 
     long_units: bool
     block_units: int
+    in_place: bool
 
 
 def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
@@ -78,6 +81,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         sampling=sampling,
         long_units=long_units,
         block_units=block_units,
+        in_place=ranks.count == 1,
     )
 
 
