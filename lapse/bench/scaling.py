@@ -130,8 +130,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         "--dilation",
         type=positive,
         metavar="X",
-        default=50.0,
-        help="how many times slower time goes; at least so many that the machine stays half idle (default: 50)",
+        help="how many times slower time goes; so many that the machine is half idle (default: that of the workload)",
     )
     add("--delay-us", type=positive, metavar="X", default=25.0, help="delay of the network, one way (default: 25)")
     add(
@@ -150,18 +149,25 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 def settings(options: dict, quick: bool) -> list[Setting]:
     """The runs that were asked for, the fewest hosts of each series first."""
     hosts, ranks = ([1, 2], [1]) if quick else (sorted(options["hosts"]), options["ranks_per_host"])
-    dilation, epochs = (4.0, 1) if quick else (options["dilation"], options["epochs"])
     link = Link(options["delay_us"], options["gigabits"] * 1000)
+    workloads = [WORKLOADS[name] for name in (["word2vec"] if quick else options["workload"])]
     return [
         Setting(
-            WORKLOADS[name], management, count, per_host, dilation, link, epochs or WORKLOADS[name].epochs,
-            options["seed"], options["limit"],
+            workload=workload,
+            management=management,
+            hosts=count,
+            ranks_per_host=per_host,
+            dilation=4.0 if quick else options["dilation"] or workload.dilation,
+            link=link,
+            epochs=1 if quick else options["epochs"] or workload.epochs,
+            seed=options["seed"],
+            timeout=options["limit"],
         )
-        for name in (["word2vec"] if quick else options["workload"])
+        for workload in workloads
         for management in options["management"]
         for per_host in ranks
         for count in hosts
-    ]  # fmt: skip
+    ]
 
 
 # --- running -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Workload:
         Of the program, beyond its defaults.
     epochs
         How many it trains.
+    dilation
+        How many times slower time goes, if nothing else is asked for: so that 8 hosts need half of two cores.
     quality
         A figure of the ``RESULT`` line, or of the last epoch.
     targets
@@ -45,6 +47,7 @@ class Workload:
     program: tuple[str, ...]
     options: tuple[str, ...] = ()
     epochs: int = 3
+    dilation: float = 10.0
     quality: str = "loss"
     targets: Mapping[int, float] = field(default_factory=dict)
     data: Callable[[Path | None, Path], tuple[str, ...]] = lambda folder, temporary: ()
@@ -84,6 +87,7 @@ WORKLOADS = {
             "word2vec",
             (*_APP, "lapse.apps.word2vec"),
             epochs=5,
+            dilation=50.0,
             targets={2: 1.8, 4: 3.4, 8: 6.0},
             data=text,
             quick=("--synthetic-words", "300", "--synthetic-length", "20000", *_WORDS),
@@ -93,6 +97,7 @@ WORKLOADS = {
             (*_APP, "lapse.apps.word2vec"),
             ("--synthetic-words", "100000", "--synthetic-length", "3000000", "--min-count", "1"),
             epochs=1,
+            dilation=20.0,
             targets={2: 1.8, 4: 3.2, 8: 5.5},
             quick=("--synthetic-words", "3000", "--synthetic-length", "20000", *_WORDS),
         ),
@@ -119,8 +124,8 @@ WORKLOADS = {
         Workload(
             "mf",
             (*_APP, "lapse.apps.mf"),
-            ("--rows", "200000", "--columns", "20000", "--entries", "20000000"),
-            epochs=3,
+            ("--rows", "50000", "--columns", "20000", "--entries", "20000000"),
+            epochs=2,
             quality="rmse",
             targets={2: 1.8, 4: 3.4, 8: 6.0},
             quick=("--entries", "20000"),
