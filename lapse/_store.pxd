@@ -20,14 +20,15 @@ from lapse.base._types cimport key_t, status_t
 
 cdef enum key_state:
     # Odd values: the value can be read here.
-    ABSENT = 0      # the value is elsewhere; `route` names the rank to ask
+    ABSENT = 0      # the value is elsewhere; `route` names the rank to ask, `slot` is for relocation to use
     OWNED = 1       # the value is here; without a slot it was never written and reads as zeros
     ARRIVING = 2    # a localize is under way; `slot` is the number of its arrival record
     REPLICATED = 3  # every rank has a copy, permanently; `slot` is the number of the replica
+    UNUSED = 5      # owned since this rank asked for the key, but no worker has used it; and states below LENT_ALONE
     # The value is here, but a worker of this rank changes it in place: nobody else does, and it stays until it is
     # returned. If somebody waits for that, the key is arriving, and its record says that it is lent.
-    LENT_ALONE = 5  # to one worker
-    LENT = 7        # to a worker that others may join; with each of them the state grows by LENT_STEP
+    LENT_ALONE = 23  # to one worker
+    LENT = 25       # to a worker that others may join; with each of them the state grows by LENT_STEP
     LENT_TO_MOST = 255
 
 
@@ -115,6 +116,20 @@ cdef inline bint is_lent(const entry_t* entry) noexcept nogil:
 cdef inline int lent_to(const entry_t* entry) noexcept nogil:
     # The number of workers, for a key that is lent.
     return 1 if entry.state == LENT_ALONE else (entry.state - LENT) // LENT_STEP + 1
+
+
+cdef inline bint is_unused(const entry_t* entry) noexcept nogil:
+    return UNUSED <= entry.state < LENT_ALONE
+
+
+cdef inline bint is_owned(const entry_t* entry) noexcept nogil:
+    return entry.state == OWNED or is_unused(entry)
+
+
+cdef inline void note_use(entry_t* entry) noexcept nogil:
+    # Under the key's latch, before a worker of this host uses a key.
+    if is_unused(entry):
+        entry.state = OWNED
 
 
 cdef inline slab_t* slab_for(const store_t* store, key_t key) noexcept nogil:

@@ -94,6 +94,7 @@ cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) no
     cdef entry_t* entry = &view.entries[key]
     cdef bint owned
     lock_entry(view, entry)
+    note_use(entry)
     owned = entry.state == OWNED or (kind == PULL and is_lent(entry))
     if owned:
         access_owned(view, kind, key, entry, value)
@@ -113,6 +114,7 @@ cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry
 
     A set of a replicated key is left to its home.
     """
+    note_use(entry)
     if entry.state == OWNED:
         access_owned(store, kind, key, entry, value)
     elif entry.state == REPLICATED and kind == PULL:
@@ -153,7 +155,7 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
     cdef uint32_t slot = entry.slot
     cdef char* row
     cdef size_t at, end
-    if slot == NO_SLOT:
+    if slot == NO_SLOT or entry.state == ABSENT:
         return
     row = store.replicas.all[slot].value if entry.state == REPLICATED else row_at(slab, slot)
     end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
@@ -216,6 +218,7 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         view = view_of(store, keys[i])
         entry = &view.entries[keys[i]]
         lock_entry(view, entry)
+        note_use(entry)
         if entry.state == OWNED:
             access_owned(view, kind, keys[i], entry, value)
             unlock_entry(entry)
@@ -287,7 +290,7 @@ def count_lengths(lengths):
 
 cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
     cdef const entry_t* entry = &store.entries[key]
-    return entry.state == OWNED or is_lent(entry) or (entry.state == REPLICATED and entry.route == store.rank)
+    return is_owned(entry) or is_lent(entry) or (entry.state == REPLICATED and entry.route == store.rank)
 
 
 cdef inline bint is_written(const store_t* store, key_t key) noexcept nogil:
@@ -598,7 +601,7 @@ cdef class Store:
             lock_entry(&self.c, entry)
             if entry.state == REPLICATED:
                 fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
-            elif entry.state == OWNED:
+            elif is_owned(entry):
                 change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
             unlock_entry(entry)
             at += value_bytes(&self.c, keys[i])
@@ -637,7 +640,7 @@ cdef class Store:
                 lock_entry(&self.c, entry)
                 if entry.state == REPLICATED:
                     fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
-                elif entry.state == OWNED:
+                elif is_owned(entry):
                     give_row_back(&self.c, slab_for(&self.c, key), entry.slot)
                     entry.slot = NO_SLOT
                 unlock_entry(entry)

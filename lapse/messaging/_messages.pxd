@@ -55,6 +55,8 @@ cdef extern from *:
              "you own these keys now; they were never written") \
         KIND(LOCATE_REPLY, 13, LAPSE_RELOCATION, "home -> origin", \
              "the recorded owners") \
+        KIND(CONTENDED, 14, LAPSE_RELOCATION, "any -> home", \
+             "let these keys come to you, and ACK when they are there: ranks ask for them in vain") \
         KIND(MAIL, 16, LAPSE_COMMUNICATION, "any -> any", \
              "bytes of a collective call") \
         KIND(FAILURE, 17, LAPSE_COMMUNICATION, "any -> any", \
@@ -150,6 +152,7 @@ cdef extern from *:
         TRANSFER "LAPSE_TRANSFER"
         TRANSFER_ZERO "LAPSE_TRANSFER_ZERO"
         LOCATE_REPLY "LAPSE_LOCATE_REPLY"
+        CONTENDED "LAPSE_CONTENDED"
         MAIL "LAPSE_MAIL"
         FAILURE "LAPSE_FAILURE"
         BYE "LAPSE_BYE"

@@ -6,9 +6,9 @@ All inline; `outbox` is that of the receiver. NO_MEMORY means that nothing was q
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from lapse.messaging._messages cimport (ACK, APPLIED, BYE, DELTA, FAILURE, HAND_OVER, LEAVING, LOCATE_REPLY, MAIL,
-                                        PULL_REPLY, REPLACE, ROUND_END, SUM, SUMS_END, TRANSFER, TRANSFER_ZERO, header_t,
-                                        make_header, record_t, with_kind)
+from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAILURE, HAND_OVER, LEAVING,
+                                        LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, SUM, SUMS_END, TRANSFER,
+                                        TRANSFER_ZERO, header_t, make_header, record_t, with_kind)
 from lapse.messaging._outbox cimport append_count, append_last, append_record, outbox_t
 from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
@@ -29,6 +29,10 @@ cdef inline int send_pull_reply(outbox_t* outbox, header_t request, key_t key, u
 
 cdef inline int send_ack(outbox_t* outbox, header_t request, int64_t positions, int64_t credits) noexcept nogil:
     return append_count(outbox, with_kind(request, ACK), <uint32_t>positions, <uint64_t>credits)
+
+
+cdef inline int send_contended(outbox_t* outbox, int32_t origin, uint64_t operation, key_t key) noexcept nogil:
+    return append_record(outbox, make_header(CONTENDED, <uint16_t>origin, 0, operation), <uint32_t>key, 0, NULL, 0)
 
 
 cdef inline int send_locate(outbox_t* outbox, int32_t origin, uint64_t operation, key_t key,

@@ -42,6 +42,8 @@ cdef struct arrival_t:
     uint32_t slot       # of the value, once it has landed; the number of the next unused record while unused
     uint16_t credited_to
     uint8_t lent_to     # how many workers have the value, which is here, in `slot`; 0: it comes from another rank
+    uint8_t wasted      # earlier relocations of the key to this rank, in a row
+    uint8_t is_used     # an operation of this rank was parked
 
 
 cdef struct arrivals_t:
@@ -86,7 +88,8 @@ cdef inline uint32_t open_arrival(arrivals_t* arrivals) noexcept nogil:
     arrival.waiters = NULL
     arrival.successor = -1
     arrival.slot = NO_SLOT
-    arrival.lent_to = 0
+    arrival.lent_to = arrival.wasted = 0
+    arrival.is_used = False
     return number
 
 
@@ -111,13 +114,13 @@ cdef inline bint add_waiter(arrival_t* arrival, operation_t* operation) noexcept
 cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* given,
                       size_t size) noexcept nogil:
     # under the key's latch
-    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (0 if request.kind == PULL else size))
+    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (size if given != NULL else 0))
     if parked == NULL:
         return False
     parked.next = NULL
     parked.request = request
     parked.position = position
-    if request.kind != PULL:
+    if given != NULL:
         memcpy(parked + 1, given, size)
     if arrival.last == NULL:
         arrival.first = parked

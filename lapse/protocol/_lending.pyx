@@ -1,8 +1,8 @@
 """Floor 2. Values that workers of this rank change where they are, between `lend_keys` and `take_keys_back`."""
 
 from lapse.protocol._relocation cimport take_back
-from lapse._store cimport (LENT, LENT_ALONE, LENT_STEP, LENT_TO_MOST, NO_SLOT, OWNED, entry_t, is_lent, lock_entry, row_at,
-                           slab_for, slab_t, store_t, take_row, unlock_entry)
+from lapse._store cimport (LENT, LENT_ALONE, LENT_STEP, LENT_TO_MOST, NO_SLOT, OWNED, entry_t, is_lent, lock_entry,
+                           note_use, row_at, slab_for, slab_t, store_t, take_row, unlock_entry)
 from lapse.base._types cimport OK
 from lapse.base._values cimport prefetch
 
@@ -35,6 +35,7 @@ cdef inline void* lend_key(store_t* store, bint shared, key_t key) noexcept nogi
     cdef slab_t* slab = slab_for(store, key)
     cdef void* value = NULL
     lock_entry(store, entry)
+    note_use(entry)
     if entry.state == OWNED:
         if entry.slot == NO_SLOT:
             entry.slot = take_row(store, slab, True)

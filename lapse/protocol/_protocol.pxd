@@ -40,9 +40,13 @@ cdef inline int ask(protocol_t* protocol, operation_t* operation, key_t key, uin
     return ask_owner(&protocol.relocation, operation, key, position, given, done, parked)
 
 
-cdef inline int localize(protocol_t* protocol, operation_t* operation, key_t key, int64_t* done) noexcept nogil:
-    """Ask for one key, or wait for it if it was asked for already, or find it here (`done` grows by one)."""
-    return localize_key(&protocol.relocation, operation, key, done)
+cdef inline int localize(protocol_t* protocol, operation_t* operation, key_t key, int64_t* done,
+                         int64_t* declined) noexcept nogil:
+    """Ask for one key, or wait for it if it was asked for already.
+
+    `done` grows by one if it is here, `declined` if it is contended and stays where it is.
+    """
+    return localize_key(&protocol.relocation, operation, key, done, declined)
 
 
 cdef inline int ask_location(protocol_t* protocol, operation_t* operation, key_t key, uint32_t position,

@@ -29,7 +29,8 @@ cdef struct relocation_t:
 cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, uint32_t position,
                    const char* given, int64_t* done, int64_t* parked) noexcept nogil
 cdef int take_back(relocation_t* relocation, key_t key) noexcept nogil
-cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done) noexcept nogil
+cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done,
+                      int64_t* declined) noexcept nogil
 cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil
 cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, char* at, uint32_t count) noexcept nogil
 cdef int handle_relocation(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil

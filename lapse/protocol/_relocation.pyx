@@ -5,18 +5,22 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
-from lapse.messaging._messages cimport (ACK, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO, credits_of,
-                                        frame_t, header_t, positions_of, record_t, with_kind)
+from lapse.messaging._messages cimport (ACK, CONTENDED, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO,
+                                        credits_of, frame_t, header_t, positions_of, record_t, with_kind)
 from lapse.messaging._operations cimport complete
 from lapse.messaging._outbox cimport close_frame, open_frame, outbox_t
-from lapse.messaging._senders cimport (send_ack, send_hand_over, send_localize, send_locate, send_locate_reply,
-                                       send_pull_reply, send_request, send_transfer, send_transfer_zero)
+from lapse.messaging._senders cimport (send_ack, send_contended, send_hand_over, send_localize, send_locate,
+                                       send_locate_reply, send_pull_reply, send_request, send_transfer,
+                                       send_transfer_zero)
 from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arrival_t, close_arrival, forget_arrival,
                                        free_arrivals, open_arrival, park, parked_t, prepare_arrivals, waiter_t, wake)
+from lapse.protocol._contention cimport (decline, is_contended, memory_of, memory_on_departure, note_remote_use,
+                                         state_on_arrival, wasted_before)
+from lapse.protocol._prefetch cimport ENTRIES_AHEAD, entry_named, look_ahead, look_at_first
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
-                           is_here, is_lent, lent_to, lock_entry, note_owner, read_value, row_at, slab_for, slab_t,
-                           store_t, take_row, unlock_entry, value_bytes)
+                           is_here, is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value, row_at,
+                           slab_for, slab_t, store_t, take_row, unlock_entry, value_bytes)
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport prefetch
@@ -24,10 +28,6 @@ from lapse.base._values cimport prefetch
 cdef enum:
     SERVED_PER_STEP = 64        # parked operations served under one latch
     COPIED_UNDER_LATCH = 16384  # bytes; a longer value is queued after the latch is released
-    # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
-    VALUES_AHEAD = 8
-    ENTRIES_AHEAD = 16
-    MAX_PREFETCHED = 1024      # bytes of a value; the processor itself prefetches what follows
 
 
 # Answers -----------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ cdef inline bint is_readable(const relocation_t* relocation, const entry_t* entr
         arrival = arrival_at(&relocation.arrivals, entry.slot)
         slot[0] = arrival.slot
         return arrival.lent_to > 0
-    return entry.state == OWNED or is_lent(entry)
+    return is_owned(entry) or is_lent(entry)
 
 
 cdef int await_return(relocation_t* relocation, key_t key, entry_t* entry) noexcept nogil:
@@ -133,6 +133,7 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
     cdef int status = OK
     cdef bint latched = True
     lock_entry(state.store, entry)
+    note_use(entry)
     if operation.kind != PULL:
         status = await_return(relocation, key, entry)
     if status != OK:
@@ -153,6 +154,7 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
             status = NO_MEMORY
     else:
         destination = entry.route
+        note_remote_use(&entry.slot)
         if size > COPIED_UNDER_LATCH:
             unlock_entry(entry)
             latched = False
@@ -178,17 +180,19 @@ cdef int ask_for_key(rank_t* state, key_t key, entry_t* entry) noexcept nogil:
 
 
 cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t key, entry_t* entry) noexcept nogil:
-    # under the key's latch
+    # Under the key's latch. Nobody waits for a key that its home brings back by itself: `operation` is NULL.
     cdef rank_t* state = relocation.state
+    cdef uint32_t memory = entry.slot
     cdef uint32_t number = open_arrival(&relocation.arrivals)
     cdef arrival_t* arrival
     cdef uint32_t old_route = entry.route
     if number == NO_ARRIVAL:
         return NO_MEMORY
     arrival = arrival_at(&relocation.arrivals, number)
-    if not add_waiter(arrival, operation):
+    if operation != NULL and not add_waiter(arrival, operation):
         close_arrival(&relocation.arrivals, number)
         return NO_MEMORY
+    arrival.wasted = wasted_before(memory)
     arrival.credited_to = entry.route
     acquire_credits(&state.flow, arrival.credited_to, amount_of(state, key))
     entry.slot = number
@@ -197,15 +201,19 @@ cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t k
         return OK
     release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
     free(arrival.waiters)
-    entry.slot = NO_SLOT
+    entry.slot = memory
     entry.state = ABSENT
     entry.route = <uint16_t>old_route
     close_arrival(&relocation.arrivals, number)
     return NO_MEMORY
 
 
-cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done) noexcept nogil:
-    """Ask for one key, or wait for it if it was asked for already, or find it here (`done` grows by one)."""
+cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t key, int64_t* done,
+                      int64_t* declined) noexcept nogil:
+    """Ask for one key, or wait for it if it was asked for already.
+
+    `done` grows by one if it is here, `declined` if it is contended and stays where it is.
+    """
     cdef rank_t* state = relocation.state
     cdef entry_t* entry = &state.store.entries[key]
     cdef int status = OK
@@ -217,10 +225,21 @@ cdef int localize_key(relocation_t* relocation, operation_t* operation, key_t ke
     elif entry.state == ARRIVING:
         if not add_waiter(arrival_at(&relocation.arrivals, entry.slot), operation):
             status = NO_MEMORY
+    elif is_contended(entry.slot) and home_of(state.store, key) != state.rank:
+        status = leave_contended(state, operation, key, entry, declined)
     else:
         status = begin_arrival(relocation, operation, key, entry)
     unlock_entry(entry)
     return status
+
+
+cdef int leave_contended(rank_t* state, operation_t* operation, key_t key, entry_t* entry,
+                         int64_t* declined) noexcept nogil:
+    """Under the key's latch, not at its home: decline a localize, or let the first of several bring the key home."""
+    if not decline(&entry.slot):
+        return send_contended(&state.outboxes[entry.route], state.rank, <uint64_t>operation, key)
+    declined[0] += 1
+    return OK
 
 
 cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t position, int64_t* done) noexcept nogil:
@@ -244,37 +263,6 @@ cdef int32_t recorded_owner(rank_t* state, key_t key) noexcept nogil:
 
 
 # Messages ------------------------------------------------------------------------------------------------
-
-cdef inline const entry_t* entry_named(rank_t* state, const char* record) noexcept nogil:
-    return &state.store.entries[(<const record_t*>record).key]
-
-
-cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogil:
-    # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
-    cdef const entry_t* entry = entry_named(state, record)
-    cdef slab_t* slab = slab_for(state.store, (<const record_t*>record).key)
-    cdef uint32_t slot = entry.slot
-    cdef size_t at = 0
-    if entry.state == OWNED and slot != NO_SLOT:
-        while at < slab.row_bytes and at < MAX_PREFETCHED:
-            prefetch(row_at(slab, slot) + at)
-            at += 64
-
-
-cdef inline void look_ahead(rank_t* state, const char* record, size_t stride, uint32_t left) noexcept nogil:
-    if left > ENTRIES_AHEAD:
-        prefetch(entry_named(state, record + ENTRIES_AHEAD * stride))
-    if left > VALUES_AHEAD:
-        prefetch_value(state, record + VALUES_AHEAD * stride)
-
-
-cdef void look_at_first(rank_t* state, const char* record, size_t stride, uint32_t count) noexcept nogil:
-    cdef uint32_t i
-    for i in range(min(count, <uint32_t>ENTRIES_AHEAD)):
-        prefetch(entry_named(state, record + i * stride))
-    for i in range(min(count, <uint32_t>VALUES_AHEAD)):
-        prefetch_value(state, record + i * stride)
-
 
 cdef int64_t bytes_of_answer(const rank_t* state, const frame_t* frame) noexcept nogil:
     cdef const record_t* record = <const record_t*>(frame + 1)
@@ -381,7 +369,7 @@ cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t sour
         status = await_return(relocation, record.key, entry)
     if status != OK:
         pass
-    elif entry.state == OWNED:
+    elif is_owned(entry):
         change_value(state.store, record.key, &entry.slot, frame.kind, given)
         done[0] += 1
         amount[0] += amount_of(state, record.key)
@@ -482,9 +470,9 @@ cdef int hand_over(relocation_t* relocation, rank_t* state, int32_t source, key_
     if await_return(relocation, key, entry) != OK:
         unlock_entry(entry)
         return NO_MEMORY
-    if entry.state == OWNED:
+    if is_owned(entry):
         slot = entry.slot
-        entry.slot = NO_SLOT
+        entry.slot = memory_on_departure(entry.state)
         entry.state = ABSENT
         note_owner(state.store, key, False)
         unlock_entry(entry)
@@ -500,6 +488,32 @@ cdef int hand_over(relocation_t* relocation, rank_t* state, int32_t source, key_
         return protocol_error(state, source, "a second successor", key)
     unlock_entry(entry)
     return protocol_error(state, source, "asked to hand over a key that is not here", key)
+
+
+cdef int on_contended(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
+    cdef rank_t* state = relocation.state
+    cdef record_t* record = <record_t*>(frame + 1)
+    cdef entry_t* entry
+    cdef uint32_t _i
+    cdef int64_t done = 0
+    cdef int status = OK
+    for _i in range(<uint32_t>frame.count):
+        if home_of(state.store, record.key) != state.rank:
+            return protocol_error(state, source, "a contended key of another home", record.key)
+        entry = &state.store.entries[record.key]
+        lock_entry(state.store, entry)
+        if is_here(entry):
+            done += 1
+        else:
+            if entry.state == ABSENT:
+                status = begin_arrival(relocation, NULL, record.key, entry)
+            if status == OK and not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, 0, NULL, 0):
+                status = NO_MEMORY
+        unlock_entry(entry)
+        if status != OK:
+            return status
+        record += 1
+    return send_ack(&state.outboxes[frame.origin], frame.header, done, 0) if done else OK
 
 
 cdef int on_hand_over(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
@@ -574,12 +588,14 @@ cdef int end_arrival(relocation_t* relocation, rank_t* state, key_t key, entry_t
     successor = arrival.successor
     slot = arrival.slot
     if successor < 0:
-        entry.state = OWNED
+        entry.state = OWNED if arrival.is_used or waiters == NULL else state_on_arrival(arrival.wasted)
         entry.slot = slot
         note_owner(state.store, key, True)
     else:
         entry.state = ABSENT
-        entry.slot = NO_SLOT
+        entry.slot = memory_of(arrival.wasted, waiters != NULL)
+        if arrival.is_used:  # it came too late: the operation had to wait, and the key is gone again
+            note_remote_use(&entry.slot)
         if not from_elsewhere:
             note_owner(state.store, key, False)
     unlock_entry(entry)
@@ -613,6 +629,7 @@ cdef int serve_parked(rank_t* state, key_t key, entry_t* entry, arrival_t* arriv
             arrival.last = NULL
         status = serve(state, key, arrival, parked)
         if parked.request.origin == state.rank:
+            arrival.is_used = True
             mine[finished] = <operation_t*>parked.request.operation
             finished += 1
         served += 1
@@ -629,6 +646,8 @@ cdef int serve(rank_t* state, key_t key, arrival_t* arrival, parked_t* parked) n
     cdef header_t request = parked.request
     if request.kind == PULL:
         return answer_pull(state, request, key, parked.position, arrival.slot)
+    if request.kind == CONTENDED:
+        return send_ack(&state.outboxes[request.origin], request, 1, 0)
     change_value(state.store, key, &arrival.slot, request.kind, <char*>(parked + 1))
     if request.origin == state.rank:
         release_credits(&state.flow, request.credited_to, amount_of(state, key))
@@ -649,6 +668,8 @@ cdef int handle_relocation(relocation_t* relocation, int32_t source, frame_t* fr
         return on_ack(state, frame)
     if frame.kind == LOCALIZE:
         return on_localize(relocation, source, frame)
+    if frame.kind == CONTENDED:
+        return on_contended(relocation, source, frame)
     if frame.kind == HAND_OVER:
         return on_hand_over(relocation, source, frame)
     if frame.kind == TRANSFER or frame.kind == TRANSFER_ZERO:

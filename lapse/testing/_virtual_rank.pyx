@@ -17,10 +17,12 @@ from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_
 from lapse.messaging._operations cimport complete
 from lapse.protocol._lending cimport lend_keys, take_keys_back
 from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
+from lapse.protocol._contention cimport memory_of, note_remote_use, wasted_before
 from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
 from lapse.storage._segment cimport Segment
-from lapse._store cimport ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, is_reachable, read_reachable
+from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, Store, access_host_peer, entry_t,
+                           is_owned, is_reachable, read_reachable)
 from lapse.base._sync cimport fetch_add, load
 from lapse.base._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
 
@@ -90,6 +92,7 @@ cdef class VirtualRank:
     cdef readonly int rank
     cdef readonly int size
     cdef readonly int64_t shared    # steps that were served at a rank that shares memory
+    cdef readonly int64_t declined  # localizes of contended keys that stay where they are
 
     def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, **management):
         self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
@@ -144,7 +147,7 @@ cdef class VirtualRank:
 
         Like the steps of a worker, this runs without the GIL, beside those of other threads.
         """
-        cdef int64_t done = 0, parked = 0, key
+        cdef int64_t done = 0, declined = 0, parked = 0, key
         cdef int status = OK
         cdef char* given = NULL
         cdef uint32_t position = call.issued
@@ -160,7 +163,7 @@ cdef class VirtualRank:
                 elif call.c.kind == LOCALIZE and is_reachable(&self.store.c, key):
                     done = 1
                 elif call.c.kind == LOCALIZE:
-                    status = localize(&self.protocol.c, &call.c, key, &done)
+                    status = localize(&self.protocol.c, &call.c, key, &done, &declined)
                 elif call.c.kind == LOCATE:
                     status = ask_location(&self.protocol.c, &call.c, key, position, &done)
                 elif access_host_peer(&self.store.c, call.c.kind, key,
@@ -171,7 +174,8 @@ cdef class VirtualRank:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
                     if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
                         status = note_pushes(&self.protocol.c.replication.rounds, 1)
-                complete(&call.c, done)
+                complete(&call.c, done + declined)
+            self.declined += declined
             if status != OK:
                 raise MemoryError("no memory for a step of the protocol")
             call.issued += 1
@@ -216,6 +220,18 @@ cdef class VirtualRank:
             status = tick(&self.protocol.c.replication.rounds, nanoseconds)
         if status != OK:
             raise MemoryError("no memory for a round of replicas")
+
+    def ask_in_vain(self, int64_t key, int times):
+        """Let an absent key be one that was relocated here in vain so many times in a row; whether it is absent."""
+        cdef entry_t* entry = &self.store.c.entries[key]
+        cdef int _i
+        if entry.state != ABSENT:
+            return False
+        entry.slot = NO_SLOT
+        for _i in range(times):
+            entry.slot = memory_of(wasted_before(entry.slot), True)
+            note_remote_use(&entry.slot)
+        return True
 
     def enter_setup(self, inside):
         """Begin or end the initialization phase."""
@@ -268,6 +284,8 @@ cdef class VirtualRank:
 
     def state(self, int64_t key):
         """What this rank knows of a key: "absent", "owned", "arriving", "replicated", or "lent"."""
+        if is_owned(&self.store.c.entries[key]):
+            return "owned"
         return STATES.get(self.store.c.entries[key].state, "lent")
 
     def route(self, int64_t key):

@@ -270,7 +270,7 @@ cdef class Caller(Waiter):
 
     cdef int localize_chunk(self, call_t* call, Py_ssize_t first, Py_ssize_t size) noexcept nogil:
         cdef const key_t* keys = call.keys + first
-        cdef int64_t misses, i, done = 0
+        cdef int64_t misses, i, done = 0, declined = 0
         cdef int status = OK
         if make_scratch(self.worker_slot, size) != OK:
             return NO_MEMORY
@@ -287,11 +287,11 @@ cdef class Caller(Waiter):
                 if status != OK:
                     break
             fetch_add(&call.operation.pending, 1)
-            status = localize(self.protocol, call.operation, keys[self.worker_slot.missed[i]], &done)
+            status = localize(self.protocol, call.operation, keys[self.worker_slot.missed[i]], &done, &declined)
             if status != OK:
                 complete(call.operation, 1)
                 break
-        complete(call.operation, done)
+        complete(call.operation, done + declined)
         call.counters.localize_local += done
         return status
 

@@ -53,6 +53,8 @@ def random_program(network, rank, worker, calls, hot):
     open_calls = []
     for _ in range(calls):
         kind = str(random.choice(["pull", "push", "push", "localize", "locate"]))
+        if random.random() < 0.2:
+            network.ranks[rank].ask_in_vain(int(random.integers(0, hot)), int(random.integers(2, 4)))
         count = int(random.integers(0, 5))
         keys = np.where(
             random.random(count) < 0.5,
@@ -86,9 +88,10 @@ def run_random(size, seed, workers=2, calls=12, **options):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_exact_sums_whatever_moves_meanwhile(size):
-    arrived = passed_on = most_forwards = 0
+    arrived = passed_on = most_forwards = declined = 0
     for seed in range(SEEDS_PER_SIZE // size):
         network = run_random(size, seed)
+        declined += sum(rank.declined for rank in network.ranks)
         arrived += sum(rank.relocations["arrived"] for rank in network.ranks)
         passed_on += sum(rank.relocations["passed_on"] for rank in network.ranks)
         most_forwards = max([most_forwards, *network.forwards.values()])
@@ -96,6 +99,7 @@ def test_exact_sums_whatever_moves_meanwhile(size):
     assert size == 1 or arrived > 1000
     # Between two ranks the order of messages lets no request meet a key that is still arriving.
     assert size <= 2 or passed_on > 20
+    assert size == 1 or declined > 100
     # Where messages keep their order, what the home sends on finds the key there, or arriving.
     assert most_forwards <= 1 and (size <= 2 or most_forwards == 1)
 
@@ -283,3 +287,81 @@ def test_a_message_that_the_protocol_excludes_is_an_error():
 
 def test_a_network_of_one_seed_repeats_itself():
     assert run_random(3, 7).trace == run_random(3, 7).trace != run_random(3, 8).trace
+
+
+def settle(network, rank, kind, keys):
+    """Start a call and deliver all that follows from it."""
+    call = network.start(rank, kind, keys)
+    network.run()
+    assert call.done
+    return call
+
+
+def kinds_since(network, event):
+    return [kind for *_, kinds in network.trace[event:] for kind, _ in kinds]
+
+
+class Contended:
+    """A key of another home than the ranks that take it from each other."""
+
+    def __init__(self):
+        self.network = Network(3, 7, 2, seed=1)
+        self.key = next(key for key in range(7) if self.network.owner(key) == 0)
+
+    def waste(self, times):
+        """Let rank 1 ask in vain: rank 2 takes the key away before rank 1 needs it."""
+        for _ in range(times):
+            settle(self.network, 1, "localize", [self.key])
+            assert self.network.owner(self.key) == 1
+            settle(self.network, 2, "localize", [self.key])
+            settle(self.network, 1, "pull", [self.key])
+
+    def localize(self):
+        """By rank 1: the owner, and the kinds of the messages."""
+        event = len(self.network.trace)
+        settle(self.network, 1, "localize", [self.key])
+        return self.network.owner(self.key), kinds_since(self.network, event)
+
+
+@pytest.mark.parametrize("wasted, declined", [(0, 0), (1, 0), (2, 1), (3, 3), (4, 7)])
+def test_a_contended_key_stays_where_it_is(wasted, declined):
+    case = Contended()
+    for times in range(1, wasted + 1):
+        case.waste(1)
+        for _ in range(2 ** (times - 1) - 1 if times < wasted else 0):
+            case.localize()
+    for number in range(declined):
+        owner, kinds = case.localize()
+        assert owner == 0, "the first one brings it home"
+        assert kinds == ([] if number else ["CONTENDED", "HAND_OVER", "TRANSFER_ZERO", "ACK"])
+    assert case.localize()[0] == 1
+    case.network.check_at_rest()
+
+
+def test_a_relocation_that_is_of_use_begins_anew():
+    case = Contended()
+    case.waste(1)
+    settle(case.network, 1, "localize", [case.key])
+    settle(case.network, 1, "pull", [case.key])
+    settle(case.network, 2, "localize", [case.key])
+    case.waste(1)
+    assert case.localize()[0] == 1
+
+
+def test_localizes_of_a_key_that_nobody_uses_are_never_declined():
+    case = Contended()
+    for _ in range(5):
+        settle(case.network, 2, "localize", [case.key])
+        assert case.localize()[0] == 1
+
+
+def test_bringing_a_key_home_that_is_there_or_on_its_way_is_answered():
+    case = Contended()
+    case.network.ranks[1].ask_in_vain(case.key, 2)
+    assert case.localize() == (0, ["CONTENDED", "ACK"])
+    settle(case.network, 2, "localize", [case.key])
+    case.network.ranks[1].ask_in_vain(case.key, 2)
+    calls = [case.network.start(rank, "localize", [case.key]) for rank in (0, 1)]
+    case.network.run()
+    assert all(call.done for call in calls) and case.network.owner(case.key) == 0
+    case.network.check_at_rest()

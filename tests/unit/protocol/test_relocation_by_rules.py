@@ -53,6 +53,10 @@ class Ranks(RuleBasedStateMachine):
         np.add.at(self.sums, keys, number)
         self.begin(rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number)))
 
+    @rule(rank=st.integers(0, 3), key=KEYS, times=st.integers(0, 4))
+    def ask_in_vain(self, rank, key, times):
+        self.ranks[rank % self.size].ask_in_vain(key, times)
+
     @precondition(lambda self: self.unfinished)
     @rule(which=st.integers(0, 10))
     def step(self, which):

@@ -1,0 +1,45 @@
+"""Floor 2. What the records of a frame name, fetched ahead of the record at hand. All inline, for `_relocation`."""
+
+from libc.stdint cimport uint32_t
+
+from lapse.messaging._messages cimport record_t
+from lapse.protocol._rank cimport rank_t
+from lapse._store cimport NO_SLOT, entry_t, is_owned, row_at, slab_for, slab_t
+from lapse.base._values cimport prefetch
+
+cdef enum:
+    # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
+    VALUES_AHEAD = 8
+    ENTRIES_AHEAD = 16
+    MAX_PREFETCHED = 1024      # bytes of a value; the processor itself prefetches what follows
+
+
+cdef inline const entry_t* entry_named(rank_t* state, const char* record) noexcept nogil:
+    return &state.store.entries[(<const record_t*>record).key]
+
+
+cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogil:
+    # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
+    cdef const entry_t* entry = entry_named(state, record)
+    cdef slab_t* slab = slab_for(state.store, (<const record_t*>record).key)
+    cdef uint32_t slot = entry.slot
+    cdef size_t at = 0
+    if is_owned(entry) and slot != NO_SLOT:
+        while at < slab.row_bytes and at < MAX_PREFETCHED:
+            prefetch(row_at(slab, slot) + at)
+            at += 64
+
+
+cdef inline void look_ahead(rank_t* state, const char* record, size_t stride, uint32_t left) noexcept nogil:
+    if left > ENTRIES_AHEAD:
+        prefetch(entry_named(state, record + ENTRIES_AHEAD * stride))
+    if left > VALUES_AHEAD:
+        prefetch_value(state, record + VALUES_AHEAD * stride)
+
+
+cdef inline void look_at_first(rank_t* state, const char* record, size_t stride, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(min(count, <uint32_t>ENTRIES_AHEAD)):
+        prefetch(entry_named(state, record + i * stride))
+    for i in range(min(count, <uint32_t>VALUES_AHEAD)):
+        prefetch_value(state, record + i * stride)
