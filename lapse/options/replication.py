@@ -14,7 +14,7 @@ from lapse.base.checks import check_float, check_int
 #: The rules by which what several ranks have pushed is combined.
 RULES = ("sum", "adaptive", "adagrad")
 #: How values travel: as they are, or as bfloat16.
-WIRES = ("same", "bfloat16")
+WIRES = ("exact", "bfloat16")
 #: A key takes part at least in every 2**MAX_LEVEL-th round.
 MAX_LEVEL = 14
 #: Values of at most so many elements can be combined adaptively: the rule needs the square of it as memory and time.
@@ -35,9 +35,9 @@ class Replication:
         Rounds that begin by time. 0: none.
     max_pending : int, optional
         A round also begins when a rank has pushed so many key positions to replicas since the last one. A worker
-        whose rank is ahead by more than twice as many waits (bounded staleness): sums of updates that were computed
-        from stale values diverge when only time paces the rounds, and the faster the program, the worse. Without it,
-        and with `syncs_per_second=0`, replicas are synchronized on demand only (`Worker.wait_replica_sync`).
+        whose rank has pushed half as many again waits (bounded staleness): sums of updates that were computed from
+        stale values diverge when only time paces the rounds, and the faster the program, the worse. Without it, and
+        with `syncs_per_second=0`, replicas are synchronized on demand only (`Worker.wait_replica_sync`).
     threshold : float
         The change of a key is not sent while its L2 norm is smaller.
     average : bool
@@ -50,7 +50,7 @@ class Replication:
     curvature : float
         Of "adaptive": the constant between the second moment of the values and the curvature of the loss. For scores
         that are dot products of two values and a logistic loss, 0.1 holds for learning rates from 0.025 to 0.1.
-    wire : {"same", "bfloat16"}
+    wire : {"exact", "bfloat16"}
         How changes travel. As bfloat16 they take half of the bytes; what rounding keeps back is added to the key's next
         change, so that errors do not add up (error feedback: Seide et al., *1-Bit Stochastic Gradient Descent*,
         Interspeech 2014), and all replicas still get the same bits.
@@ -105,7 +105,7 @@ class Replication:
     clip: float = 0.0
     combine: str = "sum"
     curvature: float = 0.1
-    wire: str = "same"
+    wire: str = "exact"
     rates: ArrayLike | None = field(default=None, compare=False, repr=False)
     enough: float = 40.0
 
@@ -126,6 +126,11 @@ class Replication:
 
     def _put(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    @property
+    def interval(self) -> float:
+        """The time between two rounds in seconds; 0: time begins none."""
+        return 1 / self.syncs_per_second if self.syncs_per_second else 0.0
 
     def levels(self) -> NDArray[np.uint8] | None:
         """For each replicated key n, if it takes part in every 2**n-th round; None: all do in every round."""

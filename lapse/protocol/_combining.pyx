@@ -3,7 +3,7 @@
 from libc.math cimport pow, sqrt, sqrtf
 from libc.stdlib cimport calloc, free
 
-from lapse._store cimport lock_entry, slab_t, unlock_entry
+from lapse._store cimport lock_entry, unlock_entry
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.storage._replicas cimport base_of
 

@@ -21,7 +21,7 @@ class Protocol:
         clip: float = 0.0,
         combine: str = "sum",
         constant: float = 0.0,
-        wire: str = "same",
+        wire: str = "exact",
         levels: np.ndarray | None = None,
     ) -> None: ...
     def pace_rounds(self, interval: float, max_pending: int) -> None: ...

@@ -96,7 +96,7 @@ cdef class Protocol:
         return counters
 
     def manage_replicas(self, *, double interval=0.0, int64_t max_pending=0, double threshold=0.0, bint average=False,
-                        double clip=0.0, str combine="sum", double constant=0.0, str wire="same", levels=None):
+                        double clip=0.0, str combine="sum", double constant=0.0, str wire="exact", levels=None):
         """Choose how replicas are synchronized, before anything is pushed; see `lapse.Replication`.
 
         Parameters

@@ -144,7 +144,7 @@ cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame)
         record = <record_t*>at
         entry = &store.entries[record.key]
         if entry.state != REPLICATED:
-            return protocol_error(state, source, "a message about a replica of a key that is not replicated", record.key)
+            return protocol_error(state, source, "a message about a replica that is not here", record.key)
         if kind == DELTA and entry.route != state.rank:
             return protocol_error(state, source, "a contribution to a key whose home is another rank", record.key)
         lock_entry(store, entry)

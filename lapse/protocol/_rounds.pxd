@@ -62,7 +62,7 @@ cdef struct rounds_t:
 
 cdef inline bint runs_ahead(rounds_t* self) noexcept nogil:
     """Whether this rank has pushed so much since its last round that its workers have to wait."""
-    return self.max_pending and load(&self.pending) > 2 * self.max_pending
+    return self.max_pending and load(&self.pending) > self.max_pending + self.max_pending // 2
 
 
 cdef inline bint is_behind(rounds_t* self) noexcept nogil:

@@ -200,10 +200,10 @@ def _check_replication(given: Any) -> Replication:
 
 def _check_combination(replication: Replication, dtype: np.dtype, lengths: int | np.ndarray) -> None:
     """Whether values of this kind can be combined and sent as chosen; `lengths` are those of the replicated keys."""
-    if dtype != np.float32 and (replication.combine != "sum" or replication.wire != "same"):
+    if dtype != np.float32 and (replication.combine != "sum" or replication.wire != "exact"):
         raise ValueError(
             f'dtype is {dtype}, but combine="{replication.combine}" and wire="{replication.wire}" need float32: '
-            'use dtype="float32", or combine="sum" and wire="same"'
+            'use dtype="float32", or combine="sum" and wire="exact"'
         )
     longest = int(np.max(lengths))
     if replication.combine == "adaptive" and longest > MAX_ADAPTIVE_LENGTH:

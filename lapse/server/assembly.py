@@ -134,9 +134,8 @@ def _make_local_parts(
 
 def _management(replication: Replication, dilation: float) -> dict[str, Any]:
     """What the user chose, in the terms of the protocol."""
-    rate = replication.syncs_per_second
     return dict(
-        interval=dilation / rate if rate else 0.0,
+        interval=dilation * replication.interval,
         max_pending=replication.max_pending or 0,
         threshold=replication.threshold,
         average=replication.average,

@@ -308,7 +308,8 @@ cdef class Caller(Waiter):
         else:
             step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
         if call.kind == PUSH and self.store.replicas.count and self.protocol.replication.rounds.max_pending:
-            step = min(step, self.protocol.replication.rounds.max_pending)  # whether to wait is tested before each chunk
+            # whether to wait is tested before each chunk
+            step = min(step, self.protocol.replication.rounds.max_pending)
         return step
 
     cdef inline Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil:

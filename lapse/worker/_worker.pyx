@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, as_weights, last_occurrences, rows_at
+from lapse.options.replication import Replication
 from lapse.worker.setup_phase import SetupPhase
 
 cimport numpy as cnp
@@ -23,7 +24,6 @@ cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
 
 cnp.import_array()
-
 
 
 cdef class Worker(Door):
@@ -378,6 +378,23 @@ cdef class Worker(Door):
         self.enter()
         with nogil:
             self.sync_replicas()
+
+    def pace_rounds(self, syncs_per_second=0, max_pending=None):
+        """Change when this rank begins rounds of replicas, from now on; the other ranks join them.
+
+        Parameters
+        ----------
+        syncs_per_second, max_pending
+            As of `Replication`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from `Replication`.
+        """
+        self.enter()
+        pace = Replication(syncs_per_second, max_pending)
+        self.group.protocol.pace_rounds(pace.interval, pace.max_pending or 0)
 
     # With all workers of all ranks ---------------------------------------------------------------------------------
 

@@ -230,7 +230,7 @@ def add_replication_options(
     parser: argparse.ArgumentParser,
     *,
     keys: str,
-    limit: str,
+    default: str,
     items: str,
     sync_default: int | None,
     sync_help: str = "%(default)s",
@@ -239,8 +239,8 @@ def add_replication_options(
 
     Parameters
     ----------
-    keys, limit
-        What is replicated, and how much of it by default.
+    keys, default
+        What is replicated, and which of it by default.
     items
         What the training counts: words, triples or ratings.
     sync_default, sync_help
@@ -250,8 +250,7 @@ def add_replication_options(
     group.add(
         "--replicate",
         natural_int,
-        f"lapse2: replicate the N {keys} that are used most often; 0: none (default: those that "
-        f"are cheaper to replicate than to relocate{limit})",
+        f"lapse2: replicate the N {keys} that are used most often; 0: none (default: {default})",
     )
     group.add(
         f"--sync-{items}",
@@ -261,6 +260,34 @@ def add_replication_options(
         default=sync_default,
     )
     return group
+
+
+#: For `add_replication_options`: what is replicated unless the application knows better.
+CHEAPER = "those that are cheaper to replicate than to relocate"
+
+
+def add_combining_options(group: Group, *, combine: str, wire: str) -> None:
+    """Add ``--combine``, ``--wire`` and ``--replica-memory``, for applications that may replicate everything."""
+    group.add(
+        "--combine",
+        ("sum", combine),
+        f"lapse2: what changes that several ranks have made at the same time come to. {combine}: what they would have "
+        "come to one after the other, as far as can be told, so that synchronizations may be rare; sum: their sum",
+        default=combine,
+    )
+    group.add(
+        "--wire",
+        ("exact", "bfloat16"),
+        "lapse2: how changes of replicas travel. bfloat16 takes half of the bytes; what rounding keeps back is sent "
+        "later",
+        default=wire,
+    )
+    group.add(
+        "--replica-memory MB",
+        positive_int,
+        "lapse2: replicate no more than fits into this memory on each rank",
+        default=512,
+    )
 
 
 def add_sampling_options(group: Group, keys: str) -> None:

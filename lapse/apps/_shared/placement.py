@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 #: How negatives are drawn without ``--sampling-scheme``.
 SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
-#: Workers wait at twice `max_pending`: half of the items that ``--sync-...`` allows, and a little less, because the
-#: number of pushes per item is an estimate.
-PACE = 0.5 * 0.9
+#: Workers wait at 1.5 times `max_pending`: two thirds of the items that ``--sync-...`` allows, and a little less,
+#: because the number of pushes per item is an estimate.
+PACE = 0.9 / 1.5
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,18 @@ def replicate(
             sharing=ranks.sharing,
         )
     else:
-        keys = first + np.sort(np.argsort(-counts[first:], kind="stable")[: args.replicate])
+        keys = first + most_used(counts[first:], args.replicate)
     return keys, pace(usage, keys, items_per_round, ranks)
+
+
+def replicas_in(megabytes: int, length: int) -> int:
+    """How many replicas of values with this many elements fit into a memory; each takes three vectors."""
+    return int(megabytes * 1e6 / (3 * 4 * length))
+
+
+def most_used(counts: np.ndarray, number: int) -> np.ndarray:
+    """The keys with the largest counts, sorted."""
+    return np.sort(np.argsort(-counts, kind="stable")[:number])
 
 
 def pace(usage: Usage, replicated: np.ndarray, items_per_round: int, ranks: Ranks) -> lapse.Replication:

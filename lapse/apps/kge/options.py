@@ -124,7 +124,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     options.add_lookahead_option(system, 1, "blocks")
     group = options.add_replication_options(
-        parser, keys="entities and relations", limit=", at most half of all values", items="triples", sync_default=4096
+        parser,
+        keys="entities and relations",
+        default=options.CHEAPER + ", at most half of all values",
+        items="triples",
+        sync_default=4096,
     )
     options.add_sampling_options(group, "entities")
     return parser

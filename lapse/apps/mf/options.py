@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_replication_options(
         parser,
         keys="columns (not in dsgd)",
-        limit="",
+        default=options.CHEAPER,
         items="ratings",
         sync_default=None,
         sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column",

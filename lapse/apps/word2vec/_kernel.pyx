@@ -25,13 +25,13 @@ drawn again.
 
 from libc.stdint cimport INT32_MAX, int32_t, int64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps.word2vec._pairs cimport Pairs, block_t, keys_t, unit_t
 from lapse.apps.word2vec._sgns cimport (
-    LONGEST_VECTOR, free_scratch, make_scratch, sgns_prepare, sgns_scratch, sgns_subtract, sgns_train,
+    LONGEST_VECTOR, free_scratch, make_scratch, sgns_group, sgns_prepare, sgns_scratch, sgns_subtract, sgns_train,
 )
 
 sgns_prepare(LONGEST_VECTOR)
@@ -65,6 +65,7 @@ cdef class Trainer(Pairs):
     cdef bint localize, in_place
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
+    cdef float* weights         # of the unit's replicated keys: the learning rate times the pairs that changed them
     cdef key_t* sampled
     cdef int32_t* outputs       # of the unit at hand: per group the centre word's row and those of its negatives
     cdef sgns_scratch scratch
@@ -86,6 +87,7 @@ cdef class Trainer(Pairs):
         self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(max_rows * dim, sizeof(float))
+        self.weights = <float*>allocate(self.max_unit_keys, sizeof(float))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
         self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
         make_scratch(&self.scratch, 2 * self.window, self.width)
@@ -95,6 +97,7 @@ cdef class Trainer(Pairs):
         free(self.pulled)
         free(self.borrowed)
         free(self.addresses)
+        free(self.weights)
         free(self.sampled)
         free(self.outputs)
         free_scratch(&self.scratch)
@@ -167,7 +170,7 @@ cdef class Trainer(Pairs):
             self._await_unit(block, &block.units[i])
             self._train_unit(&block.units[i])
         if block.keys.count:
-            self._push(&block.keys)
+            self._push(&block.keys, NULL)
         return 0
 
     cdef int _hold_and_request_unit(self, block_t* block, unit_t* unit) except -1 nogil:
@@ -216,12 +219,37 @@ cdef class Trainer(Pairs):
         self.end_computing()
         self.pairs += unit.num_pairs
         if unit.replicated.count:
-            self._push(&unit.replicated)
+            self._weigh(unit)
+            self._push(&unit.replicated, self.weights)
         return 0
 
-    cdef int _push(self, keys_t* keys) except -1 nogil:
+    cdef void _weigh(self, unit_t* unit) noexcept nogil:
+        """How much the unit has changed each of its replicated keys."""
+        cdef int32_t* inputs = unit.inputs
+        cdef int32_t* outputs = self.outputs
+        cdef int32_t first = unit.replicated.first
+        cdef int64_t group
+        cdef sgns_group size
+        memset(self.weights, 0, unit.replicated.count * sizeof(float))
+        for group in range(unit.num_groups):
+            size = unit.groups[group]
+            add_weight(self.weights, inputs, size.num_inputs, first, unit.alpha * size.num_outputs)
+            add_weight(self.weights, outputs, size.num_outputs, first, unit.alpha * size.num_inputs)
+            inputs += size.num_inputs
+            outputs += size.num_outputs
+
+    cdef int _push(self, keys_t* keys, const float* weights) except -1 nogil:
         """Push what changed."""
         cdef float* rows = self.rows + <int64_t>keys.first * self.dim
         sgns_subtract(rows, self.pulled + <int64_t>keys.first * self.dim, keys.count * self.dim)
-        self.kv.push_keys(keys.keys, keys.count, rows, NULL)
+        self.kv.push_weighted_keys(keys.keys, keys.count, rows, weights, NULL)
         return 0
+
+
+cdef inline void add_weight(float* weights, const int32_t* rows, int32_t count, int32_t first,
+                            float weight) noexcept nogil:
+    # rows below `first` are not replicated
+    cdef int32_t i
+    for i in range(count):
+        if rows[i] >= first:
+            weights[rows[i] - first] += weight

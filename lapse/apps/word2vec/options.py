@@ -28,9 +28,6 @@ The last line of the output is RESULT and a JSON object.
 
 #: Enough to hide the time a key needs to arrive; with more, others take it away before its turn.
 DEFAULT_LOOKAHEAD = 1
-#: Summed updates that were computed from older values make frequent words' vectors diverge: every
-#: 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks and 50% on 8.
-DEFAULT_SYNC_WORDS = 2000
 
 #: Words of a synthetic text per different word.
 LENGTH_PER_WORD = 50
@@ -79,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--unit",
         positive_int,
         "number of pairs that are trained between a pull of their parameters and a push of the changes (default: 640 "
-        "on one or two hosts, otherwise 160)",
+        "on one or two hosts and if all vectors are replicated, otherwise 160)",
     )
     system.add(
         "--block",
@@ -91,11 +88,13 @@ def make_parser() -> argparse.ArgumentParser:
     group = options.add_replication_options(
         parser,
         keys="vectors",
-        limit=", at most 10%% of all",
+        default="as many as fit into --replica-memory",
         items="words",
-        sync_default=DEFAULT_SYNC_WORDS,
-        sync_help="%(default)s; with many more, the loss increases",
+        sync_default=None,
+        sync_help="by the learning rate and the most frequent word, 16,000 for most texts; 2000 with --combine sum; "
+        "with many more, the loss increases",
     )
+    options.add_combining_options(group, combine="adaptive", wire="bfloat16")
     options.add_sampling_options(group, "words")
     return parser
 

@@ -6,6 +6,7 @@ Decided from the text: a trial run over a part of it counts in how many units ea
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,15 @@ FEW_HOSTS = 2
 MAX_UNITS = 10
 #: Few words on a rank; see `shared.choose_scheme`.
 MIN_LOCAL_WORDS = 100
+#: Rounds come when the most used vector has gathered this weight (learning rate times pairs) on all ranks since the
+#: last one: in simulations of 8 ranks twice as much cost 2% of the objective.
+WEIGHT_OF_A_ROUND = 120.0
+#: A vector takes part in a round as often as it gathers this weight: twice as much cost 0.8% of the objective on 8
+#: ranks, and half is not worth twice the bytes.
+ENOUGH_WEIGHT = 22.0
+#: The pace of ``--combine sum``: every 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks
+#: and 50% on 8.
+WORDS_OF_SUMS = 2000
 #: A worker holds the vectors of a block for so many units that it uses the most frequent of them less than once: held
 #: longer, they would be as stale as replicas that are not synchronized.
 USES_PER_BLOCK = 0.5
@@ -63,15 +73,20 @@ class Placement(shared.Placement):
 def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     """Decide by the options and the text; the same on all ranks. Collective."""
     ranks, vocabulary = Ranks.of(comm), text.vocabulary
-    long_units = ranks.count <= FEW_HOSTS * ranks.sharing
+    replicates = shared.replicates(args, ranks)
+    number = number_of_replicas(args, vocabulary) if replicates else 0
+    is_local = number == 2 * len(vocabulary)
+    long_units = is_local or ranks.count <= FEW_HOSTS * ranks.sharing
     scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
-    localize = shared.localizes(args, ranks)
+    if is_local and not args.sampling_scheme:  # no scheme is better
+        scheme = "naive"
+    localize = shared.localizes(args, ranks) and not is_local
     replicated, replication = shared.not_replicated()
     block_units = 1
-    if shared.replicates(args, ranks):
+    if replicates:
         usage = survey_usage(comm, args, text, long_units)
-        replicated, replication = shared.replicate(args, usage, ranks, args.sync_words, args.dim, scheme=scheme)
-        block_units = choose_block(args, usage, replicated) if ranks.are_apart else 1
+        replicated, replication = replicate(args, text, usage, ranks, number)
+        block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
     sampling = shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None
     return Placement(
         localize=localize,
@@ -83,6 +98,48 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         block_units=block_units,
         in_place=ranks.count == 1,
     )
+
+
+def number_of_replicas(args: argparse.Namespace, vocabulary: Vocabulary) -> int:
+    """How many vectors are replicated: all if they fit."""
+    most = shared.replicas_in(args.replica_memory, args.dim) if args.replicate is None else args.replicate
+    return min(most, 2 * len(vocabulary))
+
+
+def replicate(
+    args: argparse.Namespace, text: Text, usage: Usage, ranks: Ranks, number: int
+) -> tuple[np.ndarray, lapse.Replication]:
+    """The vectors that are used most, and how they are synchronized."""
+    keys = shared.most_used(usage.together, number)
+    words = words_per_round(args, text)
+    rates = expected_weights(args, text)[keys] * words * shared.PACE
+    pace = shared.pace(usage, keys, words, ranks)
+    return keys, dataclasses.replace(pace, combine=args.combine, wire=args.wire, rates=rates, enough=ENOUGH_WEIGHT)
+
+
+def words_per_round(args: argparse.Namespace, text: Text) -> int:
+    """The number of words that all ranks together train between two rounds."""
+    if args.sync_words is not None:
+        return args.sync_words
+    if args.combine == "sum":
+        return WORDS_OF_SUMS
+    return max(int(WEIGHT_OF_A_ROUND / max(expected_weights(args, text).max(initial=0), 1e-12)), 1)
+
+
+def expected_weights(args: argparse.Namespace, text: Text) -> np.ndarray:
+    """Per key: the pairs that are expected to change its vector per word of the text, times the learning rate.
+
+    A word is in as many pairs as the window has words on average, in each role. A pair changes one input vector as
+    often as it has outputs, and as many output vectors.
+    """
+    vocabulary = text.vocabulary
+    pairs = args.window + 1.0
+    kept = vocabulary.counts * vocabulary.keep_probability(args.sample) / max(text.words, vocabulary.total, 1)
+    weights = noise(vocabulary)
+    weights *= pairs * args.negative * kept.sum() / max(weights.sum(), 1e-300)
+    weights[1::2] += pairs * kept
+    weights[::2] = pairs * (1 + args.negative) * kept
+    return args.alpha * weights
 
 
 def noise(vocabulary: Vocabulary) -> np.ndarray:

@@ -33,7 +33,7 @@ def choose_scheme(args, vocabulary, ranks, sharing=1):
 
 
 def choose_replicated(args, usage, scheme, ranks):
-    return shared.replicate(args, usage, Ranks(ranks), args.sync_words, args.dim, scheme=scheme)[0]
+    return shared.replicate(args, usage, Ranks(ranks), 2000, args.dim, scheme=scheme)[0]
 
 
 def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():

@@ -1,0 +1,259 @@
+"""What the changes of several ranks come to: the rules, levels and bfloat16, in the simulated network."""
+
+import numpy as np
+import pytest
+
+from simulated_network import Network
+
+LENGTH = 6
+NUM_KEYS = 12
+CURVATURE = 0.3
+
+
+def make_network(size, seed, num_keys=NUM_KEYS, length=LENGTH, **options):
+    return Network(size, num_keys, length, seed, "float32", replicated=range(num_keys), **options)
+
+
+def settle(network):
+    """Bring everything to all ranks, and check that replicas are equal."""
+    for rank in range(network.size):
+        network.worker(rank, network.sync(rank))
+    network.run()
+    network.check_at_rest()
+
+
+def set_all(network, values):
+    network.worker(0, iter([network.start(0, "set", range(len(values)), values.reshape(-1))]))
+    network.run()
+
+
+def push_all(network, changes, times=1):
+    """Each rank pushes its change to every key, in so many equal parts."""
+    for rank, change in enumerate(changes):
+        for _ in range(times):
+            network.start(rank, "push", range(change.shape[0]), (change / times).reshape(-1))
+    network.run()
+
+
+def values_of(network, num_keys=NUM_KEYS):
+    return np.array([network.ranks[0].value(key) for key in range(num_keys)])
+
+
+def homes_of(network, num_keys=NUM_KEYS):
+    return np.array([network.ranks[0].route(key) for key in range(num_keys)])
+
+
+def saturation(x, ranks):
+    return np.where(x < 1e-9, 1.0, np.expm1(-x) / (ranks * np.minimum(np.expm1(-x / ranks), -1e-300)))
+
+
+def combined_at_one_home(base, total, weights, contributors, ranks, curvature):
+    """The adaptive rule, with all directions, for the keys of one home in its first round."""
+    moment, weight = np.zeros((base.shape[1],) * 2), 0.0
+    for value, change, gathered in zip(base, total, np.sqrt(weights)):
+        after = value + change / ranks
+        moment += gathered / 2 * (np.outer(value, value) + np.outer(after, after))
+        weight += gathered
+    scales, directions = np.linalg.eigh(moment / weight)
+    rates = curvature * np.outer(weights, np.maximum(scales, 0))
+    return (saturation(rates, contributors) * (total @ directions)) @ directions.T
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("times", [1, 40])
+def test_the_adaptive_rule_is_that_of_its_page(size, times):
+    random = np.random.default_rng([size, times])
+    network = make_network(size, 0, combine="adaptive", constant=CURVATURE)
+    base = random.standard_normal((NUM_KEYS, LENGTH)).astype("f4")
+    changes = [random.standard_normal((NUM_KEYS, LENGTH)).astype("f4") for _ in range(size)]
+    set_all(network, base)
+    push_all(network, changes, times)
+    settle(network)
+    expected, homes = np.empty((NUM_KEYS, LENGTH)), homes_of(network)
+    for home in set(homes.tolist()):
+        mine = homes == home
+        expected[mine] = base[mine] + combined_at_one_home(
+            base[mine].astype("f8"),
+            np.sum(changes, axis=0, dtype="f8")[mine],
+            np.full(mine.sum(), float(size * times)),
+            size,
+            size,
+            CURVATURE,
+        )
+    np.testing.assert_allclose(values_of(network), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_the_contribution_of_one_rank_alone_is_taken_as_it_is():
+    for options in ({"combine": "adaptive", "constant": 10.0}, {"combine": "adagrad"}):
+        network = make_network(3, 0, **options)
+        change = np.random.default_rng(1).random((NUM_KEYS, LENGTH)).astype("f4")
+        network.start(1, "push", range(NUM_KEYS), change.reshape(-1))
+        network.run()
+        settle(network)
+        np.testing.assert_array_equal(values_of(network), change)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_few_steps_are_added_and_many_averaged(size):
+    random = np.random.default_rng(size)
+    base = np.ones((NUM_KEYS, LENGTH), "f4") + 0.01 * random.standard_normal((NUM_KEYS, LENGTH)).astype("f4")
+    change = np.full((NUM_KEYS, LENGTH), 0.25, "f4")  # along the direction in which all values lie
+    moved = {}
+    for constant in (1e-9, 1e9):
+        network = make_network(size, 0, combine="adaptive", constant=constant)
+        set_all(network, base)
+        push_all(network, [change] * size)
+        settle(network)
+        moved[constant] = values_of(network) - base
+    np.testing.assert_allclose(moved[1e-9], size * change, rtol=1e-3)
+    np.testing.assert_allclose(moved[1e9], change, rtol=2e-2)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 33, 100])
+def test_lengths_below_and_above_the_number_of_directions(length):
+    """The moment's eigenvectors follow it: with one direction that stands out the sum saturates along it alone."""
+    random = np.random.default_rng(length)
+    network = make_network(2, 0, length=length, combine="adaptive", constant=100.0)
+    along = random.standard_normal(length)
+    along /= np.linalg.norm(along)
+    across = random.standard_normal(length)
+    across -= across @ along * along
+    across /= max(np.linalg.norm(across), 1e-9)
+    set_all(network, np.outer(random.uniform(1, 2, NUM_KEYS), along).astype("f4"))
+    before = values_of(network)
+    change = (along + across).astype("f4") * np.float32(1e-3)
+    push_all(network, [np.tile(change, (NUM_KEYS, 1))] * 2)
+    settle(network)
+    moved = values_of(network) - before
+    np.testing.assert_allclose(moved @ along, 1e-3, rtol=0.02)
+    if length > 1:
+        np.testing.assert_allclose(moved @ across, 2e-3, rtol=0.02)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_adagrad_scales_each_parameter_by_the_growth_of_all_squares(size):
+    random = np.random.default_rng(size)
+    half = LENGTH // 2
+    base = random.random((NUM_KEYS, LENGTH)).astype("f4")
+    base[:3, half:] = 0  # never updated before
+    changes = [random.random((NUM_KEYS, LENGTH)).astype("f4") for _ in range(size)]
+    for change in changes:
+        change[:, :half] -= 0.5
+    network = make_network(size, 0, combine="adagrad")
+    set_all(network, base)
+    push_all(network, changes)
+    settle(network)
+    squares = base[:, half:].astype("f8")
+    grown = [np.sqrt(squares + change[:, half:]) - np.sqrt(squares) for change in changes]
+    total = np.sum(changes, axis=0, dtype="f8")
+    factor = (np.sqrt(squares + total[:, half:]) - np.sqrt(squares)) / np.sum(grown, axis=0)
+    np.testing.assert_allclose(values_of(network)[:, half:], base[:, half:] + total[:, half:], rtol=1e-5)
+    np.testing.assert_allclose(
+        values_of(network)[:, :half], base[:, :half] + factor * total[:, :half], rtol=1e-3, atol=1e-4
+    )
+    assert (factor < 1).all()
+
+
+@pytest.mark.parametrize("combine", ["sum", "adaptive", "adagrad"])
+@pytest.mark.parametrize("wire", ["exact", "bfloat16"])
+@pytest.mark.parametrize("size", [2, 3, 5, 8])
+def test_replicas_are_equal_to_the_last_bit_with_every_rule(size, wire, combine):
+    """Beside pushes, sets and synchronizations of all ranks, and with levels."""
+
+    def program(network, rank, random):
+        for number in range(25):
+            while network.ranks[rank].runs_ahead:
+                yield None
+            keys = random.choice(NUM_KEYS, 3, replace=False)
+            kind = "set" if number == 12 and rank == 1 else "push"
+            yield network.start(rank, kind, keys, random.random(3 * LENGTH) * 10.0 ** random.integers(-4, 2))
+            if random.random() < 0.1:
+                yield from network.sync(rank)
+
+    for seed in range(4):
+        levels = np.arange(NUM_KEYS) % 4
+        network = make_network(
+            size,
+            seed,
+            combine=combine,
+            constant=0.1,
+            wire=wire,
+            levels=levels,
+            max_pending=4,
+            interval=0.02 * (seed % 2),
+        )
+        for rank in range(size):
+            network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))
+        network.run()
+        settle(network)
+        assert np.isfinite(values_of(network)).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_with_bfloat16_errors_do_not_add_up(length):
+    """Each push is far below the precision of the value; what rounding keeps back comes with the next ones."""
+    network = make_network(3, 0, num_keys=4, length=length, wire="bfloat16", max_pending=4)
+    set_all(network, np.full((4, length), 100.0, "f4"))
+    pushes = 300
+    for _ in range(pushes):
+        for rank in range(3):
+            network.start(rank, "push", range(4), np.full(4 * length, 1.0 + 2**-9))
+        network.run()
+    settle(network)
+    values = values_of(network, 4)
+    assert abs(values - (100 + 3 * pushes * (1 + 2**-9))).max() < 0.1
+    assert network.ranks[0].replica_counters[0] > pushes / 2
+
+
+def test_bfloat16_takes_half_of_the_bytes_and_keeps_what_is_not_a_number():
+    sizes = {}
+    for wire in ("exact", "bfloat16"):
+        network = make_network(2, 0, length=64, wire=wire)
+        change = np.ones((NUM_KEYS, 64), "f4")
+        change[0, :4] = np.inf, -np.inf, np.nan, 3.4e38
+        sent = []
+        push = network.ranks[0].begin("push", range(NUM_KEYS), change.reshape(-1))
+        while not network.ranks[0].step(push):
+            pass
+        network.ranks[0].step(network.ranks[0].begin("sync", []))
+        while (packet := network.ranks[0].take(1)) is not None:
+            sent.append(packet)
+        assert push.done
+        for packet in sent:
+            network.ranks[1].deliver(0, packet)
+        network.collect(1)
+        network.run()
+        sizes[wire] = sum(map(len, sent))
+        first = network.ranks[1].value(0)
+        assert first[0] == np.inf and first[1] == -np.inf and np.isnan(first[2]) and 3.3e38 < first[3] < np.inf
+    assert sizes["bfloat16"] < 0.6 * sizes["exact"]
+
+
+def test_a_key_takes_part_in_every_second_fourth_eighth_round():
+    levels = [0, 1, 2, 3]
+    network = make_network(2, 0, num_keys=4, levels=levels, max_pending=4)
+    seen = []
+    for _ in range(16):
+        for rank in range(2):
+            network.start(rank, "push", range(4), np.ones(4 * LENGTH))
+        network.run()
+        seen.append([network.ranks[0].base(key)[0] for key in range(4)])
+    changes = (np.diff(np.array(seen), axis=0) > 0).sum(axis=0)
+    assert changes[0] >= 14
+    for level in (1, 2, 3):
+        assert abs(changes[level] - 16 / 2**level) <= 1
+    settle(network)
+    assert (values_of(network, 4) == 32).all(), "a synchronization leaves nothing behind"
+
+
+def test_all_ranks_send_a_key_of_a_high_level_in_the_same_round():
+    """Also when one rank alone asks for a synchronization: contributions to a key are not sent apart."""
+    network = make_network(3, 0, num_keys=4, levels=[5] * 4)
+    for rank in range(3):
+        network.start(rank, "push", range(4), np.ones(4 * LENGTH))
+    network.worker(1, network.sync(1))
+    network.run()
+    for rank in network.ranks:
+        assert (rank.base(0) == 3).all()
+    sent = sum(rank.replica_counters[1] for rank in network.ranks)
+    assert sent == 4 * (2 + 2)  # to the home and from it, once
