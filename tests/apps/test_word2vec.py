@@ -80,7 +80,18 @@ def test_one_worker_repeats_itself(topics):
 def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     result = result_of(
-        run_app("word2vec", 3, "--corpus", topics, "--metrics", metrics, *SMALL, env={"LAPSE_SHARED_MEMORY": "0"})
+        run_app(
+            "word2vec",
+            3,
+            "--corpus",
+            topics,
+            "--metrics",
+            metrics,
+            *SMALL,
+            "--replicate",
+            60,
+            env={"LAPSE_SHARED_MEMORY": "0"},
+        )
     )
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
@@ -166,14 +177,14 @@ def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronized_by_
         "--replicate",
         60,
         "--sync-words",
-        300,
+        2000,
         "--sampling-scheme",
         "local",
     )
     stats = line["stats"]
     assert stats["sampled_local"] > 0.9 * stats["sampled_keys"] > 0  # a rank may own none of so few
-    # 20,000 words: in each 300, at least one round of each rank
-    assert stats["replica_syncs"] > 0.9 * 3 * 20_000 / 300
+    # 20,000 words: in each 2,000 at least one round of each rank
+    assert stats["replica_syncs"] > 0.9 * 3 * 20_000 / 2000
     seldom = stats_of_one_epoch(
         tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 3000
     )["stats"]
