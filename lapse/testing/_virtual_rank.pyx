@@ -24,7 +24,8 @@ from lapse.storage._segment cimport Segment
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, Store, access_host_peer, entry_t,
                            is_owned, is_reachable, read_reachable)
 from lapse.base._sync cimport fetch_add, load
-from lapse.base._types cimport FAILED, LOCALIZE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, LOCATE, operation_t, worker_slot_t
+from lapse.base._types cimport (FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, operation_t,
+                                worker_slot_t)
 
 KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}

@@ -7,8 +7,8 @@ from lapse.base._types cimport key_t, operation_t
 
 
 cdef class Door(Borrower):
-    # What may be borrowed is in `Borrower`. Every function raises as its Python twin does, and may be called without the
-    # GIL. `operation` receives a handle for `wait_for`, or NULL if the call is done already;
+    # What may be borrowed is in `Borrower`. Every function raises as its Python twin does, and may be called without
+    # the GIL. `operation` receives a handle for `wait_for`, or NULL if the call is done already;
     # without a place for it nobody waits for this one (`wait_everything` and the end of `run` do).
     # `keys`, `updates` and `values` may be reused on return; `out` is written until the operation
     # is waited for or cancelled, so that memory must live until then, on error paths too.

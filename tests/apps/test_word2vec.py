@@ -186,7 +186,7 @@ def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronized_by_
     # 20,000 words: in each 2,000 at least one round of each rank
     assert stats["replica_syncs"] > 0.9 * 3 * 20_000 / 2000
     seldom = stats_of_one_epoch(
-        tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 3000
+        tmp_path, 3, "--corpus", topics, "--sample", 0, "--replicate", 60, "--sync-words", 8000
     )["stats"]
     assert seldom["replica_syncs"] < stats["replica_syncs"] / 2
 

@@ -76,8 +76,8 @@ cdef class Trainer(Pairs):
     cdef readonly int64_t pairs
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, double slow_down=1.0, bint is_timed=False,
-                 **parameters):
+    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, double slow_down=1.0,
+                 bint is_timed=False, **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
