@@ -1,11 +1,11 @@
 """Floor 2. What the contributions of several ranks to one value come to."""
 
-from libc.math cimport pow, sqrt, sqrtf
+from libc.math cimport pow, sqrt
 from libc.stdlib cimport calloc, free
 
 from lapse._store cimport lock_entry, unlock_entry
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.storage._replicas cimport base_of
+from lapse.storage._replicas cimport base_of, root_growth
 
 cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other packages include what that names
     ctypedef struct curvature_t "lapse_curvature":
@@ -115,7 +115,7 @@ cdef void combine_adagrad(replica_t* replica) noexcept nogil:
     cdef float* total = <float*>replica.sum
     cdef float growth
     for i in range(half):
-        growth = sqrtf(max(before[i] + total[half + i], <float>0)) - sqrtf(max(before[i], <float>0))
+        growth = root_growth(before[i], total[half + i])
         if 0 < growth < replica.growth[i]:
             total[i] *= growth / replica.growth[i]
 

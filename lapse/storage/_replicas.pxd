@@ -11,6 +11,7 @@ Every function is called under the latch of the key's directory entry. The lists
 taken inside.
 """
 
+from libc.math cimport sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.base._types cimport key_t
@@ -57,8 +58,15 @@ cdef struct replicas_t:
     numbers_t collected     # replicas for which this home has contributions
     char* vectors
     size_t reserved
+    bint has_squares        # the second half of a value are AdaGrad's sums of squares
     float* more_vectors     # `owed` and `growth` of all replicas
     size_t more_reserved
+
+
+cdef inline float root_growth(float before, float added) noexcept nogil:
+    # By how much the square root of a sum of squares grows; without cancellation.
+    cdef float roots = sqrtf(max(before + added, <float>0)) + sqrtf(max(before, <float>0))
+    return added / roots if roots > 0 else <float>0
 
 
 cdef inline char* base_of(const replica_t* replica) noexcept nogil:

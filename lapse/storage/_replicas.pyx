@@ -68,10 +68,28 @@ cdef void note_growth(replica_t* replica, const float* delta, bint is_first) noe
     # The second half of a value are AdaGrad's sums of squares.
     cdef size_t i, half = replica.bytes // 8
     cdef const float* before = <const float*>base_of(replica) + half
-    cdef float growth
+    if is_first:
+        memset(replica.growth, 0, half * sizeof(float))
     for i in range(half):
-        growth = sqrtf(max(before[i] + delta[half + i], <float>0)) - sqrtf(max(before[i], <float>0))
-        replica.growth[i] = growth if is_first else replica.growth[i] + growth
+        replica.growth[i] += root_growth(before[i], delta[half + i])
+
+
+cdef void shorten_late_steps(replica_t* replica) noexcept nogil:
+    """Scale the delta as if its AdaGrad steps had been made when the sums of squares were what the base says now.
+
+    They were made while a round was under way, without the squares that the other ranks had contributed to it.
+    """
+    cdef size_t i, half = replica.bytes // 8
+    cdef float* step = <float*>delta_of(replica)
+    cdef const float* squares = step + half
+    cdef const float* known = <const float*>replica.value + half   # with the delta
+    cdef const float* before = <const float*>base_of(replica) + half
+    cdef float then, now
+    for i in range(half):
+        then = sqrtf(max(known[i], <float>0)) + sqrtf(max(known[i] - squares[i], <float>0))
+        now = sqrtf(max(before[i] + squares[i], <float>0)) + sqrtf(max(before[i], <float>0))
+        if now > then:
+            step[i] *= then / now
 
 
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil:
@@ -82,6 +100,8 @@ cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) n
     """
     add_values(replicas.itemsize, base_of(replica), total, replica.bytes)
     if replica.has_delta:
+        if replicas.has_squares:
+            shorten_late_steps(replica)
         sum_values(replicas.itemsize, replica.value, base_of(replica), delta_of(replica), replica.bytes)
     else:
         memcpy(replica.value, base_of(replica), replica.bytes)
@@ -203,6 +223,7 @@ cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
     cdef uint32_t i
     cdef float* at
     cdef replica_t* replica
+    replicas.has_squares = growth
     for i in range(replicas.count):
         if replicas.all[i].sum != NULL:
             replicas.more_reserved += replicas.all[i].stride * (owed + growth)

@@ -130,6 +130,29 @@ def test_lengths_below_and_above_the_number_of_directions(length):
         np.testing.assert_allclose(moved @ across, 2e-3, rtol=0.02)
 
 
+def test_adagrad_steps_made_while_a_round_is_under_way_are_scaled_by_the_squares_that_it_brings():
+    random = np.random.default_rng(0)
+    half = LENGTH // 2
+    base, mine, other, late = (random.random((NUM_KEYS, LENGTH)).astype("f4") for _ in range(4))
+    network = make_network(2, 0, combine="adagrad")
+    set_all(network, base)
+    push_all(network, [mine, other])
+    network.start(0, "sync", [])
+    network.start(0, "push", range(NUM_KEYS), late.reshape(-1))  # the contributions are on their way
+    network.run()
+    settle(network)
+
+    def roots(squares):
+        return np.sqrt(squares, dtype="f8")
+
+    g, a, b, c = (each[:, half:].astype("f8") for each in (base, mine, other, late))
+    round_one = (roots(g + a + b) - roots(g)) / (roots(g + a) + roots(g + b) - 2 * roots(g))
+    later = (roots(g + a + b + c) - roots(g + a + b)) / (roots(g + a + c) - roots(g + a))
+    expected = base[:, :half] + round_one * (mine + other)[:, :half] + later * late[:, :half]
+    np.testing.assert_allclose(values_of(network)[:, :half], expected, rtol=1e-4)
+    np.testing.assert_allclose(values_of(network)[:, half:], (base + mine + other + late)[:, half:], rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_adagrad_scales_each_parameter_by_the_growth_of_all_squares(size):
     random = np.random.default_rng(size)
