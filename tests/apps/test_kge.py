@@ -26,6 +26,8 @@ KEYS = {
     "mean_rank",
     "mrr_raw",
 }
+#: Ranks share no memory, as if each had a host of its own.
+APART = {"LAPSE_SHARED_MEMORY": "0"}
 REAL = os.environ.get("LAPSE_DATA")
 
 
@@ -112,7 +114,8 @@ def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_pa
 
 def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    job = run_app("kge", 2, "--dataset", languages, *SMALL, "--metrics", metrics, env={"LAPSE_SHARED_MEMORY": "0"})
+    options = ("--dataset", languages, *SMALL, "--replicate", 10, "--metrics", metrics)
+    job = run_app("kge", 2, *options, env=APART)
     result = result_of(job)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 41))
@@ -146,10 +149,23 @@ def test_classic_does_not_localize_and_one_rank_does_not_replicate(languages, tm
         assert json.loads(metrics.read_text().splitlines()[0])["stats"][name] == 0
 
 
-@pytest.mark.parametrize("model", ["complex", "rescal"])
-def test_the_output_scores_as_the_model_does(languages, tmp_path, model):
-    """Plain NumPy on the files ranks the test triples as the RESULT line says."""
-    result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, "--output", tmp_path / "m", "--model", model))
+@pytest.mark.parametrize(
+    "options", [("--combine", "adagrad"), ("--combine", "sum", "--wire", "exact", "--sync-triples", 48)]
+)
+def test_ranks_that_share_no_memory_have_replicas_of_all_values(languages, tmp_path, options):
+    metrics = tmp_path / "metrics.jsonl"
+    result = result_of(run_app("kge", 3, "--dataset", languages, *SMALL, "--metrics", metrics, *options, env=APART))
+    assert result["mrr"] > 0.7
+    for stats in (json.loads(line)["stats"] for line in metrics.read_text().splitlines()):
+        assert stats["localize_keys"] == 0 and stats["pulled_keys"] == stats["pulled_local"]
+        assert stats["replica_syncs"] > 0
+
+
+@pytest.mark.parametrize("model, env", [("complex", {}), ("complex", APART), ("rescal", {})])
+def test_the_output_scores_as_the_model_does(languages, tmp_path, model, env):
+    """Plain NumPy on the files ranks the test triples as the RESULT line says; replicas are equal by then."""
+    options = ("--dataset", languages, *SMALL, "--eval-every", 0, "--output", tmp_path / "m", "--model", model)
+    result = result_of(run_app("kge", 2, *options, env=env))
     entities, relations = (np.load(tmp_path / "m" / f"{name}.npy") for name in ("entities", "relations"))
     ids = {
         stem: {name: int(i) for i, name in (line.split("\t") for line in path.read_text().splitlines())}

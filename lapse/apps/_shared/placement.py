@@ -27,6 +27,8 @@ SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Workers wait at 1.5 times `max_pending`: two thirds of the items that ``--sync-...`` allows, and a little less,
 #: because the number of pushes per item is an estimate.
 PACE = 0.9 / 1.5
+#: Per element of a replica: it takes three vectors.
+REPLICA_BYTES = 3 * 4
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,14 @@ def replicate(
 
 
 def replicas_in(megabytes: int, length: int) -> int:
-    """How many replicas of values with this many elements fit into a memory; each takes three vectors."""
-    return int(megabytes * 1e6 / (3 * 4 * length))
+    """How many replicas of values with this many elements fit into a memory."""
+    return int(megabytes * 1e6 / (REPLICA_BYTES * length))
+
+
+def number_in(megabytes: int, lengths: np.ndarray, counts: np.ndarray) -> int:
+    """How many of the keys with the largest counts fit into a memory, if values have these numbers of elements."""
+    order = np.argsort(-counts, kind="stable")
+    return int(np.searchsorted(np.cumsum(lengths[order]), megabytes * 1e6 / REPLICA_BYTES, side="right"))
 
 
 def most_used(counts: np.ndarray, number: int) -> np.ndarray:
@@ -205,17 +213,21 @@ def pace(usage: Usage, replicated: np.ndarray, items_per_round: int, ranks: Rank
     return lapse.Replication(max_pending=max(int(PACE * pushes_per_item * items_per_round / ranks.count), 1))
 
 
-def log_replicated(placement: Placement, num_keys: int, keys: str, items_per_round: int, items: str) -> None:
-    """Log how many of the `keys` are replicated, and how often replicas are synchronized."""
+def log_replicated(placement: Placement, num_keys: int, keys: str, pace: str) -> None:
+    """Log how many of the `keys` are replicated, and how often (`pace`) replicas are synchronized."""
     if len(placement.replicated_keys):
         log.info(
-            "%s of %s %s are replicated, synchronized at least every %s %s of all ranks",
+            "%s of %s %s are replicated, synchronized %s",
             f"{len(placement.replicated_keys):,}",
             f"{num_keys:,}",
             keys,
-            f"{items_per_round:,}",
-            items,
+            pace,
         )
+
+
+def every(items_per_round: int, items: str) -> str:
+    """The pace for `log_replicated`, if it is the same all the time."""
+    return f"at least every {items_per_round:,} {items} of all ranks"
 
 
 def make_server(

@@ -64,13 +64,15 @@ def sum_up(ranks: np.ndarray) -> np.ndarray:
 
 
 def evaluate(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[Quality, Quality]:
-    """Rank triples. Collective over all workers.
+    """Rank triples, when what was pushed to replicas before has reached all of them. Collective over all workers.
 
     Returns
     -------
     filtered, raw
         The same on all workers.
     """
+    kv.wait_replica_sync()
+    kv.barrier()
     sums = np.zeros((2, SUMS))
     mine = triples[kv.id :: kv.num_workers]
     for first in range(0, len(mine), QUERY_ROWS):

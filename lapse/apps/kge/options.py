@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lapse.apps._shared import options
 from lapse.apps._shared.options import Group, NumberType, natural_int, positive_float, positive_int
+from lapse.apps.kge.placement import FIRST_EPOCHS, ROUNDS_AT_FIRST, ROUNDS_LATER, TRIPLES_OF_SUMS
 
 DESCRIPTION = """\
 Train knowledge-graph embeddings, and measure how well they complete triples.
@@ -126,10 +127,13 @@ def make_parser() -> argparse.ArgumentParser:
     group = options.add_replication_options(
         parser,
         keys="entities and relations",
-        default=options.CHEAPER + ", at most half of all values",
+        default="as many as fit into --replica-memory",
         items="triples",
-        sync_default=4096,
+        sync_default=None,
+        sync_help=f"{ROUNDS_AT_FIRST} times in each of the first {FIRST_EPOCHS} epochs, {ROUNDS_LATER} times in later "
+        f"ones; {TRIPLES_OF_SUMS} with --combine sum",
     )
+    options.add_combining_options(group, combine="adagrad", wire="bfloat16")
     options.add_sampling_options(group, "entities")
     return parser
 

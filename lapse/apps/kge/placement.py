@@ -1,4 +1,4 @@
-"""Which technique manages which entity and relation.
+"""Which technique manages which entity and relation, and how often replicas are synchronized.
 
 Decided from the counts of the training triples: how many blocks are expected to use each of them.
 """
@@ -6,39 +6,109 @@ Decided from the counts of the training triples: how many blocks are expected to
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 import lapse
 from lapse.apps._shared import placement as shared
-from lapse.apps._shared.placement import Placement, Ranks, Usage
+from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.kge.models import Model
 
 #: Few entities on a rank are so many times those of a block; see `shared.choose_scheme`.
 MIN_LOCAL_BLOCKS = 4
-#: Replicas take at most this share of the size of all values. A block of a small graph uses many of its entities, so
-#: that replicating more than the library's default of a tenth pays off.
-MEMORY = 0.5
+#: AdaGrad's first steps have the size of the learning rate, whatever the gradient: what several ranks do apart then
+#: overshoots, and is not made good later. So replicas are synchronized so many times in each of the first epochs,
+FIRST_EPOCHS, ROUNDS_AT_FIRST = 5, 25
+#: and so many times in each epoch after them.
+ROUNDS_LATER = 4
+#: The pace of ``--combine sum``: with rarer rounds sums of several ranks' steps cost quality, or diverge.
+TRIPLES_OF_SUMS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement(shared.Placement):
+    """How the server and the kernel manage entities and relations.
+
+    Attributes
+    ----------
+    max_pending
+        Of the replication, per epoch; the last one holds for all later epochs.
+    """
+
+    max_pending: tuple[int, ...]
+
+    def pace(self, epoch: int) -> int:
+        """How many key positions a rank pushes to replicas before it begins a round, in an epoch (from 0)."""
+        return self.max_pending[min(epoch, len(self.max_pending) - 1)]
 
 
 def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ranks) -> Placement:
     """Decide by the options and the training triples; the same on all ranks."""
     usage = expect_usage(args, model, train)
-    few_entities = MIN_LOCAL_BLOCKS * usage.positive[: model.num_entities].sum() / usage.units
-    scheme = shared.choose_scheme(args, ranks, model.num_entities, few_entities)
-    localize = shared.localizes(args, ranks)
     replicated, replication = shared.not_replicated()
+    max_pending: tuple[int, ...] = (1,)
     if shared.replicates(args, ranks):
-        replicated, replication = shared.replicate(
-            args, usage, ranks, args.sync_triples, value_lengths(model), scheme=scheme, memory=MEMORY
+        replicated = choose_replicated(args, model, usage)
+        max_pending = choose_paces(args, usage, replicated, ranks)
+        replication = lapse.Replication(
+            syncs_per_second=0, max_pending=max_pending[0], combine=args.combine, wire=args.wire
         )
+    is_local = len(replicated) == model.num_keys
+    scheme = choose_scheme(args, model, usage, ranks, is_local)
+    localize = shared.localizes(args, ranks) and not is_local
     return Placement(
         localize=localize,
         lookahead=args.lookahead if localize else 0,
         replicated_keys=replicated,
         replication=replication,
         sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)),
+        max_pending=max_pending,
     )
+
+
+def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: Ranks, is_local: bool) -> str:
+    """How negatives are drawn. If all values are replicated, no scheme is better than the simplest."""
+    if is_local and not args.sampling_scheme:
+        return "naive"
+    few_entities = MIN_LOCAL_BLOCKS * usage.positive[: model.num_entities].sum() / usage.units
+    return shared.choose_scheme(args, ranks, model.num_entities, few_entities)
+
+
+def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage) -> np.ndarray:
+    """The entities and relations that the triples of most blocks have: all of them if they fit. Sorted."""
+    number = args.replicate
+    if number is None:
+        number = shared.number_in(args.replica_memory, value_lengths(model), usage.positive)
+    return shared.most_used(usage.positive, number)
+
+
+def choose_paces(args: argparse.Namespace, usage: Usage, replicated: np.ndarray, ranks: Ranks) -> tuple[int, ...]:
+    """See `Placement.max_pending`."""
+    triples = args.sync_triples
+    if triples is None and args.combine == "sum":
+        triples = TRIPLES_OF_SUMS
+    if triples is not None:
+        return (shared.pace(usage, replicated, triples, ranks).max_pending,)
+    at_first, later = (pace_for(usage, replicated, ranks, rounds) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
+    return (at_first,) * FIRST_EPOCHS + (later,)
+
+
+def pace_for(usage: Usage, replicated: np.ndarray, ranks: Ranks, rounds: int) -> int:
+    """How many key positions a rank pushes to replicas before it begins a round, if an epoch is to have so many.
+
+    A rank pushes a whole block at once. With half a block less than its share it stops at the nearest number of blocks.
+    """
+    pushes = usage.together[replicated].sum()
+    of_a_block = pushes / max(usage.units, 1)
+    return max(int(pushes / ranks.count / rounds - of_a_block / 2), 1)
+
+
+def describe_pace(args: argparse.Namespace) -> str:
+    """How often replicas are synchronized, for the log."""
+    if args.sync_triples is None and args.combine != "sum":
+        return f"{ROUNDS_AT_FIRST} times in each of the first {FIRST_EPOCHS} epochs, {ROUNDS_LATER} times later"
+    return shared.every(args.sync_triples or TRIPLES_OF_SUMS, "triples")
 
 
 def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> Usage:

@@ -20,13 +20,14 @@ import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.files import write_model
 from lapse.apps._shared.options import pace_options
-from lapse.apps._shared.placement import NormalThenZero, Placement, Ranks, log_replicated, make_server
+from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
 from lapse.apps.kge import data, evaluate, model_io, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
 from lapse.apps.kge.models import Model
+from lapse.apps.kge.placement import Placement
 from lapse.server import checkpoint
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Pl
         args.model, args.dim, args.norm, args.reciprocal_relations, len(dataset.entities), len(dataset.relations)
     )
     chosen = placement.decide(args, model, dataset.train, Ranks.of(comm))
-    log_replicated(chosen, model.num_keys, "values", args.sync_triples, "triples")
+    log_replicated(chosen, model.num_keys, "values", placement.describe_pace(args))
     return Plan(
         args,
         dataset,
@@ -206,6 +207,8 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
 
     Returns the mean loss over triples and sides of all workers, without penalties.
     """
+    if len(plan.placement.replicated_keys):
+        kv.pace_rounds(max_pending=plan.placement.pace(epoch))
     trainer = make_trainer(kv, plan, epoch)
     share = len(plan.shares[kv.id])
     progress = Progress.of_epoch(kv, plan.args, epoch, share * kv.num_workers, "triples")
@@ -219,7 +222,6 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
             )
     trainer.finish()
     training.note_computing(trainer.computing_seconds)
-    kv.wait_replica_sync()  # what follows reads from homes and from replicas
     progress.close()
     loss, triples = kv.allreduce(np.array([trainer.loss, trainer.triples])).tolist()
     return loss / triples / 2 if triples else None

@@ -8,6 +8,7 @@ the same time, so that nothing needs to be replicated.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: in
         replicated, replication = shared.replicate(
             args, usage, ranks, ratings_per_round(args, matrix, ranks.count), length, first=matrix.num_rows
         )
+        if args.step == "adagrad":
+            replication = dataclasses.replace(replication, combine="adagrad")
         localized[replicated - matrix.num_rows] = 0
     return Placement(
         localize=ahead,

@@ -20,7 +20,7 @@ import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
-from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
+from lapse.apps._shared.placement import NormalThenZero, Ranks, every, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
 from lapse.apps.mf import data, matrix, model_io, placement, schedule, stdlib_matrix, synthetic
@@ -160,7 +160,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Pla
     ranks = Ranks.of(comm)
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)
-    log_replicated(chosen, ratings.num_columns, "columns", per_round, "ratings")
+    log_replicated(chosen, ratings.num_columns, "columns", every(per_round, "ratings"))
     return Plan(args, ratings, model, chosen)
 
 

@@ -21,7 +21,7 @@ from lapse.apps._shared import job, streams
 from lapse.apps._shared.files import pull_rows, write_model
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
-from lapse.apps._shared.placement import log_replicated, make_server
+from lapse.apps._shared.placement import every, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.stdlib import write_temporary
 from lapse.apps._shared.training import Training
@@ -129,7 +129,7 @@ def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:
 def make_plan(comm: Intracomm, args: argparse.Namespace, text: Text) -> Plan:
     """Make the decisions that hold for all epochs. Collective."""
     chosen = job.collectively(comm, placement.decide, comm, args, text)
-    log_replicated(chosen, 2 * len(text.vocabulary), "vectors", placement.words_per_round(args, text), "words")
+    log_replicated(chosen, 2 * len(text.vocabulary), "vectors", every(placement.words_per_round(args, text), "words"))
     return Plan(args, text, chosen)
 
 

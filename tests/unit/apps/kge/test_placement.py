@@ -168,7 +168,7 @@ def test_where_all_ranks_share_memory_everything_is_local():
 )
 def test_each_management_has_a_sampling_scheme(management, num_entities, scheme):
     """Where a rank owns few entities, negatives are not drawn among them."""
-    args = options("--management", management)
+    args = options("--management", management, "--replicate", 5)
     assert placement.decide(args, model_of(args, num_entities), graph(), Ranks(3)).sampling.scheme == scheme
 
 
@@ -187,3 +187,51 @@ def test_workers_wait_before_all_ranks_together_have_trained_the_triples_of_a_ro
     for ranks in (2, 4):
         most = shared.pace(usage, replicated, args.sync_triples, Ranks(ranks)).max_pending
         assert 0.6 * 3000 < 1.5 * most / pushes_per_triple * ranks <= 3000
+
+
+def test_all_values_are_replicated_if_they_fit():
+    """Then nothing is relocated, and negatives may be any entities."""
+    args = options("--dim", 100)
+    chosen = placement.decide(args, model_of(args), graph(), Ranks(4))
+    assert chosen.replicated_keys.tolist() == list(range(110))
+    assert not chosen.localize and chosen.lookahead == 0 and chosen.sampling.scheme == "naive"
+    assert (chosen.replication.combine, chosen.replication.wire) == ("adagrad", "bfloat16")
+    assert placement.decide(options("--wire", "exact"), model_of(args), graph(), Ranks(4)).replication.wire == "exact"
+
+
+@pytest.mark.parametrize("model_name", ["complex", "rescal"])
+def test_the_most_used_values_that_fit_are_replicated(model_name):
+    """Whatever their lengths: relations of RESCAL are matrices."""
+    args = options("--model", model_name, "--dim", 400, "--replica-memory", 1)
+    model = model_of(args)
+    chosen = placement.decide(args, model, graph(), Ranks(4))
+    usage, lengths = placement.expect_usage(args, model, graph()).positive, placement.value_lengths(model)
+    others = np.setdiff1d(np.arange(model.num_keys), chosen.replicated_keys)
+    taken = 3 * 4 * lengths[chosen.replicated_keys].sum()
+    assert taken <= 1e6 < taken + 3 * 4 * lengths[others[usage[others].argmax()]]
+    assert usage[chosen.replicated_keys].min(initial=np.inf) >= usage[others].max()
+    assert chosen.localize
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_rounds_are_frequent_in_the_first_epochs_and_rare_later(ranks):
+    args = options("--batch-size", 10)
+    model, triples = model_of(args), graph(triples=20_000)
+    chosen = placement.decide(args, model, triples, Ranks(ranks))
+    pushes = placement.expect_usage(args, model, triples).together.sum() / ranks
+    of_a_block = pushes / (2000 / ranks)
+    for epoch, rounds in ((0, 25), (4, 25), (5, 4), (24, 4)):
+        blocks = -(-chosen.pace(epoch) // of_a_block)  # a rank pushes whole blocks
+        assert 2000 / ranks / blocks == pytest.approx(rounds, rel=0.05)
+    assert chosen.replication.max_pending == chosen.pace(0)
+
+
+@pytest.mark.parametrize("given, triples", [(("--combine", "sum"), 4096), (("--sync-triples", 1000), 1000)])
+def test_sums_and_a_chosen_pace_are_the_same_in_all_epochs(given, triples):
+    args = options("--batch-size", 10, *given)
+    model = model_of(args)
+    chosen = placement.decide(args, model, graph(), Ranks(2))
+    usage = placement.expect_usage(args, model, graph())
+    expected = shared.pace(usage, chosen.replicated_keys, triples, Ranks(2)).max_pending
+    assert chosen.pace(0) == chosen.pace(20) == chosen.replication.max_pending == expected
+    assert chosen.replication.combine == args.combine
