@@ -21,7 +21,7 @@ from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
 from lapse.messaging._senders cimport send_bye
 from lapse.protocol._protocol cimport handle_frame
-from lapse.protocol._rounds cimport has_work, tick
+from lapse.protocol._rounds cimport has_work, is_round_near, tick
 from lapse.storage._host_peers cimport HostPeers
 
 cdef enum:
@@ -494,6 +494,8 @@ cdef class Comm:
         """How long the thread sleeps if nothing wakes it."""
         cdef int64_t quiet_for
         cdef bint is_needed
+        if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds):
+            return self.dilation * FAR_SLEEP
         if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
                 or has_failed(self.failure)):
             return self.dilation * SHORT_SLEEP

@@ -12,7 +12,7 @@ cdef enum:
     # Nanoseconds.
     LONG_SLEEP = 2000000
     SHORT_SLEEP = 200000
-    FAR_SLEEP = 50000           # of a worker whose answer comes from another host: no bell wakes it
+    FAR_SLEEP = 50000           # of a worker whose answer comes from another host, or during a round: no bell wakes it
     BRIEF_SLEEP = 10000         # in place of a yield, if time is dilated: cores are for others meanwhile
     QUIET_SLEEP = 5000000       # while nothing has been sent or received for QUIET_AFTER
     QUIET_AFTER = 50000000

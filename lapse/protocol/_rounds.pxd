@@ -76,6 +76,12 @@ cdef inline bint has_work(rounds_t* self) noexcept nogil:
         load(&self.unreturned) == 0 and (is_behind(self) or load(&self.wanted) > load(&self.begun)))
 
 
+cdef inline bint is_round_near(rounds_t* self) noexcept nogil:
+    """Whether a round is under way, or soon will be: messages of other ranks are expected."""
+    return load(&self.unreturned) or load(&self.ended) or (
+        self.max_pending and load(&self.pending) > self.max_pending // 2)
+
+
 cdef int prepare_rounds(rounds_t* self, rank_t* state) noexcept
 cdef int note_pushes(rounds_t* self, int64_t count) noexcept nogil
 cdef int begin_round_if_due(rounds_t* self) noexcept nogil

@@ -42,7 +42,7 @@ MIN_LOCAL_WORDS = 100
 WEIGHT_OF_A_ROUND = 120.0
 #: A vector takes part in a round as often as it gathers this weight: twice as much cost 0.8% of the objective on 8
 #: ranks, and half is not worth twice the bytes.
-ENOUGH_WEIGHT = 22.0
+ENOUGH_WEIGHT = 18.0
 #: The pace of ``--combine sum``: every 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks
 #: and 50% on 8.
 WORDS_OF_SUMS = 2000
