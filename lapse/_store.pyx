@@ -17,6 +17,13 @@ from lapse.base._types cimport OK, PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
 
 
+cdef extern from *:
+    """
+    #define lapse_likely(x) __builtin_expect(!!(x), 1)
+    """
+    bint is_likely "lapse_likely"(bint x) noexcept nogil
+
+
 cdef enum:
     # How many keys ahead of the current one its row, and its entry, are prefetched: 8 to 16 is a flat optimum for rows
     # of 400 bytes.
@@ -145,17 +152,40 @@ cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
     return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, 0, &tally)
 
 
+cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, char* value, float weight,
+                           tally_t* tally) noexcept nogil:
+    """What `access_batch` does with a key whose state in the view is not OWNED; return whether it was served.
+
+    Drops the key's latch in the view.
+    """
+    cdef entry_t* entry = &view.entries[key]
+    cdef bint served
+    if view == store:
+        served = access_held(store, kind, key, entry, value, weight, tally)
+        unlock_entry(entry)
+        return served
+    note_use(entry)
+    if entry.state == OWNED:
+        access_owned(view, kind, key, entry, value)
+        tally.shared += 1
+        unlock_entry(entry)
+        return True
+    unlock_entry(entry)
+    return access_here(store, kind, key, value, weight, tally)
+
+
 # Batches ---------------------------------------------------------------------------------------------
 
 cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
-    # Reads the slot without the latch: a stale slot costs a useless prefetch, nothing more.
+    # Reads the slot without the latch: a stale slot, or what the slot of an absent key remembers, costs a useless
+    # prefetch, nothing more.
     cdef store_t* view = view_of(store, key)
     cdef slab_t* slab = slab_for(view, key)
     cdef entry_t* entry = &view.entries[key]
     cdef uint32_t slot = entry.slot
     cdef char* row
     cdef size_t at, end
-    if slot == NO_SLOT or entry.state == ABSENT:
+    if slot == NO_SLOT:
         return
     row = store.replicas.all[slot].value if entry.state == REPLICATED else row_at(slab, slot)
     end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
@@ -207,8 +237,6 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
     cdef store_t* view
     cdef entry_t* entry
     cdef char* value
-    cdef float weight
-    cdef bint served
     if count > 1:
         start_looking_ahead(store, keys, count)
     for i in range(count):
@@ -218,16 +246,11 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         view = view_of(store, keys[i])
         entry = &view.entries[keys[i]]
         lock_entry(view, entry)
-        note_use(entry)
-        if entry.state == OWNED:
+        if is_likely(entry.state == OWNED):  # keeps the rest out of the loop
             access_owned(view, kind, keys[i], entry, value)
             unlock_entry(entry)
             tally.shared += view != store
-            continue
-        weight = 1 if weights == NULL else weights[i]
-        served = view == store and access_held(store, kind, keys[i], entry, value, weight, tally)
-        unlock_entry(entry)
-        if not served and (view == store or not access_here(store, kind, keys[i], value, weight, tally)):
+        elif not access_not_owned(store, view, kind, keys[i], value, 1 if weights == NULL else weights[i], tally):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses
