@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from lapse.apps.word2vec.vocabulary import NOISE_POWER, Vocabulary
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
+
+log = logging.getLogger(__name__)
 
 #: Words of each rank's text that the trial run reads.
 TRIAL_WORDS = 50_000
@@ -46,6 +49,11 @@ ENOUGH_WEIGHT = 18.0
 #: The pace of ``--combine sum``: every 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks
 #: and 50% on 8.
 WORDS_OF_SUMS = 2000
+#: Rounds are at most so many times rarer than by default, whatever ``--sync-words`` says: with four times the loss
+#: grows by a tenth on 8 ranks, with ten times it diverges.
+MOST_TIMES_RARER = 2
+#: Units are long if a rank trains at least so many of them between two rounds: a unit's changes are sent as a whole.
+LONG_UNITS_OF_A_ROUND = 4
 #: A worker holds the vectors of a block for so many units that it uses the most frequent of them less than once: held
 #: longer, they would be as stale as replicas that are not synchronized.
 USES_PER_BLOCK = 0.5
@@ -76,7 +84,9 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     replicates = shared.replicates(args, ranks)
     number = number_of_replicas(args, vocabulary) if replicates else 0
     is_local = number == 2 * len(vocabulary)
-    long_units = is_local or ranks.count <= FEW_HOSTS * ranks.sharing
+    long_units = ranks.count <= FEW_HOSTS * ranks.sharing
+    if is_local:
+        long_units = pairs_per_round(args, text) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
     scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
     if is_local and not args.sampling_scheme:  # no scheme is better
         scheme = "naive"
@@ -119,11 +129,25 @@ def replicate(
 
 def words_per_round(args: argparse.Namespace, text: Text) -> int:
     """The number of words that all ranks together train between two rounds."""
-    if args.sync_words is not None:
-        return args.sync_words
-    if args.combine == "sum":
-        return WORDS_OF_SUMS
-    return max(int(WEIGHT_OF_A_ROUND / max(expected_weights(args, text).max(initial=0), 1e-12)), 1)
+    words = WORDS_OF_SUMS
+    if args.combine != "sum":
+        words = max(int(WEIGHT_OF_A_ROUND / max(expected_weights(args, text).max(initial=0), 1e-12)), 1)
+    if args.sync_words is None:
+        return words
+    if args.sync_words > MOST_TIMES_RARER * words:
+        log.warning(
+            "--sync-words %s would diverge: synchronizing every %s words instead, %d times the default",
+            f"{args.sync_words:,}",
+            f"{MOST_TIMES_RARER * words:,}",
+            MOST_TIMES_RARER,
+        )
+    return min(args.sync_words, MOST_TIMES_RARER * words)
+
+
+def pairs_per_round(args: argparse.Namespace, text: Text) -> float:
+    """The expected number of pairs that all ranks together train between two rounds."""
+    kept = (text.vocabulary.counts * text.vocabulary.keep_probability(args.sample)).sum()
+    return words_per_round(args, text) * (args.window + 1) * float(kept) / max(text.words, 1)
 
 
 def expected_weights(args: argparse.Namespace, text: Text) -> np.ndarray:

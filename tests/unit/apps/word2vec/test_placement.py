@@ -174,3 +174,40 @@ def test_all_options_have_help(capsys):
     ):
         assert name in shown
     assert isinstance(options(), argparse.Namespace)
+
+
+def a_text(words=1_000_000):
+    return Text("", VOCABULARY, [words], {})
+
+
+def test_rounds_come_when_the_most_used_vector_has_gathered_enough():
+    words = placement.words_per_round(options(), a_text())
+    most = placement.expected_weights(options(), a_text()).max()
+    assert words == pytest.approx(placement.WEIGHT_OF_A_ROUND / most, rel=1e-3)
+    assert placement.words_per_round(options("--alpha", 0.05), a_text()) == pytest.approx(words / 2, rel=1e-3)
+    assert placement.words_per_round(options("--combine", "sum"), a_text()) == placement.WORDS_OF_SUMS
+
+
+def test_rounds_that_would_diverge_are_held_back_and_named(caplog):
+    usual = placement.words_per_round(options(), a_text())
+    assert placement.words_per_round(options("--sync-words", usual // 3), a_text()) == usual // 3
+    assert not caplog.records
+    assert placement.words_per_round(options("--sync-words", 10**9), a_text()) == 2 * usual
+    assert "would diverge" in caplog.text
+
+
+def test_expected_weights_are_those_of_a_count():
+    """Each pair changes an input vector by all outputs, and each output by one input."""
+    args = options("--sample", 0, "--window", 5, "--negative", 5, "--alpha", 0.1)
+    total = VOCABULARY.total
+    weights = placement.expected_weights(args, a_text(total))
+    pairs = 6 * VOCABULARY.counts / total
+    np.testing.assert_allclose(weights[::2], 0.1 * 6 * pairs)
+    noise = placement.noise(VOCABULARY)[1::2]
+    np.testing.assert_allclose(weights[1::2], 0.1 * (pairs + 5 * pairs.sum() * noise / noise.sum()))
+
+
+def test_all_vectors_are_replicated_if_they_fit():
+    assert placement.number_of_replicas(options(), VOCABULARY) == 2 * len(VOCABULARY)
+    assert placement.number_of_replicas(options("--replicate", 7), VOCABULARY) == 7
+    assert placement.number_of_replicas(options("--replica-memory", 1, "--dim", 10_000), VOCABULARY) == 8
