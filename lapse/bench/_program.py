@@ -31,7 +31,7 @@ mpirun themselves. benchmarks/README.md in the source tree explains how to read 
 
 EXAMPLES = """\
 examples:
-  python -m lapse bench                                all groups but scaling, at most some minutes each
+  python -m lapse bench                                all groups but rounds and scaling, at most some minutes each
   python -m lapse bench --list                         list the groups
   python -m lapse bench local --full                   one group, with all of its parameters
   python -m lapse bench scaling --workload word2vec --hosts 1,2,4 --ranks-per-host 1
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program to the caller's parser."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure (default: all but scaling)")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="which (default: all but rounds and scaling)")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument(
         "--quick", action="store_true", help="smoke test of some seconds: all code paths, meaningless figures"
