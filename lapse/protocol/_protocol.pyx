@@ -115,7 +115,7 @@ cdef class Protocol:
         """
         cdef rounds_t* rounds = &self.c.replication.rounds
         cdef const uint8_t[::1] level_view
-        self.pace_rounds(interval, max_pending)
+        self.pace_rounds(interval, max_pending, max_pending + max_pending // 2)
         rounds.threshold = threshold
         rounds.average = average
         rounds.clip = clip
@@ -131,10 +131,11 @@ cdef class Protocol:
                 or add_home_vectors(&self.store.c.replicas, rounds.is_short, combine == "adagrad") != OK):
             raise MemoryError(f"no memory to combine changes of {self.store.c.replicas.count} replicated keys")
 
-    def pace_rounds(self, double interval, int64_t max_pending):
+    def pace_rounds(self, double interval, int64_t max_pending, int64_t max_late):
         """Choose when this rank begins rounds, at any time; the other ranks join them. See `manage_replicas`."""
         cdef rounds_t* rounds = &self.c.replication.rounds
         rounds.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
+        atomic_store(&rounds.max_late, max_late)
         atomic_store(&rounds.max_pending, max_pending)
 
     @property

@@ -29,6 +29,7 @@ cdef struct rounds_t:
     combining_t combining
     # The user's choice.
     int64_t max_pending     # key positions pushed here between two rounds; 0: no limit
+    int64_t max_late        # the same while a round is under way
     int64_t interval        # nanoseconds between two rounds; 0: the time starts none
     double threshold
     double clip
@@ -62,7 +63,10 @@ cdef struct rounds_t:
 
 cdef inline bint runs_ahead(rounds_t* self) noexcept nogil:
     """Whether this rank has pushed so much since its last round that its workers have to wait."""
-    return self.max_pending and load(&self.pending) > self.max_pending + self.max_pending // 2
+    cdef int64_t pending = load(&self.pending)
+    if self.max_pending == 0:
+        return False
+    return pending > self.max_pending + self.max_pending // 2 or (pending > self.max_late and load(&self.unreturned))
 
 
 cdef inline bint is_behind(rounds_t* self) noexcept nogil:

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, as_weights, last_occurrences, rows_at
+from lapse.base.checks import check_int
 from lapse.options.replication import Replication
 from lapse.worker.setup_phase import SetupPhase
 
@@ -379,22 +380,31 @@ cdef class Worker(Door):
         with nogil:
             self.sync_replicas()
 
-    def pace_rounds(self, syncs_per_second=0, max_pending=None):
+    def pace_rounds(self, syncs_per_second=0, max_pending=None, max_late=None):
         """Change when this rank begins rounds of replicas, from now on; the other ranks join them.
 
         Parameters
         ----------
         syncs_per_second, max_pending
             As of `Replication`.
+        max_late : int, optional
+            A worker also waits when more key positions than these have been pushed here while a round is under way.
+            With 0 workers wait for the result of each round; the more, the more of the exchange is hidden behind
+            computing, and the later its result. By default 1.5 times `max_pending`; needs `max_pending`.
 
         Raises
         ------
         TypeError, ValueError
-            As from `Replication`.
+            As from `Replication`; if `max_late` is given without `max_pending`.
         """
         self.enter()
         pace = Replication(syncs_per_second, max_pending)
-        self.group.protocol.pace_rounds(pace.interval, pace.max_pending or 0)
+        pending = pace.max_pending or 0
+        if max_late is None:
+            max_late = pending + pending // 2
+        elif max_pending is None:
+            raise ValueError(f"max_late is {max_late}, but there is no max_pending: nothing bounds rounds by work")
+        self.group.protocol.pace_rounds(pace.interval, pending, check_int(max_late, "max_late", 0, 2**61))
 
     # With all workers of all ranks ---------------------------------------------------------------------------------
 

@@ -482,13 +482,15 @@ def test_the_cost_of_a_round_grows_with_what_changed():
 
 
 @several_ranks
+@pytest.mark.parametrize("max_late", [None, 0])
 @pytest.mark.parametrize("others", ["barrier", "compute", "sleep", "push"])
-def test_nobody_runs_ahead_and_nobody_waits_for_ever(others):
+def test_nobody_runs_ahead_and_nobody_waits_for_ever(others, max_late):
     """A round at least for every 1.5 * max_pending positions, whatever the other ranks do meanwhile."""
     most, positions, workers = 25, 1500, 2
     finished = shared_numbers(1)
 
     def work(kv):
+        kv.pace_rounds(max_pending=most, max_late=max_late)
         if kv.rank > 0 and others == "compute":
             while finished[0] < workers:
                 sum(range(1000))
@@ -508,12 +510,30 @@ def test_nobody_runs_ahead_and_nobody_waits_for_ever(others):
 
     lock = threading.Lock()
     with lapse.Server(
-        7, 1, "float64", workers=workers, replicated_keys=range(7), replication=Replication(0, max_pending=most)
+        7, 1, "float64", workers=workers, replicated_keys=range(7), replication=Replication(0, max_pending=10**6)
     ) as server:
         server.run(work)
         if comm.rank == 0 or others == "push":
             at_least = workers * positions / (2 * most + workers)
             assert server.stats()["replica_syncs"] >= at_least - 1
+
+
+@pytest.mark.parametrize(
+    "pace, text",
+    [
+        ({"max_late": 3}, "max_late is 3, but there is no max_pending"),
+        ({"max_pending": 5, "max_late": -1}, "max_late"),
+        ({"max_pending": 0}, "max_pending"),
+        ({"syncs_per_second": -1}, "syncs_per_second"),
+    ],
+)
+def test_paces_that_are_none(pace, text):
+    def work(kv):
+        with pytest.raises(ValueError, match=text):
+            kv.pace_rounds(**pace)
+
+    with lapse.Server(7, 1, replicated_keys=range(7)) as server:
+        server.run(work)
 
 
 @several_ranks

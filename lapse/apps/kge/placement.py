@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,33 +27,40 @@ ROUNDS_LATER = 4
 TRIPLES_OF_SUMS = 4096
 
 
+class Pace(NamedTuple):
+    """When a rank begins rounds, and when its workers wait; see `lapse.Worker.pace_rounds`."""
+
+    max_pending: int
+    max_late: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placement(shared.Placement):
     """How the server and the kernel manage entities and relations.
 
     Attributes
     ----------
-    max_pending
+    paces
         Of the replication, per epoch; the last one holds for all later epochs.
     """
 
-    max_pending: tuple[int, ...]
+    paces: tuple[Pace, ...]
 
-    def pace(self, epoch: int) -> int:
-        """How many key positions a rank pushes to replicas before it begins a round, in an epoch (from 0)."""
-        return self.max_pending[min(epoch, len(self.max_pending) - 1)]
+    def pace(self, epoch: int) -> Pace:
+        """That of an epoch, from 0."""
+        return self.paces[min(epoch, len(self.paces) - 1)]
 
 
 def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ranks) -> Placement:
     """Decide by the options and the training triples; the same on all ranks."""
     usage = expect_usage(args, model, train)
     replicated, replication = shared.not_replicated()
-    max_pending: tuple[int, ...] = (1,)
+    paces: tuple[Pace, ...] = (Pace(1),)
     if shared.replicates(args, ranks):
         replicated = choose_replicated(args, model, usage)
-        max_pending = choose_paces(args, usage, replicated, ranks)
+        paces = choose_paces(args, usage, replicated, ranks)
         replication = lapse.Replication(
-            syncs_per_second=0, max_pending=max_pending[0], combine=args.combine, wire=args.wire
+            syncs_per_second=0, max_pending=paces[0].max_pending, combine=args.combine, wire=args.wire
         )
     is_local = len(replicated) == model.num_keys
     scheme = choose_scheme(args, model, usage, ranks, is_local)
@@ -63,7 +71,7 @@ def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ran
         replicated_keys=replicated,
         replication=replication,
         sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)),
-        max_pending=max_pending,
+        paces=paces,
     )
 
 
@@ -83,25 +91,19 @@ def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage) -> n
     return shared.most_used(usage.positive, number)
 
 
-def choose_paces(args: argparse.Namespace, usage: Usage, replicated: np.ndarray, ranks: Ranks) -> tuple[int, ...]:
-    """See `Placement.max_pending`."""
+def choose_paces(args: argparse.Namespace, usage: Usage, replicated: np.ndarray, ranks: Ranks) -> tuple[Pace, ...]:
+    """See `Placement.paces`.
+
+    In the first epochs workers wait for the result of each round: late results cost as much as rarer rounds.
+    """
     triples = args.sync_triples
     if triples is None and args.combine == "sum":
         triples = TRIPLES_OF_SUMS
     if triples is not None:
-        return (shared.pace(usage, replicated, triples, ranks).max_pending,)
-    at_first, later = (pace_for(usage, replicated, ranks, rounds) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
-    return (at_first,) * FIRST_EPOCHS + (later,)
-
-
-def pace_for(usage: Usage, replicated: np.ndarray, ranks: Ranks, rounds: int) -> int:
-    """How many key positions a rank pushes to replicas before it begins a round, if an epoch is to have so many.
-
-    A rank pushes a whole block at once. With half a block less than its share it stops at the nearest number of blocks.
-    """
-    pushes = usage.together[replicated].sum()
-    of_a_block = pushes / max(usage.units, 1)
-    return max(int(pushes / ranks.count / rounds - of_a_block / 2), 1)
+        return (Pace(shared.pace(usage, replicated, triples, ranks).max_pending),)
+    of_a_rank = usage.together[replicated].sum() / ranks.count
+    at_first, later = (max(int(of_a_rank / rounds), 1) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
+    return (Pace(at_first, 0),) * FIRST_EPOCHS + (Pace(later),)
 
 
 def describe_pace(args: argparse.Namespace) -> str:

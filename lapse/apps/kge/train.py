@@ -208,7 +208,7 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
     Returns the mean loss over triples and sides of all workers, without penalties.
     """
     if len(plan.placement.replicated_keys):
-        kv.pace_rounds(max_pending=plan.placement.pace(epoch))
+        kv.pace_rounds(**plan.placement.pace(epoch)._asdict())
     trainer = make_trainer(kv, plan, epoch)
     share = len(plan.shares[kv.id])
     progress = Progress.of_epoch(kv, plan.args, epoch, share * kv.num_workers, "triples")
