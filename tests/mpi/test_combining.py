@@ -97,6 +97,7 @@ def test_a_rank_may_change_its_pace():
         kv.push([1], np.ones((1, LENGTH), "f4"))
         kv.barrier()
         before = server_.stats()["replica_syncs"]
+        kv.barrier()
         kv.pace_rounds(max_pending=1)
         kv.push([1], np.ones((1, LENGTH), "f4"))
         values = all_values(kv)
