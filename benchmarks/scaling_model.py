@@ -9,6 +9,8 @@ computes; it waits when it has done 1.5 times the work of a round and the last r
 
     the number of rounds x the longer one of: the work of a round, and the round itself
 
+(or, where workers wait for each round, as in the first epochs of kge, x the sum of the two).
+
 A round takes, with n hosts,
 
     three trips of a message    (the first rank's end wakes the others, contributions to the homes, sums back)
@@ -124,6 +126,8 @@ class Training:
         Elements of a value, for the memory.
     has_curvature
         Whether homes combine along the curvature.
+    waits
+        Whether workers wait for the result of each round, instead of doing more work meanwhile.
     """
 
     items: float
@@ -135,6 +139,7 @@ class Training:
     bytes: np.ndarray
     length: np.ndarray
     has_curvature: bool
+    waits: bool = False
 
     def scaled(self, items: float) -> Training:
         """The same with more or fewer items."""
@@ -198,12 +203,13 @@ def estimate(training: Training, costs: Primitives, hosts: int) -> Estimate:
         return Estimate(1, seconds, 0, 0, 0, 0, 0, nothing, 0, 4 * training.length.sum() / 1e6)
     accesses = training.uses.sum() / training.items
     per_item = (training.item + costs.cpu(accesses * costs.access)) / hosts  # of all ranks together
-    between = training.begin
+    between, most = training.begin, training.begin * (1 if training.waits else SLACK)
     for _ in range(20):  # the more lies between two rounds, the more keys have changed, and the longer they take
         kinds = kinds_of_rounds(training, costs, hosts, between)
-        work = [min(max(kind.time / per_item, training.begin), SLACK * training.begin) for kind in kinds]
-        between = sum(kind.share * items for kind, items in zip(kinds, work, strict=True))
-    periods = [max(items * per_item + kind.worker, kind.time) for kind, items in zip(kinds, work, strict=True)]
+        work = [min(max(kind.time / per_item, training.begin), most) for kind in kinds]
+        between = mean(kinds, work)
+    together = sum if training.waits else max
+    periods = [together((items * per_item + kind.worker, kind.time)) for kind, items in zip(kinds, work, strict=True)]
     period, rounds = mean(kinds, periods), training.items / between
     parts = {name: mean(kinds, [kind.seconds[name] for kind in kinds]) for name in PARTS}
     return Estimate(
@@ -316,7 +322,8 @@ def kge(args: argparse.Namespace, others: list[str]) -> Training:
     usage = placement.expect_usage(app, model, dataset.train)
     lengths = placement.value_lengths(model)
     item = args.item_us or 8.0
-    rounds = placement.ROUNDS_AT_FIRST if args.epoch <= placement.FIRST_EPOCHS else placement.ROUNDS_LATER
+    is_first = args.epoch <= placement.FIRST_EPOCHS
+    rounds = placement.ROUNDS_AT_FIRST if is_first else placement.ROUNDS_LATER
     print(f"{model.num_keys:,} keys, {4e-6 * lengths.sum():.0f} MB, {len(dataset.train):,} triples, {rounds} rounds")
     return Training(
         items=len(dataset.train),
@@ -328,6 +335,7 @@ def kge(args: argparse.Namespace, others: list[str]) -> Training:
         bytes=lengths * (2 if app.wire == "bfloat16" else 4),
         length=lengths,
         has_curvature=False,
+        waits=is_first,
     )
 
 

@@ -75,3 +75,10 @@ def test_dilation_leaves_only_the_network(model):
 def test_an_exchange_by_rows_and_columns_sends_fewer_messages(model):
     one, two = (model.estimate(training(model), costs(model, steps=steps), 64).messages for steps in (1, 2))
     assert one == pytest.approx(10 * 2 * 63) and two == pytest.approx(10 * 2 * 2 * 7)
+
+
+def test_workers_that_wait_for_each_round_do_no_more_meanwhile(model):
+    waiting = model.replace(training(model), waits=True)
+    row = model.estimate(waiting, costs(model, delay=1000), 8)
+    assert row.rounds == pytest.approx(10)
+    assert row.seconds == pytest.approx(10 * (1e4 / 8 + 3000) / 1e6 + 0.003)
