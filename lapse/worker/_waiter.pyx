@@ -217,8 +217,8 @@ cdef class Waiter:
         if status == CLOSED:
             raise ClosedError("the server is closed")
         if status == BORROWS:
-            raise RuntimeError(f"worker {self.id} may not wait while it has borrowed {self.num_borrowed} values, because "
-                               "others may wait for them: return_keys first")
+            raise RuntimeError(f"worker {self.id} may not wait while it has borrowed {self.num_borrowed} values, "
+                               "because others may wait for them: return_keys first")
         raise self.comm.failure.error()
 
 

@@ -165,8 +165,8 @@ cdef class Worker(Door):
         """Request that keys be moved to this rank.
 
         When the operation is done each key has arrived here once: access is local until another
-        rank requests it. Keys that are here already, or at a rank that shares memory, count as arrived. A key that ranks
-        take from each other before its use stays where it is for some calls (docs/protocol.md).
+        rank requests it. Keys that are here already, or at a rank that shares memory, count as arrived. A key that
+        ranks take from each other before its use stays where it is for some calls (docs/protocol.md).
 
         Parameters
         ----------

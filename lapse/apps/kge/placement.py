@@ -100,7 +100,9 @@ def choose_paces(args: argparse.Namespace, usage: Usage, replicated: np.ndarray,
     if triples is None and args.combine == "sum":
         triples = TRIPLES_OF_SUMS
     if triples is not None:
-        return (Pace(shared.pace(usage, replicated, triples, ranks).max_pending),)
+        most = shared.pace(usage, replicated, triples, ranks).max_pending
+        assert most is not None
+        return (Pace(most),)
     of_a_rank = usage.together[replicated].sum() / ranks.count
     at_first, later = (max(int(of_a_rank / rounds), 1) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
     return (Pace(at_first, 0),) * FIRST_EPOCHS + (Pace(later),)
