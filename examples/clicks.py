@@ -4,6 +4,9 @@
 
 The clicks are synthetic. An example has 20 fields, each with a category that is drawn by a law like Zipf's; field and
 category are hashed to one of a million keys. The value of a key is its weight and the sum of its squared gradients.
+
+A batch pulls and pushes all its keys at once, so that a message carries hundreds of values and a worker waits once.
+Then it hardly matters where they are: moving or replicating them is here to be compared, not because it is faster.
 """
 
 import argparse
@@ -25,7 +28,12 @@ EPSILON = 1e-8
 
 def read_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--management", choices=["classic", "localize", "replicate"], default="replicate")
+    parser.add_argument(
+        "--management",
+        choices=["classic", "localize", "replicate"],
+        default="classic",
+        help="leave keys where they are, move them ahead of their use, or replicate the hot ones; default: %(default)s",
+    )
     parser.add_argument("--examples", type=int, default=64 * BLOCK, help="for training; a tenth of it is the test")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3)
@@ -75,7 +83,7 @@ def train(kv, blocks, options):
     """One epoch over the blocks of this worker; the number of examples of all workers."""
     batches = list(batches_of(blocks[kv.id], options.batch))
     for number in range(-AHEAD, len(batches)):
-        if options.management != "classic" and number + AHEAD < len(batches):
+        if options.management == "localize" and number + AHEAD < len(batches):
             kv.localize(batches[number + AHEAD][0])
         if number >= 0:
             step(kv, *batches[number], options.rate)
@@ -99,19 +107,22 @@ def test(kv, blocks):
     return total / count
 
 
-def choose_hot(blocks, options, comm):
-    """The keys of which every rank has a replica: those that most batches use."""
-    counts = np.zeros(KEYS, dtype=np.int64)
+def choose_hot(blocks, options, pace, comm):
+    """The keys of which every rank has a replica: those that most batches use, if that is faster here."""
+    counts, batches = np.zeros(KEYS, dtype=np.int64), 0
     for mine in blocks.values():
         for keys, _, _ in batches_of(mine, options.batch):
             counts[keys] += 1
-    counts = comm.allreduce(counts)
+            batches += 1
+    counts, batches = comm.allreduce(counts), comm.allreduce(batches)
     return lapse.choose_hot_spots(
         counts,
         ranks=comm.size,
-        rounds=max(1, counts.sum() / (comm.size * MAX_PENDING)),
         value_lengths=2,
-        sharing=lapse.sharing_ranks(),
+        sharing=lapse.sharing_ranks(comm),
+        replication=pace,
+        network=lapse.measure_network(comm),
+        in_flight=counts.sum() / batches,  # the keys of a batch are pulled together
     )
 
 
@@ -125,8 +136,8 @@ def main():
     training = {worker: [draw_block(i) for i in range(worker, blocks, workers)] for worker in mine}
     tests = range(blocks, blocks + max(workers, blocks // 10))
     testing = {worker: [draw_block(i) for i in tests[worker::workers]] for worker in mine}
-    hot = choose_hot(training, options, comm) if options.management == "replicate" else None
-    pace = lapse.Replication(syncs_per_second=5, max_pending=MAX_PENDING)
+    pace = lapse.Replication(max_pending=MAX_PENDING)
+    hot = choose_hot(training, options, pace, comm) if options.management == "replicate" else None
     with lapse.Server(KEYS, 2, workers=options.workers, replicated_keys=hot, replication=pace) as server:
         seconds = []
         for epoch in range(options.epochs):

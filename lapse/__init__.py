@@ -17,6 +17,7 @@ __all__ = [
     "CommError",
     "Constant",
     "LapseError",
+    "Network",
     "Normal",
     "Operation",
     "RemoteError",
@@ -30,16 +31,19 @@ __all__ = [
     "Worker",
     "__version__",
     "choose_hot_spots",
+    "measure_network",
     "sharing_ranks",
 ]
 
 if TYPE_CHECKING:
     from lapse.options.hot_spots import choose_hot_spots
     from lapse.options.initializers import Constant, Normal, UniformValues
+    from lapse.options.network import Network
     from lapse.options.replication import Replication
     from lapse.options.sampling import Sampling, Uniform, Weighted
     from lapse.sampling._sampler import Sample
     from lapse.server.host import sharing_ranks
+    from lapse.server.network import measure_network
     from lapse.server.server import Server
     from lapse.worker._operation import Operation
     from lapse.worker._worker import Worker
@@ -57,6 +61,8 @@ _LAZY = {  # name: the module that is loaded when the name is used for the first
     "Uniform": "lapse.options.sampling",
     "Weighted": "lapse.options.sampling",
     "choose_hot_spots": "lapse.options.hot_spots",
+    "Network": "lapse.options.network",
+    "measure_network": "lapse.server.network",
     "sharing_ranks": "lapse.server.host",
 }
 

@@ -196,3 +196,11 @@ def test_memory_of_values_that_nobody_wrote_is_not_taken():
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_the_network_is_measured_alike_on_all_ranks():
+    network = lapse.measure_network()
+    assert len(set(comm.allgather(network))) == 1
+    assert 1e-8 < network.latency < 1 and network.bytes_per_second > 1e5 and 0 < network.record_seconds < 1e-2
+    if comm.size == 1:
+        assert network == lapse.Network()

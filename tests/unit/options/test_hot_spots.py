@@ -7,7 +7,7 @@ import pytest
 
 import lapse
 from lapse.options import hot_spots
-from lapse.options.hot_spots import REMOTE_BYTES, saved_bytes
+from lapse.options.hot_spots import Cost
 
 WORDS = 1e6 / np.arange(1, 10001)  # accesses as Zipf's law has them
 
@@ -27,12 +27,14 @@ def test_mean_takes_keys_above_a_multiple_of_the_mean():
 
 
 def test_the_estimate_is_what_the_notes_say():
-    accesses, ranks, size = 3.0, 4, 400.0
-    relocating = accesses * 3 / 4 * (size + 24) + accesses * (1 - np.exp(-9 / 4)) * REMOTE_BYTES
+    accesses, size = 3.0, 400.0
+    cost = Cost(4, 1, lapse.Network(latency=2e-5, bytes_per_second=1e9, record_seconds=1e-7), in_flight=20, wire=0.5)
+    relocating = accesses * 3 / 4 * (3 * 108e-9 + 400e-9) + accesses * (1 - np.exp(-9 / 4)) * 1e-6
     senders = 4 * (1 - np.exp(-3 / 4)) * 3 / 4
     receivers = 3 * (1 - np.exp(-3))
-    expected = relocating - (senders + receivers) * (size + 8)
-    np.testing.assert_allclose(saved_bytes(accesses, ranks, size), expected)
+    expected = relocating - (senders + receivers) * (208e-9 + 200e-9) - accesses * 500e-9
+    np.testing.assert_allclose(cost.saved_seconds(accesses, size), expected)
+    np.testing.assert_allclose(cost.of_round, 4 * 2 * 2e-5)
 
 
 def test_the_estimate_of_replication_is_what_happens_on_average():
@@ -41,21 +43,68 @@ def test_the_estimate_of_replication_is_what_happens_on_average():
     touched = rng.poisson(accesses / ranks, (200_000, ranks)) > 0
     messages = touched[:, 1:].sum(axis=1) + (ranks - 1) * touched.any(axis=1)  # rank 0 is the home
     of_others = rng.poisson(accesses * (ranks - 1) / ranks, 200_000) > 0  # while a key is on its way
-    relocating = accesses * ((ranks - 1) / ranks * (size + 24) + of_others.mean() * REMOTE_BYTES)
-    simulated = relocating - messages.mean() * (size + 8)
-    np.testing.assert_allclose(saved_bytes(accesses, ranks, size), simulated, rtol=0.02)
+    cost = Cost(ranks, 1, lapse.Network(latency=1e-3, bytes_per_second=1, record_seconds=0), in_flight=1e-5)
+    relocating = accesses * ((ranks - 1) / ranks * (size + 24) + of_others.mean() * 100)
+    simulated = relocating - messages.mean() * (size + 8) - accesses * size
+    np.testing.assert_allclose(cost.saved_seconds(accesses, size), simulated, rtol=0.02)
 
 
 def test_cost_takes_what_saves_most_within_the_memory():
-    hot = lapse.choose_hot_spots(WORDS, ranks=4, rounds=100, value_lengths=100)
+    hot = lapse.choose_hot_spots(WORDS, ranks=4, rounds=1000, value_lengths=100)
     assert hot.dtype == np.int64 and 0 < len(hot) <= 1000
     np.testing.assert_array_equal(hot, np.arange(len(hot)))  # the most frequent ones
-    assert saved_bytes(WORDS[hot[-1]] / 100, 4, 400.0) > 0
-    everything = lapse.choose_hot_spots(WORDS, ranks=4, rounds=100, value_lengths=100, memory=1)
-    assert (saved_bytes(WORDS[everything] / 100, 4, 400.0) > 0).all()
+    everything = lapse.choose_hot_spots(WORDS, ranks=4, rounds=3000, value_lengths=100, memory=1)
+    assert 0 < len(everything) < len(WORDS)
+    assert (Cost(4).saved_seconds(WORDS[everything] / 3000, 400.0) > 0).all()
     others = np.setdiff1d(np.arange(len(WORDS)), everything)
-    assert (saved_bytes(WORDS[others] / 100, 4, 400.0) <= 0).all()
+    assert (Cost(4).saved_seconds(WORDS[others] / 3000, 400.0) <= 0).all()
     assert len(lapse.choose_hot_spots(WORDS, ranks=4, rounds=100, memory=0.01)) <= 100
+
+
+def chosen(replication, **changed):
+    arguments = {"ranks": 4, "value_lengths": 100, "memory": 1, **changed}
+    return len(lapse.choose_hot_spots(WORDS, replication=replication, **arguments))
+
+
+def test_the_number_of_rounds_follows_from_max_pending_and_what_is_chosen():
+    sizes = [chosen(lapse.Replication(max_pending=pending)) for pending in (1, 300, 1000, 100_000)]
+    assert sizes == sorted(sizes) and sizes[0] == 0 and 0 < sizes[1] < sizes[2] < sizes[3] == len(WORDS)
+    number = chosen(lapse.Replication(max_pending=1000))
+    rounds = WORDS[:number].sum() / 4000
+    assert Cost(4).saved_seconds(WORDS[number - 1] / rounds, 400.0) > 0
+
+
+def test_a_slower_network_and_smaller_messages_replicate_more():
+    pace = lapse.Replication(max_pending=500)
+    usual, fast = lapse.Network(), lapse.Network(latency=1e-7)
+    assert chosen(pace, network=fast) < chosen(pace, network=usual)
+    assert chosen(pace, in_flight=1000) < chosen(pace)
+    slow = lapse.Network(bytes_per_second=1e8)
+    assert chosen(pace, network=slow) < chosen(lapse.Replication(max_pending=500, wire="bfloat16"), network=slow)
+
+
+def test_keys_that_take_part_rarely_cost_less():
+    rates = WORDS / WORDS.sum() * 1000
+    assert chosen(lapse.Replication(max_pending=500)) < chosen(lapse.Replication(max_pending=500, rates=rates))
+    with pytest.raises(ValueError, match="rates.*3.*10000"):
+        chosen(lapse.Replication(max_pending=500, rates=[1, 2, 3]))
+
+
+def test_nothing_is_replicated_if_rounds_cost_more_than_it_saves():
+    counts = [1000, 0, 0, 0]
+    assert lapse.choose_hot_spots(counts, ranks=4, rounds=1, memory=1).tolist() == [0]
+    network = lapse.Network(latency=1, bytes_per_second=1e12)
+    assert len(lapse.choose_hot_spots(counts, ranks=4, rounds=1, memory=1, network=network, in_flight=1e6)) == 0
+
+
+@pytest.mark.parametrize("name", ["latency", "bytes_per_second", "record_seconds"])
+def test_bad_networks(name):
+    with pytest.raises(ValueError, match=f"{name}.*-1"):
+        lapse.Network(**{name: -1})
+    with pytest.raises(TypeError, match=f"{name}.*'x'"):
+        lapse.Network(**{name: "x"})
+    with pytest.raises(ValueError, match="bytes_per_second is 0"):
+        lapse.Network(bytes_per_second=0)
 
 
 def test_cost_replicates_less_when_it_synchronizes_more_often():
@@ -97,8 +146,10 @@ def test_values_of_different_lengths_count_by_their_size():
         ({"rule": "mean", "multiple": -1}, ValueError, ["multiple", "-1"]),
         ({"rule": "mean", "multiple": "x"}, TypeError, ["multiple", "'x'"]),
         ({"rule": "mean", "multiple": np.nan}, ValueError, ["multiple", "nan"]),
-        ({"ranks": None}, ValueError, ["ranks=", "rounds="]),
-        ({"rounds": None}, ValueError, ["ranks=", "rounds="]),
+        ({"ranks": None}, ValueError, ["ranks="]),
+        ({"rounds": None}, ValueError, ["replication=", "rounds="]),
+        ({"rounds": None, "replication": lapse.Replication()}, ValueError, ["max_pending", "rounds="]),
+        ({"in_flight": 0.5}, ValueError, ["in_flight", "0.5"]),
         ({"ranks": 0}, ValueError, ["ranks", "0", "1"]),
         ({"ranks": 2.0}, TypeError, ["ranks", "2.0"]),
         ({"rounds": 0}, ValueError, ["rounds", "0", "positive"]),
