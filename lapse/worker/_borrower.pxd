@@ -8,9 +8,9 @@ from lapse.base._types cimport key_t
 cdef class Borrower(Caller):
     # `borrow_keys` gives the address of each value that is here and not lent, or NULL, and returns how many are NULL.
     # It never waits. Until `return_keys` nobody else changes the value: pushes and sets wait for the return, and pulls
-    # see the value as it is. With `shared`, several workers of the rank may have it together: of what they change at the
-    # same time a part may then get lost, as in any memory that threads share. Addresses of values of one length are
-    # multiples of their size apart. A worker that has borrowed values may not wait for anything: others may wait for
-    # them. `return_keys` takes back what has an address, and sets it to NULL.
+    # see the value as it is. With `shared`, several workers of the rank may have it together: of what they change at
+    # the same time a part may then get lost, as in any memory that threads share. Addresses of values of one length
+    # are multiples of their size apart. A worker that has borrowed values may not wait for anything: others may wait
+    # for them. `return_keys` takes back what has an address, and sets it to NULL.
     cdef Py_ssize_t borrow_keys(self, const key_t* keys, Py_ssize_t count, bint shared, void** values) except -1 nogil
     cdef int return_keys(self, const key_t* keys, Py_ssize_t count, void** values) except -1 nogil
