@@ -5,11 +5,11 @@
     .venv/bin/python benchmarks/scaling_model.py --app kge --dataset fb15k-237 --epoch 6
 
 All values are replicated, each host has one rank with one worker, and all hosts are alike. Between two rounds a worker
-computes; it waits when it has done 1.5 times the work of a round and the last round is not complete. So an epoch takes
+computes. A round begins when the work of one is done; while it is under way a worker does so much more at most (--late:
+half of it in word2vec, nothing in the first epochs of kge). So an epoch takes the number of rounds x the longer one of
 
-    the number of rounds x the longer one of: the work of a round, and the round itself
-
-(or, where workers wait for each round, as in the first epochs of kge, x the sum of the two).
+    the work of a round
+    the round itself + the part of the work that has to wait for it
 
 A round takes, with n hosts,
 
@@ -126,8 +126,8 @@ class Training:
         Elements of a value, for the memory.
     has_curvature
         Whether homes combine along the curvature.
-    waits
-        Whether workers wait for the result of each round, instead of doing more work meanwhile.
+    late
+        How much of the work of a round workers do at most while one is under way (1: `SLACK` alone bounds it).
     """
 
     items: float
@@ -139,7 +139,7 @@ class Training:
     bytes: np.ndarray
     length: np.ndarray
     has_curvature: bool
-    waits: bool = False
+    late: float = 1.0
 
     def scaled(self, items: float) -> Training:
         """The same with more or fewer items."""
@@ -203,13 +203,13 @@ def estimate(training: Training, costs: Primitives, hosts: int) -> Estimate:
         return Estimate(1, seconds, 0, 0, 0, 0, 0, nothing, 0, 4 * training.length.sum() / 1e6)
     accesses = training.uses.sum() / training.items
     per_item = (training.item + costs.cpu(accesses * costs.access)) / hosts  # of all ranks together
-    between, most = training.begin, training.begin * (1 if training.waits else SLACK)
+    between, most = training.begin, training.begin * (SLACK if training.late >= 1 else 1)
     for _ in range(20):  # the more lies between two rounds, the more keys have changed, and the longer they take
         kinds = kinds_of_rounds(training, costs, hosts, between)
         work = [min(max(kind.time / per_item, training.begin), most) for kind in kinds]
         between = mean(kinds, work)
-    together = sum if training.waits else max
-    periods = [together((items * per_item + kind.worker, kind.time)) for kind, items in zip(kinds, work, strict=True)]
+    behind = max(1 - training.late, 0) * training.begin * per_item  # work that has to wait for the round
+    periods = [max(items * per_item + kind.worker, kind.time + behind) for kind, items in zip(kinds, work, strict=True)]
     period, rounds = mean(kinds, periods), training.items / between
     parts = {name: mean(kinds, [kind.seconds[name] for kind in kinds]) for name in PARTS}
     return Estimate(
@@ -307,6 +307,7 @@ def word2vec(args: argparse.Namespace, others: list[str]) -> Training:
         bytes=np.full(keys, app.dim * (2 if app.wire == "bfloat16" else 4)),
         length=np.full(keys, app.dim),
         has_curvature=app.combine == "adaptive",
+        late=0.5,
     )
 
 
@@ -335,7 +336,7 @@ def kge(args: argparse.Namespace, others: list[str]) -> Training:
         bytes=lengths * (2 if app.wire == "bfloat16" else 4),
         length=lengths,
         has_curvature=False,
-        waits=is_first,
+        late=0.0 if is_first else 1.0,
     )
 
 
@@ -377,6 +378,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("dilation", 1.0, "as in a run in dilated time: costs of CPU count 1 / X (1)"),
     ):
         costs.add_argument(f"--{name}", type=float, default=default, metavar="X", help=help_text)
+    add("--late", type=float, metavar="X", help="work during a round, as a share of that between two; 1: 1.5 in all")
     add("--steps", type=int, choices=(1, 2), default=1, help="2: what an exchange by rows and columns would gain")
     add("--plot", type=Path, metavar="FILE", help="draw the speed-up (needs matplotlib: pip install 'lapse[plot]')")
     return parser
@@ -442,6 +444,8 @@ def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     args, others = make_parser().parse_known_args(argv)
     training = APPS[args.app](args, others)
+    if args.late is not None:
+        training = replace(training, late=args.late)
     if args.items:
         training = training.scaled(args.items)
     rows = [estimate(training, primitives(args), hosts) for hosts in args.hosts]

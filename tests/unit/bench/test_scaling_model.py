@@ -78,7 +78,14 @@ def test_an_exchange_by_rows_and_columns_sends_fewer_messages(model):
 
 
 def test_workers_that_wait_for_each_round_do_no_more_meanwhile(model):
-    waiting = model.replace(training(model), waits=True)
+    waiting = model.replace(training(model), late=0.0)
     row = model.estimate(waiting, costs(model, delay=1000), 8)
     assert row.rounds == pytest.approx(10)
     assert row.seconds == pytest.approx(10 * (1e4 / 8 + 3000) / 1e6 + 0.003)
+
+
+def test_half_of_the_work_of_a_round_hides_as_much_of_it(model):
+    half = model.replace(training(model), late=0.5)
+    hidden, shown = (model.estimate(half, costs(model, delay=delay), 8) for delay in (200, 1000))
+    assert hidden.seconds == pytest.approx(0.1 / 8 + 0.0006)
+    assert shown.seconds == pytest.approx(10 * (1e4 / 8 / 2 + 3000) / 1e6 + 0.003)
