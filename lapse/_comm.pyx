@@ -494,7 +494,8 @@ cdef class Comm:
         """How long the thread sleeps if nothing wakes it."""
         cdef int64_t quiet_for
         cdef bint is_needed
-        if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds):
+        if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds) \
+                and now() - max(self.traffic_at, self.flushed_at) < self.dilation * RECENT_TRAFFIC:
             return self.dilation * FAR_SLEEP
         if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
                 or has_failed(self.failure)):
