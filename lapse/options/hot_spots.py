@@ -209,7 +209,7 @@ def _best_set(
     keys = np.flatnonzero((counts > 0) & (sizes <= room))
     keys = keys[np.argsort(-counts[keys] / sizes[keys], kind="stable")]
     every = np.broadcast_to(every, counts.shape)
-    size = len(keys) if rounds is not None else 1
+    size: float = len(keys) if rounds is not None else 1
     while len(keys):
         part = keys[: int(size)]
         pace = rounds or max(counts[part].sum() / pushes_per_round, 1.0)
