@@ -3,6 +3,8 @@ from typing_extensions import Self
 
 from lapse._store import Store
 
+RULES: dict[str, int]
+
 class Protocol:
     def __new__(cls, store: Store, workers: int = 0, max_in_flight: int = ...) -> Self: ...
     @property
