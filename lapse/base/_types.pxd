@@ -32,7 +32,6 @@ cdef enum operation_kind:
     LOCALIZE = 4
     LOCATE = 5          # asks homes for the owners of keys
     RENDEZVOUS = 6      # a worker that waits for the other workers of its rank; never in a message
-    SYNC = 7            # a worker that waits until its updates are in all replicas; never in a message
 
 
 cdef struct counters_t:

@@ -24,8 +24,11 @@ from lapse.storage._segment cimport Segment
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, Store, access_host_peer, entry_t,
                            is_owned, is_reachable, read_reachable)
 from lapse.base._sync cimport fetch_add, load
-from lapse.base._types cimport (FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, SYNC, operation_t,
+from lapse.base._types cimport (FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, RENDEZVOUS, SET, operation_t,
                                 worker_slot_t)
+
+cdef enum:
+    SYNC = RENDEZVOUS + 1   # of the calls here only: a worker waits for rounds, not for an operation
 
 KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}

@@ -7,10 +7,10 @@ from lapse.communication._failure cimport is_broken
 from lapse.messaging._operations cimport complete
 from lapse.worker._slot_operations cimport give_back, is_finished, new_operation
 from lapse.base._sync cimport load, now
-from lapse.base._types cimport (CLOSED, FAILED, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, SYNC, TIMED_OUT)
+from lapse.base._types cimport (CLOSED, FAILED, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, TIMED_OUT)
 
 _KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", LOCATE: "owner",
-               RENDEZVOUS: "collective call", SYNC: "synchronization of replicas"}
+               RENDEZVOUS: "collective call"}
 
 
 @cython.freelist(64)

@@ -13,7 +13,7 @@ from lapse.protocol._rank cimport rank_t
 from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead
 from lapse.worker._slot_operations cimport is_finished
 from lapse.base._sync cimport fetch_add32, load, load32, now
-from lapse.base._types cimport BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, SYNC, TIMED_OUT
+from lapse.base._types cimport BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
@@ -128,7 +128,7 @@ cdef class Waiter:
     cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil:
         """Where the time of a wait is counted."""
         cdef counters_t* counters = &self.worker_slot.counters
-        if ready == keeps_pace or (ready == is_finished and (<operation_t*>what).kind == SYNC):
+        if ready == keeps_pace or ready == has_ended:
             return &counters.rounds_nanoseconds
         if ready == has_mail or (ready == is_finished and (<operation_t*>what).kind == RENDEZVOUS):
             return &counters.meetings_nanoseconds

@@ -461,6 +461,20 @@ def test_time_spent_waiting_is_counted_apart_from_barriers():
         assert server.seconds_waited() == 0
 
 
+def test_time_spent_waiting_for_a_synchronization_of_replicas_is_that_of_rounds():
+    def work(kv):
+        for _ in range(20):
+            kv.push([1], np.ones((1, 2), "f4"))
+            kv.wait_replica_sync()
+        kv.barrier()
+
+    with lapse.Server(20, 2, replicated_keys=[1]) as server:
+        server.run(work)
+        times = server.waiting_times()
+        assert (times["rounds"] > 0) == (comm.size > 1)
+        assert times["values"] == 0
+
+
 def test_a_closed_server_goes_with_its_last_reference():
     """Not only when garbage is collected: its values may be most of the memory."""
 
