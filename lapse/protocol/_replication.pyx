@@ -10,15 +10,11 @@ from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, r
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
-from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_sums_end, prepare_rounds, sum_bytes,
-                                     take_contribution, take_sum)
+from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_sums_end, prepare_rounds, replica_at,
+                                     sum_bytes, take_contribution, take_sum)
 from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
-
-
-cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:
-    return &store.replicas.all[number]
 
 
 # Requests: all ranks have to apply a set before it is answered -------------------------------------------------

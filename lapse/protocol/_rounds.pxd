@@ -18,6 +18,7 @@ an outbox.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
+from lapse._store cimport store_t
 from lapse.base._sync cimport load
 from lapse.protocol._combining cimport combining_t
 from lapse.protocol._rank cimport rank_t
@@ -59,6 +60,10 @@ cdef struct rounds_t:
     int64_t contributed     # keys of the round that begins
     char* wire              # a value as it travels; used under the latch of rounds
     char* widened           # a value as it came; used by the thread that handles messages
+
+
+cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:
+    return &store.replicas.all[number]
 
 
 cdef inline bint runs_ahead(rounds_t* self) noexcept nogil:

@@ -21,10 +21,6 @@ cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
 
 
-cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:
-    return &store.replicas.all[number]
-
-
 # Values on the wire -----------------------------------------------------------------------------------
 
 cdef inline size_t short_bytes(const replica_t* replica) noexcept nogil:
