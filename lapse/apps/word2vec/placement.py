@@ -71,11 +71,14 @@ class Placement(shared.Placement):
         Units for which vectors are localized, pulled and pushed together.
     in_place
         Whether the workers of the only rank train the vectors where they are.
+    words_per_round
+        The number of words that all ranks together train between two rounds; 0 if nothing is replicated.
     """
 
     long_units: bool
     block_units: int
     in_place: bool
+    words_per_round: int
 
 
 def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
@@ -83,10 +86,11 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     ranks, vocabulary = Ranks.of(comm), text.vocabulary
     replicates = shared.replicates(args, ranks)
     number = number_of_replicas(args, vocabulary) if replicates else 0
+    words = words_per_round(args, text) if replicates else 0
     is_local = number == 2 * len(vocabulary)
     long_units = ranks.count <= FEW_HOSTS * ranks.sharing
     if is_local:
-        long_units = pairs_per_round(args, text) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
+        long_units = expected_pairs(args, text, words) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
     scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
     if is_local and not args.sampling_scheme:  # no scheme is better
         scheme = "naive"
@@ -95,7 +99,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     block_units = 1
     if replicates:
         usage = survey_usage(comm, args, text, long_units)
-        replicated, replication = replicate(args, text, usage, ranks, number)
+        replicated, replication = replicate(args, text, usage, ranks, number, words)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
     sampling = shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None
     return Placement(
@@ -107,6 +111,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         long_units=long_units,
         block_units=block_units,
         in_place=ranks.count == 1,
+        words_per_round=words,
     )
 
 
@@ -117,11 +122,10 @@ def number_of_replicas(args: argparse.Namespace, vocabulary: Vocabulary) -> int:
 
 
 def replicate(
-    args: argparse.Namespace, text: Text, usage: Usage, ranks: Ranks, number: int
+    args: argparse.Namespace, text: Text, usage: Usage, ranks: Ranks, number: int, words: int
 ) -> tuple[np.ndarray, lapse.Replication]:
-    """The vectors that are used most, and how they are synchronized."""
+    """The vectors that are used most, and how they are synchronized if rounds are so many words apart."""
     keys = shared.most_used(usage.together, number)
-    words = words_per_round(args, text)
     rates = expected_weights(args, text)[keys] * words * shared.PACE
     pace = shared.pace(usage, keys, words, ranks)
     return keys, dataclasses.replace(pace, combine=args.combine, wire=args.wire, rates=rates, enough=ENOUGH_WEIGHT)
@@ -144,10 +148,10 @@ def words_per_round(args: argparse.Namespace, text: Text) -> int:
     return min(args.sync_words, MOST_TIMES_RARER * words)
 
 
-def pairs_per_round(args: argparse.Namespace, text: Text) -> float:
-    """The expected number of pairs that all ranks together train between two rounds."""
+def expected_pairs(args: argparse.Namespace, text: Text, words: int) -> float:
+    """The expected number of pairs of so many words of the text."""
     kept = (text.vocabulary.counts * text.vocabulary.keep_probability(args.sample)).sum()
-    return words_per_round(args, text) * (args.window + 1) * float(kept) / max(text.words, 1)
+    return words * (args.window + 1) * float(kept) / max(text.words, 1)
 
 
 def expected_weights(args: argparse.Namespace, text: Text) -> np.ndarray:

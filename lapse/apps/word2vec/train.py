@@ -129,7 +129,7 @@ def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:
 def make_plan(comm: Intracomm, args: argparse.Namespace, text: Text) -> Plan:
     """Make the decisions that hold for all epochs. Collective."""
     chosen = job.collectively(comm, placement.decide, comm, args, text)
-    log_replicated(chosen, 2 * len(text.vocabulary), "vectors", every(placement.words_per_round(args, text), "words"))
+    log_replicated(chosen, 2 * len(text.vocabulary), "vectors", every(chosen.words_per_round, "words"))
     return Plan(args, text, chosen)
 
 
