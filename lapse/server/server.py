@@ -417,10 +417,7 @@ class Server:
         """
         self._check_open()
         counters = self._group.counters.read()
-        if all_ranks:
-            with self._lock:
-                counters = self._calls.exchange("stats", counters, _sum_by_name)
-        return counters
+        return self._sum_over_ranks("stats", counters) if all_ranks else counters
 
     def seconds_waited(self, all_ranks: bool = False) -> float:
         """The total time that workers have spent waiting for operations and replication since the last reset.
@@ -455,10 +452,12 @@ class Server:
         """
         self._check_open()
         times = self._group.counters.waiting_times()
-        if all_ranks:
-            with self._lock:
-                times = self._calls.exchange("waiting_times", times, _sum_by_name)
-        return times
+        return self._sum_over_ranks("waiting_times", times) if all_ranks else times
+
+    def _sum_over_ranks(self, call: str, mine: dict) -> dict:
+        """Add what this rank has counted to that of the others. Collective."""
+        with self._lock:
+            return self._calls.exchange(call, mine, _sum_by_name)
 
     def reset_stats(self) -> None:
         """Set this rank's counters to zero."""

@@ -74,6 +74,14 @@ class ThreadedRanks:
         """Bring a rank's updates to all replicas, as a worker does."""
         self.finish([self.call(rank, random, "sync", [])])
 
+    def check_sums(self, sums):
+        """At rest each key has one owner, whose value is the sum of all pushes."""
+        for key, total in enumerate(sums):
+            owners = [rank for rank in self.ranks if rank.state(key) == "owned"]
+            assert len(owners) == 1
+            assert (owners[0].value(key) == total).all()
+        assert all(rank.at_rest for rank in self.ranks)
+
     def finish(self, calls):
         for call in calls:
             while not call.done:
@@ -126,11 +134,7 @@ def test_concurrent_steps_end_with_exact_sums(size, lengths):
         sums, lock = np.zeros(num_keys), threading.Lock()
         ranks = ThreadedRanks(size, num_keys, lengths, seed, sharing=seed % 3 + 1)
         ranks.run(3, program)
-        for key in range(num_keys):
-            owners = [rank for rank in ranks.ranks if rank.state(key) == "owned"]
-            assert len(owners) == 1
-            assert (owners[0].value(key) == sums[key]).all()
-        assert all(rank.at_rest for rank in ranks.ranks)
+        ranks.check_sums(sums)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -168,11 +172,7 @@ def test_values_that_are_lent_change_exactly_while_others_push_and_localize_them
         sums, lock = np.zeros(num_keys), threading.Lock()
         ranks = ThreadedRanks(size, num_keys, length, seed, sharing=seed % 3 + 1)
         ranks.run(3, program)
-        for key in range(num_keys):
-            owners = [rank for rank in ranks.ranks if rank.state(key) == "owned"]
-            assert len(owners) == 1
-            assert (owners[0].value(key) == sums[key]).all()
-        assert all(rank.at_rest for rank in ranks.ranks)
+        ranks.check_sums(sums)
 
 
 @pytest.mark.parametrize("size", [2, 3])
