@@ -14,6 +14,7 @@ from lapse import _mpi_loader
 from lapse.bench._groups import Group, Job
 from lapse.bench._job import MARK
 from lapse.bench._rows import Row
+from lapse.bench.hosts import network as emulated
 
 #: Prefixes of the variables by which a launcher tells a process its rank: a nested job must not see them.
 _OF_A_LAUNCHER = ("PMI_", "PMIX_", "HYDI_", "HYDRA_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
@@ -109,3 +110,39 @@ def _end(process: subprocess.Popen) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def run_on_hosts(
+    hosts: emulated.Network, ranks_per_host: int, program: list[str], dilation: float, limit: float, what: str = ""
+) -> str:
+    """Run a program on every emulated host in dilated time; returns what it prints.
+
+    Parameters
+    ----------
+    hosts
+        Entered already.
+    limit
+        Seconds.
+    what
+        The beginning of an error's text: what failed or took too long.
+
+    Raises
+    ------
+    JobError
+        If it fails or takes too long.
+    """
+    with emulated.started(
+        hosts.command(ranks_per_host, program),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        env=emulated.environment(dilation, environment()),
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise JobError(f"{what}timed out after {limit:g} s") from None
+    if process.returncode != 0:
+        raise JobError(f"{what}exited with status {process.returncode}")
+    return printed

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -17,7 +16,7 @@ from lapse.bench import _launch
 from lapse.bench._groups import Context, Group, Job
 from lapse.bench._rows import Row, at_most
 from lapse.bench._timing import Sample
-from lapse.bench.hosts.network import Link, Network, Unavailable, environment, started
+from lapse.bench.hosts.network import Link, Network, Unavailable
 
 REFERENCE = "two MPI_Alltoall by mpi4py, each of as many bytes as the values have"
 LINK = Link(delay_us=25, rate_mbit=10_000)
@@ -54,24 +53,8 @@ def measure(context: Context, hosts: int) -> dict[str, Sample]:
     """
     arguments = [str(number) for number in (20 if context.quick else KEYS, LENGTH, context.rounds(11))]
     program = [sys.executable, "-m", "lapse.bench.rounds_between_hosts", *arguments]
-    network = Network(hosts, LINK.dilated(DILATION))
-    with (
-        network,
-        started(
-            network.command(1, program),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-            text=True,
-            env=environment(DILATION, _launch.environment()),
-        ) as process,
-    ):
-        try:
-            printed, _ = process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            raise _launch.JobError(f"rounds between {hosts} hosts timed out after {LIMIT:g} s") from None
-    if process.returncode != 0:
-        raise _launch.JobError(f"rounds between {hosts} hosts exited with status {process.returncode}")
+    with Network(hosts, LINK.dilated(DILATION)) as network:
+        printed = _launch.run_on_hosts(network, 1, program, DILATION, LIMIT, f"rounds between {hosts} hosts ")
     line = next(line for line in printed.splitlines() if line.startswith(FOUND))
     return {name: Sample(tuple(values)) for name, values in json.loads(line[len(FOUND) :]).items()}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from lapse.bench import _launch
 from lapse.bench._groups import Context, Group, Job
 from lapse.bench._idle import IdleShare
 from lapse.bench._rows import Row, Target, at_most
-from lapse.bench.hosts.network import Link, Network, Report, Unavailable, environment, started
+from lapse.bench.hosts.network import Link, Network, Report, Unavailable
 from lapse.bench.workloads import DEFAULT, WORKLOADS, Workload, data_folder
 
 MANAGEMENT = ("lapse2", "lapse", "classic")
@@ -209,27 +208,11 @@ def train(setting: Setting, context: Context, folder: Path) -> Outcome:
     metrics.unlink(missing_ok=True)
     program = [sys.executable, *command(setting, context, folder), "--metrics", str(metrics)]
     network = Network(setting.hosts, setting.link.dilated(setting.dilation))
-    with network, IdleShare(metrics) as idle, _running(network, setting, program) as process:
-        try:
-            printed, _ = process.communicate(timeout=setting.timeout)
-        except subprocess.TimeoutExpired:
-            raise _launch.JobError(f"timed out after {setting.timeout:g} s") from None
-    if process.returncode != 0:
-        raise _launch.JobError(f"exited with status {process.returncode}")
+    with network, IdleShare(metrics) as idle:
+        printed = _launch.run_on_hosts(network, setting.ranks_per_host, program, setting.dilation, setting.timeout)
     result = next(line for line in reversed(printed.splitlines()) if line.startswith(RESULT))
     epochs = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return Outcome(epochs, json.loads(result[len(RESULT) :]), network.report, idle.in_epochs())
-
-
-def _running(network: Network, setting: Setting, program: list[str]):
-    return started(
-        network.command(setting.ranks_per_host, program),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=sys.stderr,
-        text=True,
-        env=environment(setting.dilation, _launch.environment()),
-    )
 
 
 def command(setting: Setting, context: Context, folder: Path) -> list[str]:
