@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -15,16 +14,22 @@ from mpi4py import MPI
 
 PINGS = 50
 EXCHANGES = 3
+ENOUGH_PINGS, ENOUGH_EXCHANGES = 4, 1  # if more would take longer than
+PING_SECONDS, EXCHANGE_SECONDS = 2e-3, 10e-3
 EXCHANGED_BYTES = 1 << 20  # by each rank, together
 TABLE_ROWS = 1 << 17  # of 64 bytes: more than fits into most caches of one processor
 ROWS_READ = 10_000
 LINES_OF_RECORD = 3  # a record's entry, its value and where it goes
+POLL_SECONDS = 500e-6  # of a rank that waits, before it sleeps and looks so often:
+LOOK_SECONDS = 50e-6
 
 
 def measure_network(comm: MPI.Intracomm | None = None) -> Network:
-    """Measure what messages between ranks cost. Collective; takes some milliseconds, before a server is created.
+    """Measure what messages between ranks cost. Collective; for use before a server is created.
 
-    Ranks that share no memory exchange a few messages; if all share memory, ranks of this host do.
+    Ranks that share no memory exchange a few messages; if all share memory, ranks of this host do. It takes some
+    milliseconds, and some tens of them if ranks or others wait for cores, or if the network takes longer than that
+    for two dozen messages and 2 MB.
 
     Parameters
     ----------
@@ -39,54 +44,83 @@ def measure_network(comm: MPI.Intracomm | None = None) -> Network:
     comm = MPI.COMM_WORLD if comm is None else comm
     if comm.size == 1:
         return Network()
-    far = _far_ranks(comm)
+    far = _is_far_from_first(comm)
     own = comm.Dup()
     try:
-        latency = own.bcast(_ping(own, far[0] if far else 1))
-        speed = own.allreduce(_exchange(own), op=MPI.MIN)
-        record_seconds = own.allreduce(_time_of_record(), op=MPI.MAX)
+        costs = np.array([0.0, 0.0, _time_of_record()])
+        costs[0] = _ping(own, _first_true(own, far))
+        costs[1] = _exchange(own)
+        slowest = np.empty_like(costs)
+        _wait(own.Iallreduce(costs, slowest, op=MPI.MAX))
     finally:
         own.Free()
-    return Network(latency, speed, record_seconds)
+    return Network(slowest[0], 1 / slowest[1], slowest[2])
 
 
-def _far_ranks(comm: MPI.Intracomm) -> list[int]:
-    """The ranks that share no memory with rank 0. Collective."""
+def _wait(request: MPI.Request) -> None:
+    """Wait, asleep after a moment. MPI's own waits poll, so that ranks that have something to do would lack cores."""
+    polls_until = time.perf_counter() + POLL_SECONDS
+    while not request.Test():
+        if time.perf_counter() > polls_until:
+            time.sleep(LOOK_SECONDS)
+
+
+def _is_far_from_first(comm: MPI.Intracomm) -> bool:
+    """Whether this rank shares no memory with rank 0. Collective."""
     host = Host(comm)
     group_size = environment.sharing_ranks() or host.size
-    if not environment.shares_memory():
-        group_size = 1
-    near = [local >= 0 and local // group_size == host.local_rank // group_size for local in host.local_ranks]
+    groups = [local // group_size for local in (host.local_ranks[0], host.local_rank)]
+    is_near = environment.shares_memory() and host.local_ranks[0] >= 0 and groups[0] == groups[1]
     host.free()
-    return comm.bcast([rank for rank in range(comm.size) if not near[rank]])
+    return comm.rank != 0 and not is_near
+
+
+def _first_true(comm: MPI.Intracomm, here: bool) -> int:
+    """The first rank where it is so; 1 if it is nowhere. Collective."""
+    mine, first = np.array([comm.rank if here else comm.size]), np.empty(1, int)
+    _wait(comm.Iallreduce(mine, first, op=MPI.MIN))
+    return int(first[0]) if first[0] < comm.size else 1
 
 
 def _ping(comm: MPI.Intracomm, other: int) -> float:
-    """Half of the time of a ping-pong between rank 0 and another one, if little disturbs it. Others do nothing."""
+    """On rank 0: half of the time of a ping-pong with another one, if nothing disturbs it. Others do nothing."""
+    if comm.rank == other:
+        _answer_pings(comm)
+    if comm.rank != 0:
+        return 0.0
     message = bytearray(64)
-    seconds = []
-    for _ in range(PINGS if comm.rank in (0, other) else 0):
+    seconds: list[float] = []
+    while not message[0]:
         began = time.perf_counter()
-        if comm.rank == 0:
-            comm.Send(message, other)
-            comm.Recv(message, other)
-        else:
-            comm.Recv(message, 0)
-            comm.Send(message, 0)
+        is_slow = sum(seconds) > PING_SECONDS
+        message[0] = len(seconds) + 1 >= (ENOUGH_PINGS if is_slow else PINGS)  # whether it is the last one
+        comm.Send(message, other)
+        comm.Recv(message, other)
         seconds.append(time.perf_counter() - began)
-    return statistics.quantiles(seconds, n=4)[0] / 2 if seconds else 0.0
+    return min(seconds) / 2
+
+
+def _answer_pings(comm: MPI.Intracomm) -> None:
+    message = bytearray(64)
+    while not message[0]:
+        comm.Recv(message, 0)
+        comm.Send(message, 0)
 
 
 def _exchange(comm: MPI.Intracomm) -> float:
-    """Bytes per second that this rank sends while each rank sends to all."""
+    """Seconds for each byte that this rank sends while each rank sends to all."""
     block = max(EXCHANGED_BYTES // comm.size, 1)
     sent, received = np.ones(block * comm.size, np.uint8), np.empty(block * comm.size, np.uint8)
-
-    def step() -> None:
-        comm.Barrier()
+    seconds: list[float] = []
+    goes_on, all_go_on = np.ones(1, np.uint8), np.ones(1, np.uint8)
+    while all_go_on[0]:
+        began = time.perf_counter()
         comm.Alltoall(sent, received)
-
-    return block * (comm.size - 1) / _best_time(step, EXCHANGES)
+        seconds.append(time.perf_counter() - began)
+        measured = len(seconds) - 1  # the first one finds buffers cold
+        goes_on[0] = measured < EXCHANGES and (measured < ENOUGH_EXCHANGES or sum(seconds) < EXCHANGE_SECONDS)
+        _wait(comm.Iallreduce(goes_on, all_go_on, op=MPI.MIN))  # so that they begin the next one together, too
+    return max(min(seconds[1:]), 1e-9) / (block * (comm.size - 1))
 
 
 def _time_of_record() -> float:

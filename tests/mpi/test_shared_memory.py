@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import lapse
+from lapse.server import network
 from lapse.storage._segment import Segment
 from mpi4py.MPI import COMM_WORLD as comm
+from mpi4py.MPI import Intracomm
 
 GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)
 IS_OFF = os.environ.get("LAPSE_SHARED_MEMORY") == "0"
@@ -199,8 +201,32 @@ def resident():
 
 
 def test_the_network_is_measured_alike_on_all_ranks():
-    network = lapse.measure_network()
-    assert len(set(comm.allgather(network))) == 1
-    assert 1e-8 < network.latency < 1 and network.bytes_per_second > 1e5 and 0 < network.record_seconds < 1e-2
+    measured = lapse.measure_network()
+    assert len(set(comm.allgather(measured))) == 1
+    assert 1e-8 < measured.latency < 1 and measured.bytes_per_second > 1e5 and 0 < measured.record_seconds < 1e-2
     if comm.size == 1:
-        assert network == lapse.Network()
+        assert measured == lapse.Network()
+
+
+@pytest.mark.parametrize("limit, pings, exchanges", [(0.0, 4, 2), (60.0, 50, 4)])
+def test_a_network_that_is_slow_is_measured_with_few_messages(limit, pings, exchanges, monkeypatch):
+    monkeypatch.setattr(network, "PING_SECONDS", limit)
+    monkeypatch.setattr(network, "EXCHANGE_SECONDS", limit)
+    Counting.sends = Counting.exchanges = 0
+    lapse.measure_network(Counting(comm))
+    assert comm.allreduce(Counting.sends) == (2 * pings if comm.size > 1 else 0)
+    assert Counting.exchanges == (exchanges if comm.size > 1 else 0)
+
+
+class Counting(Intracomm):
+    """Counts calls, also those of duplicates."""
+
+    sends = exchanges = 0
+
+    def Send(self, *args):
+        Counting.sends += 1
+        super().Send(*args)
+
+    def Alltoall(self, *args):
+        Counting.exchanges += 1
+        super().Alltoall(*args)
