@@ -14,8 +14,8 @@ from lapse.base._values cimport add_values, norm_of, scale_value
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport send_delta, send_round_end, send_sum, send_sums_end
 from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
-from lapse.storage._replicas cimport (NUM_LEVELS, add_contribution, add_sum, delta_of, drain_changed, drain_collected,
-                                      note_changed)
+from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, add_contribution, add_sum, delta_of, drain_changed,
+                                      drain_collected, first_turn, note_changed, turns_of)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
@@ -134,14 +134,15 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
     return OK
 
 
-cdef int send_level(rounds_t* self, int level, bint is_full) noexcept nogil:
+cdef int send_turn(rounds_t* self, int turn, bint is_full) noexcept nogil:
+    """Send the deltas of the keys that have the same turn."""
     cdef store_t* store = self.state.store
-    cdef uint32_t i, number, count = drain_changed(&store.replicas, level)
+    cdef uint32_t i, number, count = drain_changed(&store.replicas, turn)
     cdef int status = OK
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        number = store.replicas.changed[level].drained[i]
+        number = store.replicas.changed[turn].drained[i]
         replica = replica_at(store, number)
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
@@ -154,13 +155,25 @@ cdef int send_level(rounds_t* self, int level, bint is_full) noexcept nogil:
     return status
 
 
-cdef int send_deltas(rounds_t* self, bint is_full) noexcept nogil:
-    """Send the deltas of the keys that take part in this round."""
+cdef int send_all_turns(rounds_t* self) noexcept nogil:
+    cdef int turn
+    cdef int status = OK
+    for turn in range(NUM_TURNS):
+        if status == OK:
+            status = send_turn(self, turn, True)
+    return status
+
+
+cdef int send_due_turns(rounds_t* self) noexcept nogil:
+    """Send the deltas of the keys whose turn it is: of each level one turn, at most."""
+    cdef int64_t period, spacing
     cdef int level
     cdef int status = OK
     for level in range(NUM_LEVELS):
-        if status == OK and (is_full or self.begun % (<int64_t>1 << level) == 0):
-            status = send_level(self, level, is_full)
+        period = <int64_t>1 << level
+        spacing = period // turns_of(level)
+        if status == OK and self.begun % spacing == 0:
+            status = send_turn(self, first_turn(level) + <int>(self.begun % period // spacing), False)
     return status
 
 
@@ -185,7 +198,7 @@ cdef int begin_round(rounds_t* self) noexcept nogil:
     atomic_store(&self.pending, 0)
     is_full = self.in_setup or load(&self.full) >= self.begun
     self.contributed = 0
-    status = send_deltas(self, is_full)
+    status = send_all_turns(self) if is_full else send_due_turns(self)
     self.rounds += self.contributed > 0
     for to in range(self.state.size):
         if to != self.state.rank and status == OK:

@@ -5,19 +5,22 @@ yet. The home of a key has a fourth vector, the `sum` of the contributions that 
 up to two more, if the rule of combination or the wire needs them.
 `delta` and `sum` are valid only while a flag is set, so that they need not be cleared.
 
-A key of level n takes part in every 2**n-th round, and changed keys are listed by level.
+A key of level n takes part in every 2**n-th round. The keys of a level take turns, by their numbers, so that each round
+has about as much to send as the next; changed keys are listed by turn.
 
 Every function is called under the latch of the key's directory entry. The lists have a latch of their own, which is
 taken inside.
 """
 
 from libc.math cimport sqrtf
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from lapse.base._types cimport key_t
 
 cdef enum:
     NUM_LEVELS = 16
+    MOST_TURNS = 64         # of a level: 2**level, but no more
+    NUM_TURNS = 703         # of all levels: 1 + 2 + 4 + ... + 64, and 9 times 64
 
 
 cdef struct replica_t:
@@ -33,6 +36,7 @@ cdef struct replica_t:
     float weight            # of the pushes that `delta` contains
     float total_weight      # at the home: of the contributions that `sum` contains
     uint8_t level
+    uint16_t turn           # among those of all levels
     bint has_delta
     bint has_rest           # `delta` is what rounding kept back of the last contribution: nothing was pushed since
     bint has_sum
@@ -54,7 +58,7 @@ cdef struct replicas_t:
     int32_t itemsize
     uint8_t latch           # of the lists
     uint32_t num_changed
-    numbers_t changed[NUM_LEVELS]   # replicas that were pushed to since they last took part in a round
+    numbers_t changed[NUM_TURNS]    # replicas that were pushed to since they last took part in a round
     numbers_t collected     # replicas for which this home has contributions
     char* vectors
     size_t reserved
@@ -77,13 +81,24 @@ cdef inline char* delta_of(const replica_t* replica) noexcept nogil:
     return replica.value + 2 * replica.stride
 
 
+cdef inline int turns_of(int level) noexcept nogil:
+    """How many turns the keys of a level take."""
+    return min(1 << level, MOST_TURNS)
+
+
+cdef inline int first_turn(int level) noexcept nogil:
+    """The number of a level's first turn; those of lower levels come before it."""
+    cdef int crowded = max(level - 6, 0)  # levels whose turns are the maximum
+    return (1 << (level - crowded)) - 1 + crowded * MOST_TURNS
+
+
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil
 cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil
 cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil
-cdef uint32_t drain_changed(replicas_t* replicas, int level) noexcept nogil
+cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
 
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,

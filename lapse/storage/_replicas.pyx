@@ -117,8 +117,9 @@ cdef inline void append(replicas_t* replicas, numbers_t* numbers, uint32_t numbe
 
 
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
+    """List a replica as changed."""
     cdef replica_t* replica = &replicas.all[number]
-    cdef numbers_t* numbers = &replicas.changed[replica.level]
+    cdef numbers_t* numbers = &replicas.changed[replica.turn]
     replica.is_changed = True
     take_latch(&replicas.latch)
     numbers.growing[numbers.count] = number
@@ -127,11 +128,11 @@ cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
     drop_latch(&replicas.latch)
 
 
-cdef uint32_t drain_changed(replicas_t* replicas, int level) noexcept nogil:
-    """Exchange the two lists of a level; return how many numbers are in the drained one. One thread at a time."""
+cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil:
+    """Exchange the two lists of a turn; return how many numbers are in the drained one. One thread at a time."""
     cdef uint32_t count
     take_latch(&replicas.latch)
-    count = exchange(&replicas.changed[level])
+    count = exchange(&replicas.changed[turn])
     replicas.num_changed -= count
     drop_latch(&replicas.latch)
     return count
@@ -204,16 +205,17 @@ cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* si
 
 cdef int set_levels(replicas_t* replicas, const uint8_t* levels) noexcept:
     """Give each replica a level, before anything is pushed."""
-    cdef uint32_t counts[NUM_LEVELS]
+    cdef uint32_t counts[NUM_TURNS]
     cdef uint32_t i
-    cdef int level
+    cdef int turn
     memset(counts, 0, sizeof(counts))
     for i in range(replicas.count):
         replicas.all[i].level = levels[i]
-        counts[levels[i]] += 1
-    for level in range(NUM_LEVELS):
-        free_list(&replicas.changed[level])
-        if not make_list(&replicas.changed[level], counts[level]):
+        replicas.all[i].turn = <uint16_t>(first_turn(levels[i]) + i % turns_of(levels[i]))
+        counts[replicas.all[i].turn] += 1
+    for turn in range(NUM_TURNS):
+        free_list(&replicas.changed[turn])
+        if not make_list(&replicas.changed[turn], counts[turn]):
             return NO_MEMORY
     return OK
 
@@ -244,13 +246,13 @@ cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
 
 
 cdef void free_replicas(replicas_t* replicas) noexcept:
-    cdef int level
+    cdef int turn
     if replicas.vectors != NULL:
         release(replicas.vectors, replicas.reserved)
     if replicas.more_vectors != NULL:
         release(replicas.more_vectors, replicas.more_reserved)
     free(replicas.all)
-    for level in range(NUM_LEVELS):
-        free_list(&replicas.changed[level])
+    for turn in range(NUM_TURNS):
+        free_list(&replicas.changed[turn])
     free_list(&replicas.collected)
     memset(replicas, 0, sizeof(replicas_t))

@@ -269,6 +269,25 @@ def test_a_key_takes_part_in_every_second_fourth_eighth_round():
     assert (values_of(network, 4) == 32).all(), "a synchronization leaves nothing behind"
 
 
+@pytest.mark.parametrize("level", [1, 3, 7])
+def test_the_keys_of_a_level_take_turns(level):
+    """Each round has as much to send as the next."""
+    per_round, rounds = 2, 2**level
+    number = per_round * rounds
+    network = make_network(2, 0, num_keys=number, levels=[level] * number, max_pending=number)
+    sent = []
+    for _ in range(rounds):
+        before = network.ranks[0].replica_counters[1]
+        for rank in range(2):
+            network.start(rank, "push", range(number), np.ones(number * LENGTH))
+        network.run()
+        sent.append(network.ranks[0].replica_counters[1] - before)
+    turns = min(rounds, 64)
+    assert sent.count(number // turns) == turns and sum(sent) == number  # a contribution or a sum of each key
+    settle(network)
+    assert (values_of(network, number) == 2 * rounds).all()
+
+
 def test_all_ranks_send_a_key_of_a_high_level_in_the_same_round():
     """Also when one rank alone asks for a synchronization: contributions to a key are not sent apart."""
     network = make_network(3, 0, num_keys=4, levels=[5] * 4)
