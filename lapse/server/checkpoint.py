@@ -252,7 +252,7 @@ def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
         manifest = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing, though {CURRENT} names this step") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "lapse checkpoint":
         raise CheckpointError(f"{file} is not the manifest of a Lapse checkpoint")
@@ -273,19 +273,34 @@ def _check_fields(file: Path, manifest: Manifest) -> None:
         "metadata": dict,
     }
     for name, kind in kinds.items():
-        if not isinstance(manifest.get(name), kind):
-            raise CheckpointError(f"{file}: {name} is {manifest.get(name)!r}")
+        value = manifest.get(name)
+        if not isinstance(value, kind) or (isinstance(value, int) and not _is_count(value)):
+            raise CheckpointError(f"{file}: {name} is {_cut(value)}")
     for entry in manifest["files"]:
         if not _describes_a_file(entry):
-            raise CheckpointError(f"{file}: not the description of a file: {entry!r}")
+            raise CheckpointError(f"{file}: not the description of a file: {_cut(entry)}")
+    names = [entry["name"] for entry in manifest["files"]]
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{file}: a file is listed twice: {_cut(sorted(names))}")
 
 
 def _describes_a_file(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
-        and _OURS.fullmatch(str(entry.get("name"))) is not None
-        and all(isinstance(entry.get(name), int) for name in ("bytes", "crc32", "keys"))
+        and isinstance(entry.get("name"), str)
+        and _OURS.fullmatch(entry["name"]) is not None
+        and all(_is_count(entry.get(name)) for name in ("bytes", "crc32", "keys"))
     )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _cut(value: Any) -> str:
+    """A value for a message, which must not be as long as a file."""
+    shown = repr(value)
+    return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 def check_shape(path: StrPath, manifest: Manifest, shape: Shape) -> None:
@@ -293,19 +308,19 @@ def check_shape(path: StrPath, manifest: Manifest, shape: Shape) -> None:
     for name, ours in dataclasses.asdict(shape).items():
         if manifest[name] != ours:
             raise CheckpointError(
-                f"{path}: {name} is {manifest[name]!r} in the checkpoint, but {ours!r} in this server: "
+                f"{path}: {name} is {_cut(manifest[name])} in the checkpoint, but {ours!r} in this server: "
                 "load it into a server with the keys, lengths and dtype of the one that saved it"
             )
 
 
-def check_files(path: StrPath, manifest: Manifest, share: int, shares: int) -> None:
-    """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest."""
+def check_files(path: StrPath, manifest: Manifest, store: Store, share: int, shares: int) -> None:
+    """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest and the store."""
     folder = Path(path) / manifest["step"]
     for entry in manifest["files"][share::shares]:
-        _check_file(folder / entry["name"], entry, manifest)
+        _check_file(folder / entry["name"], entry, manifest, store)
 
 
-def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest) -> None:
+def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: Store) -> None:
     crc, size = 0, 0
     try:
         with open(path, "rb") as file:
@@ -318,10 +333,10 @@ def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest) -> None:
     if crc != entry["crc32"]:
         raise CheckpointError(f"{path} is damaged: its checksum is {crc}, but was {entry['crc32']}")
     with _opened(path) as file:
-        _check_tensors(path, file, entry, manifest)
+        _check_tensors(path, file, entry, manifest, store)
 
 
-def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manifest) -> None:
+def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manifest, store: Store) -> None:
     """Compare names, dtypes, shapes and keys with the manifest: checksums find damage only."""
     uniform = isinstance(manifest["value_lengths"], int)
     names = {"keys", "values"} if uniform else {"keys", "values", "lengths"}
@@ -333,12 +348,20 @@ def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manif
     if len(keys) and not (keys[0] >= 0 and keys[-1] < manifest["num_keys"] and (np.diff(keys) > 0).all()):
         raise CheckpointError(f"{path}: keys are not ascending numbers below {manifest['num_keys']}")
     values = file.get_slice("values")
-    rows = (len(keys), manifest["value_lengths"]) if uniform else (int(file.get_tensor("lengths").sum()),)
+    rows = (len(keys), manifest["value_lengths"]) if uniform else (_total_length(path, file, keys, store),)
     dtype = {"F32": "float32", "F64": "float64"}.get(values.get_dtype(), values.get_dtype())
     if dtype != manifest["dtype"] or tuple(values.get_shape()) != rows:
         raise CheckpointError(
             f"{path}: values are {dtype} of shape {tuple(values.get_shape())}, not {manifest['dtype']} of {rows}"
         )
+
+
+def _total_length(path: Path, file: Any, keys: np.ndarray, store: Store) -> int:
+    """The number of elements of values of these keys, whose lengths in the file must be those of the store."""
+    lengths, ours = file.get_tensor("lengths"), store.value_length(keys)
+    if lengths.dtype != np.int64 or lengths.shape != keys.shape or (lengths != ours).any():
+        raise CheckpointError(f"{path}: lengths are not those of the keys in this server")
+    return int(ours.sum())
 
 
 @contextlib.contextmanager

@@ -59,4 +59,4 @@ def load(calls: RankCalls, store: Store, path: StrPath) -> dict[str, Any]:
 
 def _check_checkpoint(calls: RankCalls, store: Store, path: StrPath, manifest: dict[str, Any]) -> None:
     checkpoint.check_shape(path, manifest, checkpoint.shape_of(store))
-    checkpoint.check_files(path, manifest, calls.rank, calls.size)
+    checkpoint.check_files(path, manifest, store, calls.rank, calls.size)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lapse.apps._shared.job import AppError
+
+log = logging.getLogger(__name__)
 
 FOLDER, RESULT = "checkpoint", "result.json"
 #: Options of this process alone: neither stored nor compared.
@@ -48,6 +51,20 @@ class Saved:
     history: list[dict] = field(default_factory=list)
     state: dict | None = None
 
+    def check(self) -> None:
+        """Raise `TypeError` for what no application has written."""
+        kinds: dict[str, type | tuple[type, ...]] = dict(
+            app=str, options=dict, epoch=int, is_over=bool, history=list, state=(dict, type(None))
+        )
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} is {value!r}")
+        if isinstance(self.epoch, bool) or self.epoch < 0:
+            raise TypeError(f"epoch is {self.epoch!r}")
+        if not all(isinstance(figures, dict) and isinstance(figures.get("epoch"), int) for figures in self.history):
+            raise TypeError(f"history is {self.history!r}")
+
     def as_metadata(self) -> dict:
         """For `lapse.Server.save`."""
         return asdict(self)
@@ -78,6 +95,7 @@ def find(app: str, args: argparse.Namespace) -> tuple[Saved | None, dict | None]
         return None, None
     try:
         saved = Saved(**manifest["metadata"])
+        saved.check()
     except TypeError:
         raise CheckpointError(f"{folder} is a checkpoint, but was not written by an application of Lapse") from None
     if saved.app != app:
@@ -87,10 +105,14 @@ def find(app: str, args: argparse.Namespace) -> tuple[Saved | None, dict | None]
 
 def _read_result(folder: Path, step: str) -> dict | None:
     try:
-        content = json.loads((folder / RESULT).read_text())
+        content = json.loads((folder / RESULT).read_bytes())
+        found, result = content["step"], content["result"]
     except FileNotFoundError:
         return None
-    return content["result"] if content["step"] == step else None  # else: of an earlier run
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        log.warning("%s is damaged: the run is taken for one that is not finished", folder / RESULT)
+        return None
+    return result if found == step and isinstance(result, dict) else None  # else: of an earlier run
 
 
 def write_result(folder: Path, result: dict) -> None:
@@ -119,6 +141,12 @@ def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
     """
     merged = argparse.Namespace(**vars(args))
     for name, value in stored.items():
+        if not hasattr(args, name):
+            raise AppError(
+                f"the checkpoint in {folder_of(args)} has the option --{name.replace('_', '-')}, which this version "
+                "does not know: continue with the version that wrote it, or start from scratch with another --output"
+            )
+        _check_kind(args, name, value)
         given = _encode(getattr(args, name)) if name in args.given else value
         if name in _FREE and name in args.given:
             continue
@@ -129,6 +157,19 @@ def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
             )
         setattr(merged, name, _decode(value))
     return merged
+
+
+def _check_kind(args: argparse.Namespace, name: str, value: Any) -> None:
+    """Raise for a value that no option has, or not this one."""
+    ours = _encode(getattr(args, name))
+    is_path = isinstance(value, dict) and value.keys() == {"path"} and isinstance(value["path"], str)
+    is_scalar = value is None or isinstance(value, (str, int, float, bool))
+    fits = ours is None or value is None or type(value) is type(ours) or {type(value), type(ours)} <= {int, float}
+    if not (is_path or is_scalar) or not fits:
+        raise AppError(
+            f"the checkpoint in {folder_of(args)} is damaged: --{name.replace('_', '-')} is {str(value)[:80]}; start "
+            "from scratch with another --output"
+        )
 
 
 def _encode(value: Any) -> Any:
