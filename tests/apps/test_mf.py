@@ -191,7 +191,7 @@ def test_without_held_out_ratings(tmp_path):
     [
         (None, (), "none.txt"),
         ("a b 1\n" * 9 + "a b\n", (), "r:10: 'a b' has 2 fields"),
-        ("\n", (), "no ratings"),
+        ("\n", (), "has no rating"),
         ("a b 1\nc d 2\n" * 9, ("--learning-rate", 1e30, "--epochs", 2), "diverged"),
         ("a b 1\n", ("--test", "none.txt"), "none.txt"),
     ],

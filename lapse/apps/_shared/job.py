@@ -54,6 +54,11 @@ def on_rank_0(comm: Intracomm, fn: Callable[..., Result], *args: object) -> Resu
     return comm.bcast(result)
 
 
+def on_rank_0_only(comm: Intracomm, fn: Callable[..., Result], *args: object) -> Result | None:
+    """Call `fn` on rank 0, where its result stays (None elsewhere); errors as in `collectively`."""
+    return collectively(comm, lambda: fn(*args) if comm.rank == 0 else None)
+
+
 def describe(error: BaseException) -> str:
     """An error in a line; the type is left out if the text explains itself."""
     text = str(error)

@@ -92,7 +92,12 @@ class Group:
         self._container = container
 
     def add(
-        self, names: str, kind: NumberType | tuple | type, text: str, default: float | str | None = None, **others: Any
+        self,
+        names: str,
+        kind: Callable[[str], Any] | tuple,
+        text: str,
+        default: float | str | None = None,
+        **others: Any,
     ) -> None:
         """Add an option.
 

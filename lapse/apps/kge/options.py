@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
+from lapse.apps._shared.columns import ColumnsType
 from lapse.apps._shared.options import Group, NumberType, natural_int, positive_float, positive_int
 from lapse.apps.kge.placement import FIRST_EPOCHS, ROUNDS_AT_FIRST, ROUNDS_LATER, TRIPLES_OF_SUMS
 
@@ -97,9 +98,15 @@ def make_parser() -> argparse.ArgumentParser:
     graph.add(
         "--dataset DIR",
         Path,
-        "folder with train, valid and test, each .txt (subject, relation and object by name, separated by tabs) or "
-        ".del (by id), plain or .gz (default: a graph of the modules, classes and functions of this Python's standard "
-        "library)",
+        "folder with train, valid and test, each .txt or .tsv (subject, relation and object by name, separated by "
+        "tabs), .csv (by commas) or .del (by id), or with train2id.txt and so on of OpenKE; plain, gzip, bzip2, xz or "
+        "zip (default: a graph of the modules, classes and functions of this Python's standard library)",
+    )
+    graph.add(
+        "--columns A,B,C",
+        ColumnsType("SUBJECT,RELATION,OBJECT"),
+        "which columns are subject, relation and object, each by its number from 1 or its name in the header, such as "
+        "1,3,2 for subject, object, relation (default: as a header says, otherwise 1,2,3)",
     )
     graph.add(
         "--partition",

@@ -19,6 +19,7 @@ import numpy as np
 import lapse
 from lapse.apps._shared import job, streams
 from lapse.apps._shared.files import write_model
+from lapse.apps._shared.memory import Room
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 #: Purposes of random streams; see `streams`.
 SHUFFLING, DROPOUT, SHARING = range(3)
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     if training.repeat_result():
         return
     args = training.args
-    dataset = load(comm, args.dataset)
+    dataset = load(comm, args)
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
         job.on_rank_0(comm, _log_rule, plan)
-    best = Best(training, comm.rank)
+    best = job.collectively(comm, Best, training, comm.rank)
     figures = {}
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
@@ -95,20 +97,40 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def load(comm: Intracomm, folder: Path | None) -> Dataset:
+def load(comm: Intracomm, args: argparse.Namespace) -> Dataset:
     """Read on rank 0 and send to all ranks: other hosts need no copy of the files."""
-    dataset = job.on_rank_0(comm, _read, folder)
+    dataset = job.on_rank_0(comm, _read, args, Room.of(comm))
+    for note in dataset.notes:
+        log.info(note)
     log.info(
         "%s entities, %s relations; triples: %s train, %s valid, %s test",
         *(f"{len(x):,}" for x in (dataset.entities, dataset.relations, dataset.train, dataset.valid, dataset.test)),
     )
-    if comm.rank == 0 and (unseen := dataset.unseen()):
-        log.warning("%s triples of valid and test have an entity or relation that does not occur in train", unseen)
+    if comm.rank == 0:
+        for doubt in data.doubts(dataset):
+            log.warning(doubt)
     return dataset
 
 
-def _read(folder: Path | None) -> Dataset:
-    return data.read(stdlib_graph.standard_graph() if folder is None else folder)
+def _read(args: argparse.Namespace, room: Room) -> Dataset:
+    if args.dataset is None:
+        if args.columns is not None:
+            raise job.AppError("--columns requires --dataset DIR")
+        return data.read(stdlib_graph.standard_graph())
+
+    def allow(entities: int, relations: int) -> None:
+        model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, entities, relations)
+        numbers = 2 * (model.dim * entities + model.relation_length * model.relation_keys)
+        room.check(
+            f"{entities:,} entities and {relations:,} relations x {2 * model.dim} numbers (--dim {model.dim}, and as "
+            f"many sums of squares) x {FLOAT_BYTES} bytes",
+            numbers * FLOAT_BYTES,
+            model.num_keys,
+            "choose a smaller --dim or more hosts; or, if most ids are unused, renumber them without gaps, or give the "
+            "triples as names (.txt), of which only those that occur take memory",
+        )
+
+    return data.read(args.dataset, args.columns, allow)
 
 
 def assign_triples(args: argparse.Namespace, train: np.ndarray, workers: int) -> list[np.ndarray]:
@@ -310,7 +332,9 @@ class Best:
             self.forget()
         elif folder := self._saved_folder():
             found = checkpoint.read_manifest(folder)["metadata"]
-            self._epoch, self._mrr = found["epoch"], found["mrr"]
+            self._epoch, self._mrr = found.get("epoch"), found.get("mrr")
+            if not isinstance(self._epoch, int) or not isinstance(self._mrr, float):
+                raise lapse.CheckpointError(f"{folder} is a checkpoint, but not of a best model: remove it")
 
     def _saved_folder(self) -> Path | None:
         return self._folder if self._folder is not None and (self._folder / "CURRENT").is_file() else None
@@ -338,7 +362,10 @@ class Best:
             return
         log.info("the best model is that of epoch %d: MRR %.4f on valid", self._epoch, self._mrr)
         if self._folder is not None:
-            server.load(self._folder)
+            try:
+                server.load(self._folder)
+            except (lapse.CheckpointError, OSError) as error:  # on all ranks
+                raise job.AppError(job.describe(error)) from error
         else:
             server.run(_set_once, server.workers, self._keys, self._values)
 

@@ -1,4 +1,4 @@
-"""Files of ratings: lines ``row column rating`` as text, csv or tsv, or MatrixMarket; also compressed by gzip.
+"""Files of ratings: lines ``row column rating`` as text, csv or tsv, or MatrixMarket; also compressed (`inputs`).
 
 Each rank reads its share of the lines. A plain file is read from the middle; a compressed one is decompressed by every
 rank, but only the rank's own lines are parsed. A rating is identified by the offset of its line in the (decompressed)
@@ -7,29 +7,25 @@ text, so that what is decided by it, such as what is held out, does not depend o
 
 from __future__ import annotations
 
-import csv
-import gzip
+import contextlib
 import io
-import math
-import os
-import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO
 
 import numpy as np
 
-from lapse.apps._shared.files import is_gzip
+from lapse.apps._shared import inputs
+from lapse.apps._shared.inputs import Input
 from lapse.apps._shared.job import AppError
+from lapse.apps.mf import heads
+from lapse.apps.mf.heads import BYTE_ORDER_MARK, BadLine, Format, expected, show
 
 #: The ranks take turns in pieces of a compressed file of so many bytes.
 PIECE = 1 << 20
-#: Separators that are searched for in the first line, in this order; otherwise white space.
-SEPARATORS = (b"\t", b"::", b",", b";")
-BANNER = b"%%matrixmarket"
-MAX_INDEX = 2**31 - 1  # row and column numbers are int32
 MAX_VALUE = float(np.finfo(np.float32).max)
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class RatingsError(AppError):
@@ -51,43 +47,36 @@ class Source:
     name: str
     content: bytes | None = None
 
+    @classmethod
+    def of(cls, found: Input) -> Source:
+        """A file that is recognized."""
+        source = cls(found.name)
+        source.__dict__["file"] = found
+        return source
+
+    @cached_property
+    def file(self) -> Input:
+        """The file, recognized."""
+        return inputs.recognize(self.name)
+
     @property
-    def is_compressed(self) -> bool:
-        """Whether the file is a gzip file, whatever its name."""
-        return self.content is None and is_gzip(self.name)
+    def is_direct(self) -> bool:
+        """Whether reading can begin in the middle."""
+        return self.content is not None or self.file.is_direct
 
     @property
     def size(self) -> int:
         """The number of bytes."""
-        return os.path.getsize(self.name) if self.content is None else len(self.content)
+        return self.file.size if self.content is None else len(self.content)
 
-    def open(self) -> io.BufferedIOBase:
-        """A file of bytes, decompressed."""
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """A file of bytes, decompressed; see `Input.open`."""
         if self.content is not None:
-            return io.BytesIO(self.content)
-        return gzip.open(self.name, "rb") if self.is_compressed else open(self.name, "rb")
-
-
-@dataclass(frozen=True)
-class Format:
-    """The format of a file, from its head.
-
-    Attributes
-    ----------
-    begin
-        The offset from which lines may have ratings.
-    separator
-        The separator of fields; None: white space.
-    fields
-        The number of fields of the first line.
-    shape
-        The numbers of rows, columns and entries of a MatrixMarket file; None for other files.
-    """
-
-    begin: int
-    separator: bytes | None = None
-    fields: int = 3
-    shape: tuple[int, int, int] | None = None
+            yield io.BytesIO(self.content)
+            return
+        with self.file.open() as file:
+            yield file
 
 
 @dataclass
@@ -106,6 +95,8 @@ class Share:
         Distinct names; None for a matrix of known `shape`.
     shape
         The numbers of rows and columns; None if names are collected.
+    doubt
+        What looks wrong; "": nothing.
     """
 
     rows: np.ndarray
@@ -115,35 +106,54 @@ class Share:
     row_ids: list[str] | None = None
     column_ids: list[str] | None = None
     shape: tuple[int, int] | None = None
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
 
 
-class BadLine(Exception):
-    """The line at `offset` cannot be read, for this reason."""
+def read_format(source: Source, chosen: str | None = None) -> Format:
+    """Determine the format of a file.
 
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(reason)
-        self.offset, self.reason = offset, reason
-
-
-def read_share(source: Source, index: int = 0, count: int = 1) -> Share:
-    """Read part `index` of `count` of a file; each rating is in one part.
+    Parameters
+    ----------
+    chosen
+        The value of ``--columns``, if it is given.
 
     Raises
     ------
     RatingsError
         With the file, the line if there is one, and what is expected.
     """
-    try:
-        form = read_format(source)
-        parse = _parse_named if form.shape is None else _parse_matrix_market
+    with _naming_lines(source), source.open() as file:
+        return heads.read(file, chosen)
+
+
+def read_share(source: Source, index: int = 0, count: int = 1, form: Format | None = None) -> Share:
+    """Read part `index` of `count` of a file; each rating is in one part.
+
+    Parameters
+    ----------
+    form
+        What `read_format` returns; None: determine it here.
+
+    Raises
+    ------
+    RatingsError
+        As `read_format`.
+    """
+    form = read_format(source) if form is None else form
+    parse = _parse_named if form.shape is None else _parse_matrix_market
+    with _naming_lines(source):
         return parse(_share_of_lines(source, form.begin, index, count), form)
+
+
+@contextlib.contextmanager
+def _naming_lines(source: Source) -> Iterator[None]:
+    try:
+        yield
     except BadLine as bad:
         raise RatingsError(f"{source.name}:{line_number(source, bad.offset)}: {bad.reason}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise RatingsError(f"{source.name}: cannot be decompressed as gzip: {error}") from None
 
 
 def line_number(source: Source, offset: int) -> int:
@@ -164,73 +174,12 @@ def check_entries(source: Source, declared: int, found: int) -> None:
         )
 
 
-# --- the head of a file ----------------------------------------------------------------------------
-
-
-def read_format(source: Source) -> Format:
-    """Determine the format of a file."""
-    with source.open() as file:
-        offset = 0
-        for line in file:
-            text = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-            if text.strip():
-                if text[: len(BANNER)].lower() == BANNER:
-                    return _read_size(file, text, offset + len(line))
-                return _guess(text, offset, offset + len(line))
-            offset += len(line)
-    return Format(0)
-
-
-def _guess(line: bytes, offset: int, after: int) -> Format:
-    """Determine separator and start by the first line, which may be a header: one without a number."""
-    separator = next((s for s in SEPARATORS if s in line), None)
-    fields = _split(line, separator)
-    if len(fields) < 3:
-        raise BadLine(offset, _expected(line, f"has {len(fields)} fields"))
-    is_header = not any(_is_number(text) for text in fields)
-    return Format(after if is_header else offset, separator, len(fields))
-
-
-def _read_size(file, banner: bytes, offset: int) -> Format:
-    """The banner and the size line of MatrixMarket (Boisvert, Pozo, Remington 1996)."""
-    words = banner.decode("latin-1").lower().split()[1:]
-    if (
-        words[:2] != ["matrix", "coordinate"]
-        or words[2:3] not in (["real"], ["double"], ["integer"])
-        or words[3:] != ["general"]
-    ):
-        raise BadLine(
-            0,
-            f"'{' '.join(words)}' is not a supported kind of MatrixMarket file: must be 'matrix "
-            f"coordinate real general' (or integer)",
-        )
-    for line in file:
-        if line.strip() and not line.startswith(b"%"):
-            return Format(offset + len(line), shape=_parse_size(line, offset))
-        offset += len(line)
-    raise BadLine(offset, "the file ends before the size line 'rows columns entries'")
-
-
-def _parse_size(line: bytes, offset: int) -> tuple[int, int, int]:
-    try:
-        rows, columns, entries = map(int, line.split())
-    except ValueError:
-        raise BadLine(offset, f"{_show(line)} is not a size line 'rows columns entries'") from None
-    if not (0 <= rows <= MAX_INDEX and 0 <= columns <= MAX_INDEX and entries >= 0):
-        raise BadLine(
-            offset,
-            f"a matrix of {rows} x {columns} with {entries} entries: the numbers of rows and "
-            f"columns must be at most {MAX_INDEX:,}",
-        )
-    return rows, columns, entries
-
-
 # --- lines -----------------------------------------------------------------------------------------
 
 
 def _share_of_lines(source: Source, begin: int, index: int, count: int) -> Iterator[tuple[int, bytes]]:
     """Offsets and lines of one part of `count`, from offset `begin` on."""
-    cut = _alternating_lines if source.is_compressed else _adjacent_lines
+    cut = _adjacent_lines if source.is_direct else _alternating_lines
     with source.open() as file:
         yield from cut(file, source, begin, index, count)
 
@@ -256,27 +205,6 @@ def _alternating_lines(file, source: Source, begin: int, index: int, count: int)
         if offset >= begin and offset // PIECE % count == index:
             yield offset, line
         offset += len(line)
-
-
-def _split(line: bytes, separator: bytes | None) -> list[bytes]:
-    line = line.rstrip(b"\r\n")
-    if separator in (b",", b";") and b'"' in line:
-        row = next(csv.reader([line.decode("latin-1")], delimiter=separator.decode()))
-        return [text.encode("latin-1") for text in row]
-    return line.split(separator)
-
-
-def _fields(line: bytes, form: Format) -> list[bytes]:
-    """The fields of a line.
-
-    Files with tabs are sometimes edited by hand with an editor that writes spaces instead (as two lines of one copy of
-    MovieLens 100k were): a line with another number of fields than the first one is split at white space if that gives
-    the same number. Otherwise names may contain spaces.
-    """
-    fields = _split(line, form.separator)
-    if form.separator == b"\t" and len(fields) != form.fields and len(words := line.split()) == form.fields:
-        return words
-    return fields
 
 
 # --- ratings ---------------------------------------------------------------------------------------
@@ -308,36 +236,58 @@ class _Columns:
 
 
 class _Names(dict):
-    """Numbers names in the order of their first occurrence."""
+    """Numbers names in the order of their first occurrence; spaces around them are no part of them."""
+
+    def __init__(self) -> None:
+        self._texts: list[bytes] = []
+        self._spaced: dict[bytes, int] = {}  # by the name without spaces: those that have had some
+        self.doubted: bytes | None = None
 
     def __missing__(self, name: bytes) -> int:
         text = name.strip()
         if not text:
             raise ValueError("an empty name")
-        text.decode()
-        self[name] = len(self)
-        return self[name]
+        known = self._spaced.get(text) if name == text else self.get(text, self._spaced.get(text))
+        if known is None:
+            text.decode()
+            known = len(self._texts)
+            self._texts.append(text)
+        else:
+            self.doubted = text
+        if name != text:
+            self._spaced[text] = known
+        self[name] = known
+        return known
 
     def texts(self) -> list[str]:
-        return [name.decode() for name in self]
+        return [name.decode() for name in self._texts]
 
 
 def _parse_named(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
     rows, columns, found = _Names(), _Names(), _Columns()
+    row_at, column_at, value_at = form.columns
+    least = max(form.columns) + 1
     for offset, line in lines:
-        fields = _fields(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line, form)
-        if len(fields) < 3:
+        try:
+            fields = form.split(line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line)
+        except ValueError as error:
+            raise BadLine(offset, str(error)) from None
+        if len(fields) < least:
             if not line.strip():
                 continue
-            raise BadLine(offset, _expected(line, f"has {len(fields)} fields"))
-        value = _value(fields[2], line, offset)
+            raise BadLine(offset, expected(line, f"has {len(fields)} fields"))
+        value = _value(fields[value_at], line, offset)
         try:
-            found.add(rows[fields[0].strip()], columns[fields[1].strip()], value, offset)
+            found.add(rows[fields[row_at]], columns[fields[column_at]], value, offset)
         except UnicodeDecodeError:
-            raise BadLine(offset, f"{_show(line)} has a name that is not UTF-8") from None
+            raise BadLine(
+                offset, f"{show(line)} has a name that is not UTF-8: convert it first (iconv -f LATIN1 -t UTF-8)"
+            ) from None
         except ValueError:
-            raise BadLine(offset, _expected(line, "has an empty name")) from None
-    return found.share(row_ids=rows.texts(), column_ids=columns.texts())
+            raise BadLine(offset, expected(line, "has an empty name")) from None
+    doubted = rows.doubted or columns.doubted
+    doubt = f"names that differ by spaces around them are one, such as {show(doubted)}" if doubted else ""
+    return found.share(row_ids=rows.texts(), column_ids=columns.texts(), doubt=doubt)
 
 
 def _parse_matrix_market(lines: Iterator[tuple[int, bytes]], form: Format) -> Share:
@@ -349,7 +299,7 @@ def _parse_matrix_market(lines: Iterator[tuple[int, bytes]], form: Format) -> Sh
         if not fields:
             continue
         if len(fields) != 3:
-            raise BadLine(offset, f"{_show(line)} is not an entry 'row column value'")
+            raise BadLine(offset, f"{show(line)} is not an entry 'row column value'")
         row, column = (_index(text, most, line, offset) for text, most in zip(fields, (num_rows, num_columns)))
         found.add(row, column, _value(fields[2], line, offset), offset)
     return found.share(shape=(num_rows, num_columns))
@@ -361,7 +311,7 @@ def _index(text: bytes, most: int, line: bytes, offset: int) -> int:
     except ValueError:
         number = 0
     if not 1 <= number <= most:
-        raise BadLine(offset, f"{_show(line)} has the index {_show(text)}, which must be from 1 to {most:,}")
+        raise BadLine(offset, f"{show(line)} has the index {show(text)}, which must be from 1 to {most:,}")
     return number - 1
 
 
@@ -369,26 +319,9 @@ def _value(text: bytes, line: bytes, offset: int) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise BadLine(offset, _expected(line, f"has the rating {_show(text)}, which is not a number")) from None
+        raise BadLine(offset, expected(line, f"has the rating {show(text)}, which is not a number")) from None
     if not abs(value) <= MAX_VALUE:  # NaN too
         raise BadLine(
-            offset, f"{_show(line)} has the rating {_show(text)}, which must be finite and at most {MAX_VALUE:.3g}"
+            offset, f"{show(line)} has the rating {show(text)}, which must be finite and at most {MAX_VALUE:.3g}"
         )
     return value
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        return not math.isnan(float(text))
-    except ValueError:
-        return False
-
-
-def _expected(line: bytes, problem: str) -> str:
-    return f"{_show(line)} {problem}: a line must be 'row column rating'; further fields are ignored"
-
-
-def _show(text: bytes) -> str:
-    """Bytes of a file for a message, abbreviated."""
-    shown = text.strip().decode("utf-8", "backslashreplace")
-    return repr(shown if len(shown) <= 60 else shown[:57] + "...")

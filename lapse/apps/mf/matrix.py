@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lapse.apps._shared.job import AppError, on_rank_0
-from lapse.apps.mf.data import MAX_INDEX, Share
+from lapse.apps.mf.data import Share
+from lapse.apps.mf.heads import MAX_INDEX
 from lapse.apps.mf.schedule import cut_evenly
 
 if TYPE_CHECKING:
@@ -151,6 +152,54 @@ def assemble(comm: Intracomm, workers: int, share: Share, test: Share | None, fr
         row_ids,
         column_ids,
     )
+
+
+#: A matrix looks wrong if it has so many rows, and ratings in fewer of them than this share.
+MANY_ROWS, FEW_USED = 100_000, 0.1
+
+
+def doubts(comm: Intracomm, matrix: Matrix, has_test: bool, fraction: float) -> list[str]:
+    """What looks wrong in a matrix that can be trained, a line each. Collective.
+
+    Parameters
+    ----------
+    has_test
+        Whether there is a file of held-out ratings.
+    fraction
+        The share of ratings to hold out otherwise.
+    """
+    found = []
+    if matrix.low == matrix.high:
+        found.append(f"all ratings are {matrix.low:g}: there is nothing to learn from them")
+    for side, counts in (("rows", matrix.row_counts), ("columns", matrix.column_counts)):
+        used = int(np.count_nonzero(counts))
+        if len(counts) > MANY_ROWS and used < FEW_USED * len(counts):
+            found.append(f"{used:,} of {len(counts):,} {side} have ratings: numbers without gaps take less memory")
+    if has_test:
+        repeated, unknown = (comm.allreduce(n) for n in _compare_held_out(matrix))
+        if repeated:
+            found.append(f"{repeated:,} of {matrix.num_held_out:,} ratings of --test are of a cell in --ratings, too")
+        if unknown > matrix.num_held_out / 2:
+            found.append(
+                f"{unknown:,} of {matrix.num_held_out:,} ratings of --test are of users or items without any in "
+                "--ratings: do both files name them alike?"
+            )
+    elif fraction and not matrix.num_held_out:
+        found.append("no rating is held out: there are too few for this --test-fraction")
+    return found
+
+
+def _compare_held_out(matrix: Matrix) -> tuple[int, int]:
+    """Of this rank's held-out ratings: how many cells are trained, too, and how many rows or columns are not."""
+    repeated = unknown = 0
+    for training, held_out in zip(matrix.training, matrix.held_out):
+        width = int(training.rows.max(initial=0)) + int(held_out.rows.max(initial=0)) + 1
+        cells = [part.columns.astype(np.int64) * width + part.rows for part in (training, held_out)]
+        repeated += int(np.isin(cells[1], cells[0]).sum())
+        rows = np.zeros(width, bool)
+        rows[training.rows] = True
+        unknown += int((~(rows[held_out.rows] & (matrix.column_counts[held_out.columns] > 0))).sum())
+    return repeated, unknown
 
 
 def _merge_names(comm: Intracomm, shares: list[Share]) -> tuple[list[str] | None, list[str] | None, tuple[int, int]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from lapse.apps._shared import options
+from lapse.apps._shared import columns, options
 from lapse.apps._shared.options import Group, fraction, natural_float, positive_float, positive_int
 
 DESCRIPTION = """\
@@ -47,20 +48,43 @@ DEFAULT_LOOKAHEAD = 2
 BATCHES_PER_ROUND, HOTTEST_PER_ROUND = 2, 100
 
 
+#: Columns of the synthetic matrix.
+COLUMNS = 500
+
+
+@dataclass(frozen=True)
+class ColumnsOrNumber:
+    """A type for ``--columns``: which columns of a file, or the number of those of the synthetic matrix."""
+
+    def __call__(self, text: str) -> str | int:
+        """The text of three columns, or the number."""
+        return columns.ColumnsType("USER,ITEM,RATING")(text) if "," in text else positive_int(text)
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line (None: that of this process), complete."""
-    return complete(options.parse(make_parser(), argv))
+    parser = make_parser()
+    args = options.parse(parser, argv)
+    if isinstance(args.columns, str) and args.ratings is None and not args.resume:
+        parser.error(f"argument --columns: {args.columns} names columns of --ratings, which is missing")
+    if isinstance(args.columns, int) and args.ratings is not None:
+        parser.error(f"argument --columns: {args.columns} does not name three columns of --ratings: USER,ITEM,RATING")
+    return complete(args)
 
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the defaults that depend on other options."""
+    args.num_columns = COLUMNS
+    if isinstance(args.columns, int):
+        args.num_columns, args.columns = args.columns, None
+        args.given = args.given - {"columns"} | {"num_columns"}
     defaults = dict(DEFAULTS["synthetic" if args.ratings is None else "ratings"])
     if args.ratings is None:
         defaults["rank"] = args.planted_rank
     if args.step == "adagrad":
         defaults["learning_rate"] = ADAGRAD_RATE
     defaults["batch"] = BATCH[args.algorithm]
-    defaults["entries"] = max(args.rows * args.columns // 10, args.rows)
+    defaults["entries"] = max(args.rows * args.num_columns // 10, args.rows)
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -111,9 +135,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add(
         "--ratings FILE",
         str,
-        "lines 'user item rating', separated by tab, ::, comma, semicolon or white space, or MatrixMarket; plain or "
-        ".gz. stdlib: how often the modules of this Python's library use which identifiers, in logarithms (default: a "
-        "synthetic matrix)",
+        "lines 'user item rating', separated by tab, ::, comma, semicolon, | or white space, with or without a header, "
+        "or MatrixMarket; plain, gzip, bzip2, xz, or zip with one file. stdlib: how often the modules of this Python's "
+        "library use which identifiers, in logarithms (default: a synthetic matrix)",
+    )
+    data.add(
+        "--columns A,B,C",
+        ColumnsOrNumber(),
+        "which columns of --ratings and --test are user, item and rating, each by its name in the header or its number "
+        "from 1, such as userId,movieId,rating or 2,3,4 (default: as the header says, otherwise 1,2,3). Without "
+        "--ratings: N, the number of columns of the synthetic matrix (default: 500)",
     )
     data.add("--test FILE", Path, "held-out ratings (default: some of --ratings)")
     data.add(
@@ -123,10 +154,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default=0.1,
     )
     made = Group(
-        parser.add_argument_group("synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law")
+        parser.add_argument_group(
+            "synthetic matrix", "planted factors plus noise; rows and columns by Zipf's law; see --columns, too"
+        )
     )
     made.add("--rows", positive_int, "default: %(default)s", default=1000)
-    made.add("--columns", positive_int, "default: %(default)s", default=500)
     made.add("--entries", positive_int, "number of distinct cells with a rating (default: a tenth of all)")
     made.add("--planted-rank", positive_int, "length of the planted factors", default=5)
     made.add("--noise", natural_float, "standard deviation of the noise; that of entries is about 1", default=0.1)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import lapse
-from lapse.apps._shared import job, streams
+from lapse.apps._shared import inputs, job, streams
+from lapse.apps._shared.memory import Room
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, every, log_replicated, make_server
@@ -41,6 +42,7 @@ BATCHES_AT_ONCE = 8
 EVALUATED_AT_ONCE = 16384
 #: With so many ratings per element, the factors of a row or column are determined as well as the noise allows.
 COVERED = 10
+FLOAT_BYTES = 4
 #: Factors of the bold driver after an epoch in which the loss decreased or increased (Gemulla et al.).
 FASTER, SLOWER = 1.05, 0.5
 
@@ -94,11 +96,20 @@ def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
     if args.ratings is None:
         if args.test is not None:
             raise job.AppError("--test requires --ratings FILE; of a synthetic matrix, --test-fraction is held out")
+        check_memory(comm, args, args.rows, args.num_columns)
         share, test = job.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
     else:
-        share = read(comm, locate(comm, args.ratings))
-        test = None if args.test is None else read(comm, data.Source(str(args.test)))
+        share = read(comm, locate(comm, args.ratings), args.columns)
+        test = None
+        if args.test is not None:
+            test = read(comm, data.Source.of(inputs.share(comm, args.test)), args.columns)
+        if share.shape is not None:
+            check_memory(comm, args, *share.shape)
     ratings = matrix.assemble(comm, args.workers, share, test, args.test_fraction, args.seed)
+    if args.ratings is not None:
+        for doubt in matrix.doubts(comm, ratings, args.test is not None, args.test_fraction):
+            if comm.rank == 0:
+                log.warning(doubt)
     log.info(
         "%s training and %s held-out ratings of %s rows and %s columns, from %g to %g, on average %.4g",
         *(f"{n:,}" for n in (ratings.num_training, ratings.num_held_out, ratings.num_rows, ratings.num_columns)),
@@ -112,17 +123,29 @@ def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
 def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.Share:
     try:
         recipe = synthetic.Recipe(
-            args.rows, args.columns, args.entries, args.planted_rank, args.noise, args.exponent, args.seed
+            args.rows, args.num_columns, args.entries, args.planted_rank, args.noise, args.exponent, args.seed
         )
     except ValueError as error:
         raise job.AppError(f"--entries: {error}") from None
     return synthetic.make_share(recipe, index, count)
 
 
+def check_memory(comm: Intracomm, args: argparse.Namespace, rows: int, columns: int) -> None:
+    """Raise `AppError` if the factors of so many rows and columns do not fit. Collective."""
+    length = model_of(args).length
+    Room.of(comm).check(
+        f"{rows:,} rows and {columns:,} columns x {length} numbers (--rank {args.rank}) x {FLOAT_BYTES} bytes",
+        (rows + columns) * length * FLOAT_BYTES,
+        rows + columns,
+        "choose a smaller --rank or more hosts; or, if most numbers of rows or columns are unused, give the ratings as "
+        "lines 'row column rating' of text, of which only those that occur take memory",
+    )
+
+
 def locate(comm: Intracomm, ratings: str) -> data.Source:
-    """The file of that name, or the matrix of the standard library of rank 0."""
+    """The file of that name, or the matrix of the standard library of rank 0. Collective."""
     if ratings != STDLIB:
-        return data.Source(ratings)
+        return data.Source.of(inputs.share(comm, ratings))
     if Path(STDLIB).exists():
         log.warning(
             "--ratings %s means the standard library, not the file of that name in this folder; for the file, use ./%s",
@@ -132,13 +155,20 @@ def locate(comm: Intracomm, ratings: str) -> data.Source:
     return data.Source(stdlib_matrix.NAME, job.on_rank_0(comm, stdlib_matrix.standard_matrix))
 
 
-def read(comm: Intracomm, source: data.Source) -> data.Share:
-    """Read this rank's share. Collective."""
-    share = job.collectively(comm, data.read_share, source, comm.rank, comm.size)
-    declared = job.collectively(comm, lambda: data.read_format(source).shape)
-    if declared is not None:
-        found = comm.allreduce(len(share))
-        job.collectively(comm, data.check_entries, source, declared[2], found)
+def read(comm: Intracomm, source: data.Source, columns: str | None = None) -> data.Share:
+    """Read this rank's share; `columns` is the value of ``--columns``. Collective."""
+    form = job.on_rank_0(comm, data.read_format, source, columns)
+    share = job.collectively(comm, data.read_share, source, comm.rank, comm.size, form)
+    found = comm.allreduce(len(share))
+    if form.shape is not None:
+        job.collectively(comm, data.check_entries, source, form.shape[2], found)
+    if form.note:
+        log.info("%s: %s", source.name, form.note)
+    for doubt in dict.fromkeys([*form.doubts, *comm.allgather(share.doubt)]):
+        if doubt and comm.rank == 0:
+            log.warning("%s: %s", source.name, doubt)
+    if found == 0:
+        raise job.AppError(f"{source.name} is empty: it has no rating")
     return share
 
 
@@ -147,21 +177,27 @@ def read(comm: Intracomm, source: data.Source) -> data.Share:
 
 def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Plan:
     """Make the decisions that hold for all epochs. Collective."""
-    model = Model(
-        rank=args.rank,
-        biases=not args.no_biases,
-        adagrad=args.step == "adagrad",
-        mean=ratings.mean,
-        low=ratings.low,
-        high=ratings.high,
-        regularization=args.regularization,
-        bias_regularization=args.bias_regularization,
-    )
+    model = model_of(args, mean=ratings.mean, low=ratings.low, high=ratings.high)
+    check_memory(comm, args, ratings.num_rows, ratings.num_columns)
     ranks = Ranks.of(comm)
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)
     log_replicated(chosen, ratings.num_columns, "columns", every(per_round, "ratings"))
     return Plan(args, ratings, model, chosen)
+
+
+def model_of(args: argparse.Namespace, mean: float = 0.0, low: float = 0.0, high: float = 0.0) -> Model:
+    """The model that the options describe, of ratings with this mean and range."""
+    return Model(
+        rank=args.rank,
+        biases=not args.no_biases,
+        adagrad=args.step == "adagrad",
+        mean=mean,
+        low=low,
+        high=high,
+        regularization=args.regularization,
+        bias_regularization=args.bias_regularization,
+    )
 
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:

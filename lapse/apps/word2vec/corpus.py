@@ -1,25 +1,26 @@
 """A streaming reader that divides a corpus into shares of sentences.
 
-A corpus is a file with one sentence per line and words separated by white space, plain or compressed by gzip. It is
+A corpus is a file with one sentence per line and words separated by white space, plain or compressed (`inputs`). It is
 never held in memory as text. Each worker reads its own share, the same one every time:
 
 * a plain file is divided by bytes into as many ranges as there are workers, moved to the next end of a line (in a line
   that is longer than `LINE_SEARCH`, to the next space: some corpora are a single line);
-* a compressed file cannot be read from the middle: every worker reads all of it and takes every n-th line.
+* a compressed file, or one of another encoding, cannot be read from the middle: every worker reads all of it and takes
+  every n-th line.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import IO
 
-from lapse.apps._shared.files import is_gzip
+from lapse.apps._shared import inputs
+from lapse.apps._shared.inputs import Input
 from lapse.apps.word2vec._encoder import Encoder
 
 #: Longer sentences are split into pieces of this many words (none is dropped).
@@ -36,10 +37,6 @@ MAX_REPORTED = 10
 _BYTE_ORDER_MARK = "\ufeff"
 
 
-class CorpusError(Exception):
-    """A corpus that cannot be used; the message says why."""
-
-
 @dataclass
 class Survey:
     """The result of one pass over a share.
@@ -49,7 +46,7 @@ class Survey:
     counts
         The number of occurrences of each word.
     words, lines
-        The numbers of words, and of line ends in this share (the first line number of the next one).
+        The numbers of words, and of line ends in this share (if it is a range: the first line number of the next one).
     bad_lines
         The number of lines with bytes that are not UTF-8.
     first_bad
@@ -76,19 +73,18 @@ class Share:
 
     Parameters
     ----------
-    path
-        The file.
+    source
+        The file, recognized or not.
     index, count
         The number of this worker, and of all workers.
     """
 
-    def __init__(self, path: str | os.PathLike, index: int = 0, count: int = 1) -> None:
+    def __init__(self, source: Input | str | os.PathLike, index: int = 0, count: int = 1) -> None:
         if not 0 <= index < count:
             raise ValueError(f"share {index} of {count} does not exist")
-        self.path = os.fspath(path)
+        self.source = source if isinstance(source, Input) else inputs.recognize(source)
         self.index = index
         self.count = count
-        self.compressed = is_gzip(self.path)
 
     def sentences(self, survey: Survey | None = None) -> Iterator[list[str]]:
         """Yield the sentences of this share, as lists of words, without empty lines.
@@ -130,13 +126,18 @@ class Share:
 
     def _chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
         """Lines, or pieces of a long line, and the number of the first of them."""
-        if self.compressed:
-            return self._striped_lines()
-        return self._ranged_chunks(survey)
+        if self.source.is_direct:
+            return self._ranged_chunks(survey)
+        return self._striped_lines(survey)
 
     def _ranged_chunks(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
-        with open(self.path, "rb") as file:
+        with self.source.open() as file:
             size = file.seek(0, os.SEEK_END)
+            if size != self.source.size:  # shares would overlap, or leave something out
+                raise inputs.InputError(
+                    f"{self.source.name} has {size:,} bytes, but had {self.source.size:,} before: it must not change "
+                    "while it is read"
+                )
             start, end = (_cut(file, size, index, self.count) for index in (self.index, self.index + 1))
             file.seek(start)
             line = 0
@@ -146,22 +147,23 @@ class Share:
                 if survey is not None:
                     survey.lines = line
 
-    def _striped_lines(self) -> Iterator[tuple[int, bytes]]:
+    def _striped_lines(self, survey: Survey | None) -> Iterator[tuple[int, bytes]]:
         line = number = 0
         try:
-            with gzip.open(self.path, "rb") as file:
+            with self.source.open() as file:
                 for chunk in _read_chunks(file, None):
                     for piece in io.BytesIO(chunk):
                         if number % self.count == self.index:
                             yield line, piece
+                            if survey is not None:
+                                survey.lines += piece.endswith(b"\n")
                         number += 1
                         line += piece.endswith(b"\n")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            message = f"{self.path}: damaged gzip file after line {line}: {error}"
-            raise CorpusError(message) from error
+        except inputs.DamagedError as error:
+            raise inputs.DamagedError(f"{error} (after line {line:,})") from None
 
 
-def _cut(file: io.BufferedReader, size: int, index: int, count: int) -> int:
+def _cut(file: IO[bytes], size: int, index: int, count: int) -> int:
     """The start of share `index`: it depends on the file alone, so that neighbors agree."""
     wanted = size * index // count
     if wanted in (0, size):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lapse.apps._shared.options import Group, add_shared_options, fraction, natural_int, new_parser, positive_int
+from lapse.apps.kge import options as kge
+from lapse.apps.mf import options as mf
+from lapse.apps.word2vec import options as word2vec
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,3 +59,47 @@ def test_computing_cannot_be_sped_up(value, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--slow-down", value])
     assert value in capsys.readouterr().err.splitlines()[-1]
+
+
+# Fuzzing ------------------------------------------------------------------------------------------
+
+APPS = {"kge": kge, "mf": mf, "word2vec": word2vec}
+FLAGS = {
+    name: sorted({flag for action in app.make_parser()._actions for flag in action.option_strings} - {"-h", "--help"})
+    for name, app in APPS.items()
+}
+VALUES = st.sampled_from(
+    [
+        "0",
+        "1",
+        "7",
+        "-1",
+        "0.5",
+        "1e9",
+        "nan",
+        "inf",
+        "9" * 30,
+        "",
+        "x",
+        "a,b,c",
+        "1,3,2",
+        ",,",
+        "complex",
+        "\udce9",
+        "/",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(APPS)), st.data())
+def test_any_command_line_is_parsed_or_refused_with_a_message(name, data):
+    words = data.draw(st.lists(st.sampled_from(FLAGS[name]) | VALUES | st.text(max_size=4), max_size=6))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            args = APPS[name].parse(words)
+    except SystemExit as ended:
+        assert (ended.code == 2 and ": error: " in said.getvalue()) or ended.code == 0
+    else:
+        assert args.given <= vars(args).keys() and args.epochs >= 1

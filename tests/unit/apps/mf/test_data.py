@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lapse.apps._shared.inputs import InputError
 from lapse.apps.mf import data
 from lapse.apps.mf.data import RatingsError, Source, read_share
 
@@ -138,7 +139,7 @@ def test_shares_have_each_rating_once_under_the_same_identity(tmp_path, monkeypa
 def test_a_damaged_gzip_file(tmp_path):
     path = tmp_path / "ratings.gz"
     path.write_bytes(gzip.compress(b"1 2 3\n" * 1000)[:-20])
-    with pytest.raises(RatingsError, match="ratings.gz: cannot be decompressed"):
+    with pytest.raises(InputError, match="ratings.gz: damaged gzip file"):
         read_share(Source(str(path)))
 
 

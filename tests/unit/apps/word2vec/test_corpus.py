@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from lapse.apps._shared.inputs import InputError
 from lapse.apps.word2vec import corpus
-from lapse.apps.word2vec.corpus import CorpusError, Share, describe_bad_lines
+from lapse.apps.word2vec.corpus import Share, describe_bad_lines
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_bytes_that_are_not_utf8_are_reported_by_line_and_replaced(write, compre
     path = write(b"\n".join(lines) + b"\n", compressed)
     shares = [Share(path, i, count) for i in range(count)]
     surveys = [share.survey() for share in shares]
-    messages = describe_bad_lines("f", surveys, shares[0].compressed)
+    messages = describe_bad_lines("f", surveys, not shares[0].source.is_direct)
     assert [m.split(": ")[0] for m in messages] == ["f:4", "f:42", "f"]
     assert messages[-1].startswith("f: 2 line(s)")
     assert "caf\ufffd" in {word for survey in surveys for word in survey.counts}
@@ -105,7 +106,7 @@ def test_survey_counts_words(write):
 def test_a_damaged_gzip_file_is_named(write):
     path = write("one two three\n" * 1000, compressed=True)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CorpusError, match="text.gz: damaged"):
+    with pytest.raises(InputError, match="text.gz: damaged"):
         list(Share(path).sentences())
 
 

@@ -87,3 +87,26 @@ def test_what_is_kept_and_what_is_read_again_are_the_same(path, monkeypatch, wor
             assert words_of(blocks, one.vocabulary.words) == expected
             assert sum(block.read for block in blocks) == one.share_words[worker]
         assert all(block.read < 40 + 10 for block in kept.blocks(worker))
+
+
+@pytest.mark.parametrize(
+    "content, min_count, doubt",
+    [
+        ("a a a\n" * 9, 1, "only one word is trained, 'a'"),
+        ("a\nb\n" * 9, 1, "no sentence has two words"),
+        (f"{'x' * 50} {'y' * 70}\n" * 9, 1, "words have 60 characters"),
+        ("a b\n" * 9 + " ".join(f"w{i}" for i in range(99)), 2, "--min-count leaves 15.4% of the words"),
+        (b"caf\xe9 noir\n" * 9, 1, "most lines are not UTF-8"),
+        ('{"text": "a b"}\n' * 9, 1, "looks like JSON"),
+        ("<!DOCTYPE html>\n<p>a b</p>\n", 1, "looks like HTML"),
+        (" ".join("ab" * 40), 1, "all words are in one line"),
+    ],
+)
+def test_what_looks_wrong_is_said_in_a_line(tmp_path, monkeypatch, caplog, content, min_count, doubt):
+    monkeypatch.setattr(corpus, "MAX_SENTENCE", 60)
+    path = tmp_path / "text.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    text.survey(OneRank(), str(path), 2, min_count)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    said = [message for message in said if "were replaced" not in message and "in total" not in message]
+    assert len(said) == 1 and doubt in said[0] and said[0].startswith(str(path)), said
