@@ -1,33 +1,52 @@
-"""Files that appear when they are complete, and the parameters of a model as files."""
+"""Files that are replaced whole or not at all, and the parameters of a model as files."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 import lapse
+from lapse.apps._shared.job import AppError, describe
 
 log = logging.getLogger(__name__)
+
+#: Folders beside the files of a model: those that are being written, and those that are complete and only have to take
+#: the places of the older ones.
+_WRITING, _WRITTEN = ".model.part", ".model.complete"
+#: In the second one: the names of files that the new model does not have.
+_OBSOLETE = ".obsolete"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path`; the file that the body writes there takes the place of `path` if the body succeeds.
 
-    The next run overwrites what a killed one has left there.
+    It is brought to disk before. The next run overwrites what a killed one has left there.
     """
     temporary = path.with_name(path.name + ".part")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.absolute().parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,30 +65,116 @@ def write_arrays(shapes: dict[Path, tuple[int, ...]], blocks: Iterable[tuple[np.
     blocks
         The next rows of all arrays.
     """
-    with contextlib.ExitStack() as files:
-        arrays = [
-            np.lib.format.open_memmap(files.enter_context(replacing(path)), "w+", np.float32, shape)
-            for path, shape in shapes.items()
-        ]
-        begin = 0
+    with contextlib.ExitStack() as stack:
+        files = []
+        for path, shape in shapes.items():  # not mapped into memory: a full disk would be a bus error
+            files.append(stack.enter_context(open(stack.enter_context(replacing(path)), "wb")))
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(files[-1], header)
+        rows = 0
         for block in blocks:
-            end = begin + len(block[0])
-            for array, rows in zip(arrays, block, strict=True):
-                array[begin:end] = rows
-            begin = end
-        for array in arrays:
-            array.flush()
+            for file, values in zip(files, block, strict=True):
+                file.write(np.ascontiguousarray(values, "<f4").tobytes())
+            rows += len(block[0])
+        if any(shape[0] != rows for shape in shapes.values()):
+            raise ValueError(f"{rows} rows for arrays of the shapes {list(shapes.values())}")
 
 
-def write_model(server: lapse.Server, folder: Path, write: Callable[..., None], *args: object) -> None:
-    """Write a model by ``write(kv, folder, *args)``, on the first worker of all. Collective."""
-    server.run(_write_by_first, folder, write, args)
+# --- a model of several files --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing_model(folder: Path, last: str, obsolete: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder for the files of a model; when the body succeeds, they take the places of those in `folder` together.
+
+    If this is interrupted, `finish_replacing` completes it; until then, the file `last` is missing, so that nobody
+    takes files of two models for one.
+
+    Parameters
+    ----------
+    last
+        The file that is removed first, and appears last.
+    obsolete
+        Files that go if the new model does not have them.
+    """
+    writing, written = folder / _WRITING, folder / _WRITTEN
+    finish_replacing(folder)
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    try:
+        yield writing
+        gone = [last, *(name for name in obsolete if not (writing / name).exists())]
+        (writing / _OBSOLETE).write_text("\n".join(gone), encoding="utf-8")
+        for path in (*writing.iterdir(), writing):
+            sync(path)
+        os.rename(writing, written)
+        sync(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Complete what `replacing_model` has begun in a process that was killed, if there is such."""
+    written = folder / _WRITTEN
+    if not written.is_dir():
+        return
+    note = written / _OBSOLETE
+    if note.exists():  # the new `last` is not in its place yet
+        last, *others = note.read_text(encoding="utf-8").split("\n")
+        for name in (last, *others):
+            (folder / name).unlink(missing_ok=True)
+        sync(folder)
+        for path in written.iterdir():
+            if path.name not in (last, note.name):
+                os.replace(path, folder / path.name)
+        sync(folder)
+        note.unlink()
+    for path in written.iterdir():
+        os.replace(path, folder / path.name)
+    sync(folder)
+    written.rmdir()
+
+
+def write_model(
+    server: lapse.Server,
+    folder: Path,
+    last: str,
+    write: Callable[..., None],
+    *args: object,
+    obsolete: Iterable[str] = (),
+) -> None:
+    """Write a model by ``write(kv, folder, *args)``, on the first worker of all. Collective.
+
+    Parameters
+    ----------
+    last, obsolete
+        For `replacing_model`.
+
+    Raises
+    ------
+    AppError
+        On all ranks, if it cannot be written: the older model remains.
+    """
+    error = server.run(_write_by_first, folder, last, tuple(obsolete), write, args)[0]
+    if error is not None:
+        raise AppError(f"the model could not be written to {folder}: {error}")
     log.info("wrote the model to %s", folder)
 
 
-def _write_by_first(kv: lapse.Worker, folder: Path, write: Callable[..., None], args: tuple) -> None:
+def _write_by_first(
+    kv: lapse.Worker, folder: Path, last: str, obsolete: tuple[str, ...], write: Callable[..., None], args: tuple
+) -> str | None:
+    """Returns what went wrong, on every rank (the text on the first one only)."""
+    error = ""
     if kv.id == 0:
-        write(kv, folder, *args)
+        try:
+            with replacing_model(folder, last, obsolete) as writing:
+                write(kv, writing, *args)
+        except OSError as failure:
+            error = describe(failure)
+    failed = kv.allreduce(int(bool(error)), op="max")
+    return (error or "rank 0 says why") if failed else None
 
 
 def pull_rows(kv: lapse.Worker, keys: np.ndarray, at_once: int) -> Iterator[np.ndarray]:
@@ -77,9 +182,3 @@ def pull_rows(kv: lapse.Worker, keys: np.ndarray, at_once: int) -> Iterator[np.n
     for begin in range(0, len(keys), at_once):
         some = keys[begin : begin + at_once]
         yield kv.pull(some).wait().reshape(len(some), -1)
-
-
-def is_gzip(path: str | os.PathLike) -> bool:
-    """Whether a file begins like a gzip file, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"

@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lapse.apps._shared.files import write_text
+from lapse.apps._shared.job import AppError
+
+#: What every line begins with.
+BEGIN = b'{"epoch": '
+
 
 class Metrics:
     """The file of ``--metrics``: one JSON object per line and epoch, written by rank 0.
@@ -15,13 +21,23 @@ class Metrics:
         The file; None: write nothing.
     epoch
         Keep the lines up to this epoch, after which a resumed run continues; None: start a new file.
+
+    Raises
+    ------
+    AppError
+        If there is a file of another kind, which would be lost.
     """
 
     def __init__(self, path: Path | None, epoch: int | None = None) -> None:
         self._path = path
-        if path is not None:
-            kept = _lines_up_to(path, epoch) if epoch is not None and path.exists() else []
-            path.write_text("".join(kept), encoding="utf-8")
+        if path is None:
+            return
+        if path.is_file():
+            _check_kind(path)
+            write_text(path, "".join(_lines_up_to(path, epoch) if epoch is not None else []))
+        else:  # a new file, or a pipe or device
+            with open(path, "a", encoding="utf-8"):
+                pass
 
     def write(self, **figures: object) -> None:
         """Append a line; it is on disk when this returns, in case the job is terminated early."""
@@ -30,18 +46,32 @@ class Metrics:
                 file.write(json.dumps(figures) + "\n")
 
 
+def _check_kind(path: Path) -> None:
+    with open(path, "rb") as file:
+        first = file.readline(1 << 20)
+    is_torn = not first.endswith(b"\n") and BEGIN.startswith(first[: len(BEGIN)])  # by a killed run
+    if _epoch_of(first) is None and not is_torn:
+        raise AppError(f"--metrics {path} is a file that is no metrics of a training: choose another one, or remove it")
+
+
 def _lines_up_to(path: Path, epoch: int) -> list[str]:
     """The lines of complete epochs, without one that was cut off when the process was killed."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            figures = json.loads(line)
-        except ValueError:
+    for line in path.read_bytes().split(b"\n"):
+        number = _epoch_of(line)
+        if number is None or number > epoch:
             break
-        if figures["epoch"] > epoch:
-            break
-        kept.append(line + "\n")
+        kept.append(line.decode() + "\n")
     return kept
+
+
+def _epoch_of(line: bytes) -> int | None:
+    """The epoch of a line; None if it is none of ours."""
+    try:
+        number = json.loads(line)["epoch"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+    return number if isinstance(number, int) else None
 
 
 def local_share(stats: dict) -> float:

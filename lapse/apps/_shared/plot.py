@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
+from lapse.apps._shared.files import replacing
 from lapse.apps._shared.job import AppError
 
 
-def require() -> None:
-    """Raise now rather than after hours of training if matplotlib is missing."""
+def require(path: Path) -> None:
+    """Raise now rather than after hours of training: without matplotlib, or for a file that cannot be written."""
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
         raise AppError("--plot requires matplotlib: pip install 'lapse[plot]'") from None
+    kinds = Figure().canvas.get_supported_filetypes()
+    if _kind(path) not in kinds:
+        raise AppError(f"--plot {path}: the suffix must be one of .{', .'.join(sorted(kinds))}")
+    folder = path.absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise AppError(f"--plot {path}: cannot write to {folder}")
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].lower()
 
 
 def draw(path: Path, title: str, history: list[dict], quality: tuple[str, ...]) -> None:
@@ -42,7 +54,8 @@ def draw(path: Path, title: str, history: list[dict], quality: tuple[str, ...]) 
         if len(names) > 1:
             axes.legend()
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=_kind(path))
 
 
 def _points(history: list[dict], name: str) -> list[tuple]:

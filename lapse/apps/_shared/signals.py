@@ -1,5 +1,8 @@
 """SIGINT and SIGTERM as a request: the training stops at the next block instead of immediately.
 
+Before there is a block to stop at, both end the process at once, and with it the job: a handler of Python would not run
+while the main thread opens a pipe or waits for other ranks in MPI, and there is nothing to save yet.
+
 The launcher of MPICH forwards both to all ranks and waits for them. That of Open MPI kills the ranks a moment
 later: with it, send the signal to the ranks themselves, or rely on the last checkpoint.
 """
@@ -18,15 +21,24 @@ PATIENCE = 2.0
 
 
 class Signals:
-    """Records the first SIGINT or SIGTERM; a later one has its usual effect. For the main thread."""
+    """From `note` to `restore`, records the first SIGINT or SIGTERM; a later one has its usual effect. Before, both end
+    the process. For the main thread.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._since = 0.0
         self._before: dict[int, Any] = {}
+        self._handle(signal.SIG_DFL)
+
+    def note(self) -> None:
+        """From now on, record the first signal."""
+        self._handle(self._record)
+
+    def _handle(self, handler: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._record)
+                self._before.setdefault(number, signal.signal(number, handler))
 
     def _record(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:

@@ -83,18 +83,18 @@ def interpreter_name() -> str:
 def cached(name: str, extract: Callable[[Path], object], what: str) -> Path:
     """The file or folder of that name in the cache, written by `extract` if it does not exist; `what` is for messages.
 
-    It appears when it is complete. If the cache folder cannot be written, a temporary folder is used, which is removed
-    at exit.
+    It appears when it is complete. The cache folder is for this user alone (others could put another text there); if it
+    cannot be that, or cannot be written, a temporary folder is used, which is removed at exit.
     """
     path = cache_folder() / name
-    if path.exists() and path.stat().st_size > 0:
-        log.info("using %s extracted earlier: %s", what, path)
-        return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(path.parent)
+        if path.exists() and path.stat().st_size > 0:
+            log.info("using %s extracted earlier: %s", what, path)
+            return path
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=name))
     except OSError as error:
-        log.warning("cannot write to the cache folder (%s): using a temporary folder", error)
+        log.warning("cannot use the cache folder (%s): using a temporary folder", error)
         temporary = Path(tempfile.mkdtemp(prefix="lapse-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         extract(temporary / name)
@@ -106,6 +106,20 @@ def cached(name: str, extract: Callable[[Path], object], what: str) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     log.info("extracted %s: %s", what, path)
     return path
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user can read and write."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    about = folder.stat()
+    if sys.platform == "win32":
+        return
+    if about.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    if about.st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 def _move(source: Path, path: Path) -> None:

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lapse.apps._shared import checkpoints, job, plot
+from lapse.apps._shared import checkpoints, files, job, plot
 from lapse.apps._shared.checkpoints import Saved
-from lapse.apps._shared.job import AppError
+from lapse.apps._shared.job import AppError, on_rank_0_only
+from lapse.apps._shared.locks import Lock
 from lapse.apps._shared.metrics import Metrics, local_share, locality_report
 from lapse.apps._shared.signals import Signals
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
+
+#: The file that says that a run writes into a folder.
+LOCK = ".lapse-lock"
 
 
 class Training:
@@ -94,6 +98,7 @@ class Training:
         self._quality = quality
         self._is_logged = is_logged
         self._signals = Signals()
+        self._locks = on_rank_0_only(comm, _lock_outputs, args) or []
         self.args, self._saved, self._result, was_found, self._keeps_checkpoints = job.on_rank_0(
             comm, _prepare, app, args
         )
@@ -134,6 +139,7 @@ class Training:
         if self._result is None:
             return False
         self._signals.restore()
+        self._release_locks()
         if self._comm.rank == 0:
             log.info("this run is finished; omit --resume to train from scratch")
             print(f"RESULT {json.dumps(self._result)}", flush=True)
@@ -156,6 +162,7 @@ class Training:
     def epochs(self, server: lapse.Server) -> Iterator[int]:
         """The numbers (from 0) of the remaining epochs; each must end with `end_epoch`. Collective."""
         self._server = server
+        self._signals.note()
         try:
             while not (self._is_over() or self.is_interrupted or self._is_out_of_time):
                 self._begin_epoch()
@@ -305,12 +312,14 @@ class Training:
         """
         self.exit_if_interrupted()
         line = job.on_rank_0(self._comm, self._conclude, figures)
+        self._release_locks()
         if self._comm.rank == 0:
             print(line, flush=True)
 
     def exit_if_interrupted(self) -> None:
         """Exit if a signal stopped the run, with 128 plus its number, as shells report it; for after the server."""
         if self._signal is not None:
+            self._release_locks()
             name = signal.Signals(self._signal).name
             log.info(
                 "stopped by %s after epoch %d; %s",
@@ -319,6 +328,10 @@ class Training:
                 "continue with --resume" if self.args.output else "nothing was saved because --output was not given",
             )
             sys.exit(128 + self._signal)
+
+    def _release_locks(self) -> None:
+        for lock in self._locks:
+            lock.release()
 
     def _conclude(self, figures: dict) -> str:
         history = self.history
@@ -340,16 +353,27 @@ class Training:
         return "RESULT " + json.dumps(result)
 
 
+def _lock_outputs(args: argparse.Namespace) -> list[Lock]:
+    """What rank 0 does first: make sure that no other run writes where this one will."""
+    locks = []
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.output, os.W_OK):
+            raise PermissionError(f"cannot write to {args.output}: choose another --output")
+        locks.append(Lock(args.output / LOCK, f"--output {args.output}"))
+        files.finish_replacing(args.output)
+    if args.metrics is not None and (args.metrics.is_file() or not args.metrics.exists()):
+        metrics = args.metrics.absolute()
+        locks.append(Lock(metrics.with_name(metrics.name + LOCK), f"--metrics {args.metrics}"))
+    return locks
+
+
 def _prepare(app: str, args: argparse.Namespace) -> tuple[argparse.Namespace, Saved, dict | None, bool, bool]:
     """What rank 0 checks for all ranks before the training: whether it can write, and what exists already."""
     for option in ("resume", "checkpoint_every"):
         if args.output is None and getattr(args, option):
             raise AppError(f"--{option.replace('_', '-')} requires --output DIR, the folder of checkpoints")
     saved = result = None
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.output, os.W_OK):
-            raise PermissionError(f"cannot write to {args.output}: choose another --output")
     if args.resume:
         saved, result = checkpoints.find(app, args)
         if saved is None:
@@ -357,7 +381,7 @@ def _prepare(app: str, args: argparse.Namespace) -> tuple[argparse.Namespace, Sa
         else:
             args = checkpoints.take_over(args, saved.options)
     if args.plot is not None:
-        plot.require()
+        plot.require(args.plot)
     keeps = args.output is not None and (
         args.resume or args.checkpoint_every is not None or checkpoints.folder_of(args).exists()
     )

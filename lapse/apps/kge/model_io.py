@@ -27,22 +27,24 @@ from lapse.apps.kge.models import Model
 
 #: Elements that are pulled at once.
 PULLED_ELEMENTS = 1 << 20
+#: Names of files.
+ABOUT, INVERSE = "model.json", "inverse_relations"
 
 
 def write(kv: lapse.Worker, folder: Path, model: Model, dataset: Dataset, figures: dict) -> None:
-    """Write the model into a folder. Each file appears when it is complete."""
+    """Write the model into a folder."""
     shape = (model.dim, model.dim) if model.name == "rescal" else (model.dim,)
     firsts = {
         "entities": (0, model.num_entities, (model.dim,)),
         "relations": (model.num_entities, model.num_relations, shape),
     }
     if model.reciprocal:
-        firsts["inverse_relations"] = (model.num_entities + model.num_relations, model.num_relations, shape)
+        firsts[INVERSE] = (model.num_entities + model.num_relations, model.num_relations, shape)
     for stem, (first, count, row_shape) in firsts.items():
         write_arrays({folder / f"{stem}.npy": (count, *row_shape)}, _vectors(kv, first, count, row_shape))
     for stem, names in (("entities", dataset.entities), ("relations", dataset.relations)):
         write_text(folder / f"{stem}.tsv", "".join(f"{i}\t{name}\n" for i, name in enumerate(names)))
-    write_text(folder / "model.json", json.dumps({**vars(model), **figures}, indent=1) + "\n")
+    write_text(folder / ABOUT, json.dumps({**vars(model), **figures}, indent=1) + "\n")
 
 
 def _vectors(kv: lapse.Worker, first: int, count: int, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray]]:

@@ -90,7 +90,10 @@ def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
     if plan.args.dataset is None:
         _print_completions(server, plan)
     if plan.args.output is not None:
-        write_model(server, plan.args.output, model_io.write, plan.model, plan.dataset, filtered.named())
+        about = plan.model, plan.dataset, filtered.named()
+        write_model(
+            server, plan.args.output, model_io.ABOUT, model_io.write, *about, obsolete=[model_io.INVERSE + ".npy"]
+        )
     return {**filtered.named(), **raw.named("_raw")}
 
 

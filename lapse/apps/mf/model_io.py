@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 #: Values that are pulled at once.
 SAVED_AT_ONCE = 4096
+ABOUT = "model.json"
 
 
 def save(server: lapse.Server, plan: Plan, folder: Path) -> None:
-    """Write the model into a folder. Collective."""
+    """Write the model into a folder, where it replaces an older one. Collective."""
     server.run(settle, plan)
-    write_model(server, folder, _write, plan)
+    write_model(server, folder, ABOUT, _write, plan, obsolete=[f"{side}_biases.npy" for side in ("row", "column")])
 
 
 def settle(kv: lapse.Worker, plan: Plan) -> None:
@@ -53,7 +54,7 @@ def _write(kv: lapse.Worker, folder: Path, plan: Plan) -> None:
         "rank": plan.model.rank,
         "biases": biases,
     }
-    write_text(folder / "model.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
 
 
 def _save_side(

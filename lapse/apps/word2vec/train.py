@@ -77,7 +77,8 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
         training.restore(server)
         train(server, plan, training)
         if args.output is not None and not training.is_interrupted:
-            write_model(server, args.output, save, text.vocabulary, args.dim, args.binary)
+            last = model_io.file_name(model_io.WORD_VECTORS, args.binary)
+            write_model(server, args.output, last, save, text.vocabulary, args.dim, args.binary)
     training.finish(vocab=len(text.vocabulary), words_per_second=words_per_second(training.history))
 
 

@@ -111,6 +111,8 @@ def test_the_first_signal_is_noted_and_an_impatient_one_ends(monkeypatch, number
     before = signal.getsignal(number)
     signals = Signals()
     try:
+        assert signal.getsignal(number) is signal.SIG_DFL  # nothing to save yet
+        signals.note()
         assert signals.received is None
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # at once: the same wish, twice on its way
@@ -128,7 +130,7 @@ def test_the_first_signal_is_noted_and_an_impatient_one_ends(monkeypatch, number
 def test_a_plot_without_matplotlib_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(AppError, match=r"pip install 'lapse\[plot\]'"):
-        plot.require()
+        plot.require(Path("plot.png"))
 
 
 def test_a_plot_of_what_there_is(tmp_path):
