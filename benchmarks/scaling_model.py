@@ -368,7 +368,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("alone-us", None, "the same on one host, all in all: a word (0.31) or triple (that, and the accesses)"),
         ("access-us", 0.25, "CPU of pulling a replica and pushing to it (0.25)"),
         ("delay-us", 25.0, "delay of the network, one way (25)"),
-        ("look-us", 35.0, "until a thread that sleeps sees a message (35)"),
+        ("look-us", 10.0, "until a thread that sleeps sees a message (10)"),
         ("message-us", 15.0, "CPU of a message, sent and received (15)"),
         ("record-us", 0.9, "CPU of a record, sent and received (0.9)"),
         ("combine-us", 0.5, "combining the contributions to a key (0.5)"),
