@@ -9,7 +9,8 @@ import collections
 import numpy as np
 
 from lapse.base._memory cimport release, reserve
-from lapse.storage._replicas cimport fill_replica, free_replicas, make_replicas, push_replica, read_replica
+from lapse.storage._replicas cimport (fill_replica, free_replicas, make_replicas, prefetch_replica, prefetch_vectors,
+                                      push_replica, read_replica)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
@@ -28,6 +29,7 @@ cdef enum:
     # How many keys ahead of the current one its row, and its entry, are prefetched: 8 to 16 is a flat optimum for rows
     # of 400 bytes.
     ROWS_AHEAD = 12
+    REPLICAS_AHEAD = 18     # what is known about a replica, its vectors' address among it
     ENTRIES_AHEAD = 24
     HINTS_AHEAD = 36        # the hint, if ranks share memory
     PAGE_BYTES = 4096
@@ -187,7 +189,10 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
     cdef size_t at, end
     if slot == NO_SLOT:
         return
-    row = store.replicas.all[slot].value if entry.state == REPLICATED else row_at(slab, slot)
+    if entry.state == REPLICATED:
+        prefetch_vectors(&store.replicas.all[slot], MAX_PREFETCHED)
+        return
+    row = row_at(slab, slot)
     end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
     at = 0
     while at < end:
@@ -202,8 +207,17 @@ cdef inline void look_for_entries(store_t* store, const key_t* keys, int64_t i, 
         prefetch(&view_of(store, keys[i + ENTRIES_AHEAD]).entries[keys[i + ENTRIES_AHEAD]])
 
 
+cdef inline void look_for_replica(store_t* store, key_t key) noexcept nogil:
+    # As `prefetch_row`: a key is replicated for good.
+    cdef entry_t* entry = &store.entries[key]
+    if entry.state == REPLICATED:
+        prefetch_replica(&store.replicas.all[entry.slot])
+
+
 cdef inline void look_ahead(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
     look_for_entries(store, keys, i, count)
+    if store.replicas.count and i + REPLICAS_AHEAD < count:
+        look_for_replica(store, keys[i + REPLICAS_AHEAD])
     if i + ROWS_AHEAD < count:
         prefetch_row(store, keys[i + ROWS_AHEAD])
 
@@ -220,6 +234,9 @@ cdef inline void start_looking_for_entries(store_t* store, const key_t* keys, in
 cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
     cdef int64_t i
     start_looking_for_entries(store, keys, count)
+    if store.replicas.count:
+        for i in range(min(count, <int64_t>REPLICAS_AHEAD)):
+            look_for_replica(store, keys[i])
     for i in range(min(count, <int64_t>ROWS_AHEAD)):
         prefetch_row(store, keys[i])
 

@@ -1,16 +1,18 @@
-"""Floor 2. What the records of a frame name, fetched ahead of the record at hand. All inline, for `_relocation`."""
+"""Floor 2. What the records of a frame name, fetched ahead of the record at hand. All inline."""
 
 from libc.stdint cimport uint32_t
 
 from lapse.messaging._messages cimport record_t
 from lapse.protocol._rank cimport rank_t
-from lapse._store cimport NO_SLOT, entry_t, is_owned, row_at, slab_for, slab_t
+from lapse._store cimport NO_SLOT, REPLICATED, entry_t, is_owned, row_at, slab_for, slab_t
 from lapse.base._values cimport prefetch
+from lapse.storage._replicas cimport prefetch_replica, prefetch_vectors, replica_t
 
 cdef enum:
     # Records ahead of the one at hand whose value, and twice as many whose entry, are prefetched:
     VALUES_AHEAD = 8
     ENTRIES_AHEAD = 16
+    REPLICAS_AHEAD = 12         # what is known about a replica, its vectors' address among it
     MAX_PREFETCHED = 1024      # bytes of a value; the processor itself prefetches what follows
 
 
@@ -43,3 +45,24 @@ cdef inline void look_at_first(rank_t* state, const char* record, size_t stride,
         prefetch(entry_named(state, record + i * stride))
     for i in range(min(count, <uint32_t>VALUES_AHEAD)):
         prefetch_value(state, record + i * stride)
+
+
+cdef inline void look_ahead_at_replicas(rank_t* state, const char* record, size_t stride, uint32_t left) noexcept nogil:
+    """The same for records about replicas."""
+    cdef const entry_t* entry
+    cdef const replica_t* replica
+    if left > ENTRIES_AHEAD:
+        prefetch(entry_named(state, record + ENTRIES_AHEAD * stride))
+    if left > REPLICAS_AHEAD:
+        entry = entry_named(state, record + REPLICAS_AHEAD * stride)
+        if entry.state == REPLICATED:
+            prefetch_replica(&state.store.replicas.all[entry.slot])
+    if left > VALUES_AHEAD:
+        entry = entry_named(state, record + VALUES_AHEAD * stride)
+        if entry.state == REPLICATED:
+            replica = &state.store.replicas.all[entry.slot]
+            prefetch_vectors(replica, MAX_PREFETCHED)
+            if replica.sum != NULL:
+                prefetch(replica.sum)
+                if replica.growth != NULL:
+                    prefetch(replica.growth)

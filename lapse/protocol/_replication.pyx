@@ -9,6 +9,7 @@ from lapse.messaging._senders cimport send_applied, send_replace, send_request
 from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, replica_t
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
+from lapse.protocol._prefetch cimport look_ahead_at_replicas
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_sums_end, prepare_rounds, replica_at,
                                      sum_bytes, take_contribution, take_sum)
@@ -135,9 +136,14 @@ cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame)
     cdef record_t* record
     cdef entry_t* entry
     cdef int kind = frame.kind
-    cdef uint32_t _i
-    for _i in range(<uint32_t>frame.count):
+    cdef uint32_t i
+    cdef size_t stride = 0
+    if store.slab_of == NULL and store.replicas.count:  # else a record ahead is not found without those before it
+        stride = sizeof(record_t) + bytes_behind(self, kind, replica_at(store, 0))
+    for i in range(<uint32_t>frame.count):
         record = <record_t*>at
+        if stride:
+            look_ahead_at_replicas(state, at, stride, <uint32_t>frame.count - i)
         entry = &store.entries[record.key]
         if entry.state != REPLICATED:
             return protocol_error(state, source, "a message about a replica that is not here", record.key)

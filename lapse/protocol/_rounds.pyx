@@ -10,12 +10,14 @@ from lapse.base._bfloat16 cimport round_to_bfloat16, widen_bfloat16
 from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, take_latch,
                                try_latch)
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.base._values cimport add_values, norm_of, scale_value
+from lapse.base._values cimport add_values, norm_of, prefetch, scale_value
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport send_delta, send_round_end, send_sum, send_sums_end
 from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
+from lapse.protocol._prefetch cimport MAX_PREFETCHED, REPLICAS_AHEAD, VALUES_AHEAD
 from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, add_contribution, add_sum, delta_of, drain_changed,
-                                      drain_collected, first_turn, note_changed, turns_of)
+                                      drain_collected, first_turn, note_changed, prefetch_replica, prefetch_vectors,
+                                      turns_of)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
@@ -134,6 +136,21 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
     return OK
 
 
+cdef inline void look_along(store_t* store, const uint32_t* numbers, uint32_t i, uint32_t count) noexcept nogil:
+    """Fetch ahead the replicas of a list, their vectors and the entries of their keys."""
+    cdef replica_t* replica
+    if i + REPLICAS_AHEAD < count:
+        prefetch_replica(replica_at(store, numbers[i + REPLICAS_AHEAD]))
+    if i + VALUES_AHEAD < count:
+        replica = replica_at(store, numbers[i + VALUES_AHEAD])
+        prefetch(&store.entries[replica.key])
+        prefetch_vectors(replica, MAX_PREFETCHED)
+        if replica.sum != NULL:
+            prefetch(replica.sum)
+            if replica.growth != NULL:
+                prefetch(replica.growth)
+
+
 cdef int send_turn(rounds_t* self, int turn, bint is_full) noexcept nogil:
     """Send the deltas of the keys that have the same turn."""
     cdef store_t* store = self.state.store
@@ -143,6 +160,7 @@ cdef int send_turn(rounds_t* self, int turn, bint is_full) noexcept nogil:
     cdef entry_t* entry
     for i in range(count):
         number = store.replicas.changed[turn].drained[i]
+        look_along(store, store.replicas.changed[turn].drained, i, count)
         replica = replica_at(store, number)
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
@@ -301,6 +319,7 @@ cdef int send_sums(rounds_t* self) noexcept nogil:
     if is_renewal_due(&self.combining, self.summed + 1):
         renew_curvatures(&self.combining, store)
     for i in range(count):
+        look_along(store, numbers, i, count)
         replica = replica_at(store, numbers[i])
         entry = &store.entries[replica.key]
         lock_entry(store, entry)

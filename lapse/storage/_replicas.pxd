@@ -16,6 +16,7 @@ from libc.math cimport sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from lapse.base._types cimport key_t
+from lapse.base._values cimport prefetch
 
 cdef enum:
     NUM_LEVELS = 16
@@ -24,24 +25,25 @@ cdef enum:
 
 
 cdef struct replica_t:
-    key_t key
+    # In the order in which it is needed: pulls and pushes need only the first part.
     char* value             # then base, then delta, `stride` bytes apart
+    size_t bytes
+    size_t stride
+    key_t key
+    float weight            # of the pushes that `delta` contains
+    uint8_t level
+    uint8_t has_delta
+    uint8_t has_rest        # `delta` is what rounding kept back of the last contribution: nothing was pushed since
+    uint8_t is_changed      # it is in a list of changed replicas
+    uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
+    uint16_t contributors   # at the home: how many contributions `sum` contains
+    uint16_t turn           # among those of all levels
+    uint8_t has_sum
+    uint8_t is_collected    # at the home: it is in the list `collected`
+    float total_weight      # at the home: of the contributions that `sum` contains
     char* sum               # at the home only, else NULL
     float* owed             # at the home, with bfloat16 on the wire: what rounding has kept back so far
     float* growth           # at the home, for AdaGrad: by how much the square roots of the accumulators grew apart
-    size_t bytes
-    size_t stride
-    uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
-    uint32_t contributors   # at the home: how many contributions `sum` contains
-    float weight            # of the pushes that `delta` contains
-    float total_weight      # at the home: of the contributions that `sum` contains
-    uint8_t level
-    uint16_t turn           # among those of all levels
-    bint has_delta
-    bint has_rest           # `delta` is what rounding kept back of the last contribution: nothing was pushed since
-    bint has_sum
-    bint is_changed         # it is in a list of changed replicas
-    bint is_collected       # at the home: it is in the list `collected`
 
 
 cdef struct numbers_t:
@@ -90,6 +92,25 @@ cdef inline int first_turn(int level) noexcept nogil:
     """The number of a level's first turn; those of lower levels come before it."""
     cdef int crowded = max(level - 6, 0)  # levels whose turns are the maximum
     return (1 << (level - crowded)) - 1 + crowded * MOST_TURNS
+
+
+cdef inline void prefetch_replica(const replica_t* replica) noexcept nogil:
+    """Fetch ahead what `prefetch_vectors` reads."""
+    prefetch(replica)
+    prefetch(<const char*>(replica + 1) - 1)
+
+
+cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcept nogil:
+    """Fetch ahead the first bytes of value and delta, or all of it if vectors are short."""
+    cdef size_t at = 0
+    if 3 * replica.stride <= 64:
+        prefetch(replica.value)
+        prefetch(delta_of(replica) + replica.stride - 1)
+        return
+    while at < replica.bytes and at < most:
+        prefetch(replica.value + at)
+        prefetch(delta_of(replica) + at)
+        at += 64
 
 
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil
