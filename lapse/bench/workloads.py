@@ -130,6 +130,13 @@ WORKLOADS = {
             targets={2: 1.8, 4: 3.4, 8: 6.0},
             quick=("--entries", "20000"),
         ),
+        Workload(
+            "clicks",
+            (*_APP, "lapse.apps.clicks"),
+            dilation=100.0,
+            targets={2: 1.6, 4: 3.0, 8: 5.0},
+            quick=("--examples", "20000"),
+        ),
     )
 }
 #: What is measured if nothing is chosen.

@@ -19,6 +19,7 @@ def options(tmp_path_factory):
         "word2vec": ("--corpus", write_topics(folder / "topics.txt"), "--min-count", 1, *small),
         "kge": ("--dataset", write_languages(folder / "languages", people=600), "--batch-size", 16, *small),
         "mf": (*matrix, *small[:3]),
+        "clicks": ("--examples", 65536, *small[:3]),
         "mf, plain": (*matrix, "--algorithm", "plain", *small[:3]),
     }
 
@@ -33,7 +34,7 @@ def times_of(app, ranks, options, folder):
     )
 
 
-@pytest.mark.parametrize("app", ["word2vec", "kge", "mf", "mf, plain"])
+@pytest.mark.parametrize("app", ["word2vec", "kge", "mf", "mf, plain", "clicks"])
 def test_computing_takes_so_many_times_its_cpu_time(app, options, tmp_path):
     fast, _ = times_of(app, 1, options, tmp_path)
     slow, seconds = times_of(app, 1, {app: (*options[app], "--slow-down", TIMES)}, tmp_path)
@@ -44,7 +45,7 @@ def test_computing_takes_so_many_times_its_cpu_time(app, options, tmp_path):
     assert slow["rest"] - fast["rest"] < 0.1 * seconds
 
 
-@pytest.mark.parametrize("app", ["word2vec", "kge", "mf", "mf, plain"])
+@pytest.mark.parametrize("app", ["word2vec", "kge", "mf", "mf, plain", "clicks"])
 def test_waiting_is_not_stretched(app, options, tmp_path):
     _, alone = times_of(app, 1, {app: (*options[app], "--slow-down", TIMES)}, tmp_path)
     split, together = times_of(app, 2, {app: (*options[app], "--slow-down", TIMES)}, tmp_path)

@@ -135,7 +135,7 @@ def add_shared_options(
     parser: argparse.ArgumentParser,
     *,
     epochs: int | None,
-    dim: int | None,
+    dim: int | None = None,
     dim_names: str = "--dim --vector-size",
     dim_help: str | None = None,
 ) -> tuple[Group, Group]:
@@ -146,7 +146,7 @@ def add_shared_options(
     epochs, dim
         Defaults; None: they depend on other options.
     dim_names, dim_help
-        How the application's field names the length of a vector, and the help text.
+        How the application's field names the length of a vector (empty: there are none), and the help text.
 
     Returns
     -------
@@ -160,12 +160,13 @@ def add_shared_options(
         f"number of passes over the data (default: {epochs or 'depends on the model'})",
         default=epochs,
     )
-    training.add(
-        dim_names,
-        positive_int,
-        dim_help or f"length of each vector (default: {dim or 'depends on the model'})",
-        default=dim,
-    )
+    if dim_names:
+        training.add(
+            dim_names,
+            positive_int,
+            dim_help or f"length of each vector (default: {dim or 'depends on the model'})",
+            default=dim,
+        )
     training.add("--seed", natural_int, "seed of all random number generators", default=1)
     training.add(
         "--max-runtime SECONDS",
