@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
                 test_loss = server.run(test, plan)[0]
             training.end_epoch(loss=loss, test_loss=test_loss)
         if args.output is not None and not training.is_interrupted:
-            write_model(server, args.output, save, args.keys)
+            write_model(server, args.output, WEIGHTS, save, args.keys)
     training.finish(
         loss=test_loss,
         examples_per_second=plan.examples * len(training.history) / max(seconds_of(training.history), 1e-9),
