@@ -81,6 +81,8 @@ _FOREIGN = (
 )
 #: What archives made by some programs have besides the file itself.
 _BY_THE_WAY = ("__MACOSX/", ".DS_Store", "Thumbs.db")
+#: Where each process may find another file under the same name.
+_OF_PROCESSES = ("/dev/", "/proc/")
 #: Files that were read once and are unlinked; open as long as this process lives.
 _spooled: list[Any] = []
 
@@ -338,7 +340,7 @@ class _Translated(io.RawIOBase):
 
 
 def share(comm: Intracomm, path: str | os.PathLike, name: str | None = None) -> Input:
-    """Recognize a file that every rank will read. Collective.
+    """Recognize a file that every rank will read, each by the path that it gives. Collective.
 
     What can be read only once, a pipe, is read by rank 0 and copied to every host, into temporary files without names.
 
@@ -347,10 +349,13 @@ def share(comm: Intracomm, path: str | os.PathLike, name: str | None = None) -> 
     InputError
         On all ranks: as `recognize`, or if the ranks do not see the same file.
     """
-    name = os.fspath(path) if name is None else name
-    path, is_pipe = on_rank_0(comm, _locate, os.fspath(path))
+    path = os.fspath(path)
+    name = path if name is None else name
+    located, is_pipe = on_rank_0(comm, _locate, path)
     if is_pipe:
-        path = _spread(comm, path)
+        path = _spread(comm, located)
+    elif comm.rank == 0 or path.startswith(_OF_PROCESSES):
+        path = located
     found = replace(on_rank_0(comm, recognize, path if comm.rank == 0 else "", name), path=path)
     collectively(comm, _check_size, found)
     return found
@@ -360,7 +365,7 @@ def _locate(path: str) -> tuple[str, bool]:
     """What all ranks can open (``/dev/stdin`` is another file for each process), and whether it is a pipe."""
     if stat.S_ISFIFO(os.stat(path).st_mode):
         return path, True
-    return os.path.realpath(path) if path.startswith(("/dev/", "/proc/")) else path, False
+    return os.path.realpath(path) if path.startswith(_OF_PROCESSES) else path, False
 
 
 def _check_size(found: Input) -> None:

@@ -125,57 +125,68 @@ def read(folder: Path, chosen: str | None = None, allow: Allow = _allow_any) -> 
 
 def doubts(dataset: Dataset) -> list[str]:
     """What looks wrong in a data set that can be read, a line each."""
-    found = [
-        f"{repeated:,} of {len(triples):,} triples of {name} are in train, too"
-        for name, triples in (("valid", dataset.valid), ("test", dataset.test))
-        if (repeated := count_known(triples, dataset.train))
-    ]
+    found = _doubt_repetitions(dataset)
     if unseen := dataset.unseen():
         found.append(f"{unseen} triples of valid and test have an entity or relation that does not occur in train")
     if not len(dataset.test):
         found.append("there are no test triples: nothing will be evaluated")
     if _first_line_is_alone(dataset):
         s, r, o = dataset.train[0].tolist()
-        names = dataset.entities[s], dataset.relations[r], dataset.entities[o]
-        found.append(
-            f"the first line of train, {' '.join(names)!r}, has names that occur nowhere else: is it a header?"
-        )
-    relations, objects = (len(np.unique(dataset.train[:, column])) for column in (1, 2))
+        shown = repr(" ".join((dataset.entities[s], dataset.relations[r], dataset.entities[o])))
+        found.append(f"the first line of train, {shown}, has names that occur nowhere else: is it a header?")
+    relations, objects = (_count_used(dataset.train[:, column]) for column in (1, 2))
     if relations > 2 * objects and len(dataset.train) >= MANY_LINES:
         found.append(
             f"train has {relations:,} different relations, but {objects:,} objects: if the order is subject, object, "
             "relation, say so by --columns 1,3,2"
         )
-    if len(dataset.entities) > MANY_IDS:
-        used = len(np.unique(dataset.train[:, [0, 2]]))
-        if used < FEW_USED * len(dataset.entities):
-            found.append(
-                f"{used:,} of {len(dataset.entities):,} entities are in train: ids without gaps take less memory"
-            )
+    if (total := len(dataset.entities)) > MANY_IDS:
+        used = _count_used(dataset.train[:, [0, 2]].reshape(-1))
+        if used < FEW_USED * total:
+            found.append(f"{used:,} of {total:,} entities are in train: ids without gaps take less memory")
     if spaced := _differ_by_spaces(dataset.entities) or _differ_by_spaces(dataset.relations):
         found.append(f"names that differ by spaces around them only are different, such as {spaced!r}")
     return found
 
 
+def _doubt_repetitions(dataset: Dataset) -> list[str]:
+    numbers = _numbers(dataset.everything())
+    train, valid, test = np.split(numbers, np.cumsum([len(dataset.train), len(dataset.valid)]))
+    train = np.sort(train)
+    found = []
+    if again := int((train[1:] == train[:-1]).sum()):
+        found.append(f"{again:,} triples occur more than once in train")
+    for name, held_out in (("valid", valid), ("test", test)):
+        at = np.minimum(np.searchsorted(train, held_out), len(train) - 1)
+        if repeated := int((train[at] == held_out).sum()):
+            found.append(f"{repeated:,} of {len(held_out):,} triples of {name} are in train, too")
+    return found
+
+
+def _numbers(triples: np.ndarray) -> np.ndarray:
+    """A number per triple, the same for equal ones."""
+    width = triples.max(axis=0) + 1
+    if float(width[0]) * float(width[1]) * float(width[2]) < 2**62:
+        return (triples[:, 0] * width[1] + triples[:, 1]) * width[2] + triples[:, 2]
+    return np.unique(triples, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _count_used(ids: np.ndarray) -> int:
+    used = np.zeros(int(ids.max(initial=-1)) + 1, bool)
+    used[ids] = True
+    return int(used.sum())
+
+
 def _first_line_is_alone(dataset: Dataset) -> bool:
     """Whether the names of the first triple occur nowhere else, but for the first lines of the other files."""
-    first, everything = dataset.train[0], dataset.everything()
-    same = (everything == first).all(axis=1)
-    uses = (everything[:, 1] == first[1]) | np.isin(everything[:, [0, 2]], first[[0, 2]]).any(axis=1)
-    return len(dataset.train) >= MANY_LINES and int(same.sum()) <= len(SPLITS) and bool((uses == same).all())
-
-
-def count_known(triples: np.ndarray, known: np.ndarray) -> int:
-    """How many triples are among the known ones."""
-    if not len(triples):
-        return 0
-    together = np.concatenate([known, triples])
-    width = together.max(axis=0) + 1
-    if float(width[0]) * float(width[1]) * float(width[2]) < 2**62:
-        numbers = (together[:, 0] * width[1] + together[:, 1]) * width[2] + together[:, 2]
-    else:
-        numbers = np.unique(together, axis=0, return_inverse=True)[1].reshape(-1)
-    return int(np.isin(numbers[len(known) :], numbers[: len(known)]).sum())
+    s, r, o = dataset.train[0].tolist()
+    if len(dataset.train) < MANY_LINES or int((dataset.train[:, 1] == r).sum()) > 1:
+        return False
+    everything = dataset.everything()
+    same = (everything == dataset.train[0]).all(axis=1)
+    subjects, objects = everything[:, 0], everything[:, 2]
+    uses = (everything[:, 1] == r) | (subjects == s) | (subjects == o) | (objects == s) | (objects == o)
+    return int(same.sum()) <= len(SPLITS) and bool((uses == same).all())
 
 
 def _differ_by_spaces(names: list[str]) -> str | None:

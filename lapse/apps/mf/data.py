@@ -42,22 +42,23 @@ class Source:
         The file; or a name for messages.
     content
         The text; None: that of the file.
+    found
+        The file, if it is recognized already.
     """
 
     name: str
     content: bytes | None = None
+    found: Input | None = None
 
     @classmethod
     def of(cls, found: Input) -> Source:
         """A file that is recognized."""
-        source = cls(found.name)
-        source.__dict__["file"] = found
-        return source
+        return cls(found.name, found=found)
 
     @cached_property
     def file(self) -> Input:
         """The file, recognized."""
-        return inputs.recognize(self.name)
+        return self.found or inputs.recognize(self.name)
 
     @property
     def is_direct(self) -> bool:

@@ -175,6 +175,8 @@ def doubts(comm: Intracomm, matrix: Matrix, has_test: bool, fraction: float) -> 
         used = int(np.count_nonzero(counts))
         if len(counts) > MANY_ROWS and used < FEW_USED * len(counts):
             found.append(f"{used:,} of {len(counts):,} {side} have ratings: numbers without gaps take less memory")
+    if again := comm.allreduce(sum(map(_count_repeated, matrix.training))):
+        found.append(f"{again:,} ratings are of a cell that has another one, too: all of them are trained")
     if has_test:
         repeated, unknown = (comm.allreduce(n) for n in _compare_held_out(matrix))
         if repeated:
@@ -187,6 +189,11 @@ def doubts(comm: Intracomm, matrix: Matrix, has_test: bool, fraction: float) -> 
     elif fraction and not matrix.num_held_out:
         found.append("no rating is held out: there are too few for this --test-fraction")
     return found
+
+
+def _count_repeated(part: Part) -> int:
+    """How many ratings have the same row and column as the one before."""
+    return int(((np.diff(part.rows) == 0) & (np.diff(part.columns) == 0)).sum())
 
 
 def _compare_held_out(matrix: Matrix) -> tuple[int, int]:

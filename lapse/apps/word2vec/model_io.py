@@ -74,7 +74,10 @@ def read_vectors(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
         header = file.readline().split()
         if len(header) != 2:
             raise ValueError(f"{os.fspath(path)}: does not start with a line '<words> <dimensions>'")
-        count, dim = map(int, header)
+        count, dim = (int(number) if number.isdigit() and len(number) < 19 else -1 for number in header)
+        size = os.fstat(file.fileno()).st_size
+        if min(count, dim) < 0 or count * (dim + 1) > size:  # each number and each word takes a byte at least
+            raise ValueError(f"{os.fspath(path)}: {size:,} bytes cannot be {count} vectors of {dim} numbers")
         read = _read_binary if os.fspath(path).endswith(".bin") else _read_text
         return read(file.read(), count, dim, os.fspath(path))
 

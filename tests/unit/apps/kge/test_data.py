@@ -177,8 +177,11 @@ def test_repeated_triples_are_said(tmp_path):
     )
     assert any("2 of 3 triples of test are in train, too" in doubt for doubt in data.doubts(dataset))
     assert not any("of valid" in doubt for doubt in data.doubts(dataset) if "in train, too" in doubt)
-    wide = np.array([[2**31 - 1, 2**31 - 1, 2**31 - 1], [1, 2, 3]])
-    assert data.count_known(wide[:1], wide) == 1 and data.count_known(wide[:1], wide[1:]) == 0
+    twice = data.doubts(data.read(write_files(tmp_path, **{"train.txt": TRIPLE_LINES + lines[0]})))
+    assert any("triples occur more than once in train" in doubt for doubt in twice)
+    wide = np.array([[2**31 - 1, 2**31 - 1, 2**31 - 1], [1, 2, 3], [1, 2, 3]])
+    first, second, third = data._numbers(wide).tolist()
+    assert second == third != first
 
 
 def test_sizes_are_asked_before_anything_of_that_size_is_made(tmp_path):

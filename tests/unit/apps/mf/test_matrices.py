@@ -278,3 +278,47 @@ def test_rates():
         rates.append(driver.rate(99))
     assert rates == pytest.approx([0.1, 0.105, 0.0525, 0.055125])
     assert Rates(options("--step", "bold-driver"), driver.state).rate(3) == pytest.approx(0.055125)
+
+
+# What looks wrong ---------------------------------------------------------------------------------
+
+
+MARKET = b"%%MatrixMarket matrix coordinate real general\n200000 2 2\n1 1 1\n2 2 2\n"
+
+
+def doubts(ratings, test=None, fraction=0.0):
+    share, held_out = (None if text is None else read_share(Source("m", text)) for text in (ratings, test))
+    return matrix.doubts(MPI.COMM_SELF, assemble(share, held_out, fraction), test is not None, fraction)
+
+
+@pytest.mark.parametrize(
+    "ratings, test, fraction, expected",
+    [
+        (
+            b"a x 1\na y 2\nb x 3\n",
+            b"a x 1\nb x 2\nb y 2\n",
+            0.0,
+            "2 of 3 ratings of --test are of a cell",
+        ),
+        (
+            b"a x 1\nb y 2\n",
+            b"c x 1\na z 2\nb x 2\n",
+            0.0,
+            "2 of 3 ratings of --test are of users",
+        ),
+        (b"a x 1\na y 1\n", None, 0.0, "all ratings are 1"),
+        (b"a x 1\nb y 2\na x 2\na x 3\n", None, 0.0, "2 ratings are of a cell that has another one"),
+        (b"a x 1\nb y 2\n", None, 1e-9, "no rating is held out"),
+        (
+            b"%%MatrixMarket matrix coordinate real general\n200000 2 2\n1 1 1\n2 2 2\n",
+            None,
+            0.0,
+            "2 of 200,000 rows have",
+        ),
+        (b"a x 1\nb y 2\n", b"a y 1\n", 0.0, None),
+    ],
+)
+def test_what_looks_wrong_is_said(ratings, test, fraction, expected):
+    found = doubts(ratings, test, fraction)
+    assert len(found) == (expected is not None), found
+    assert expected is None or expected in found[0]

@@ -55,3 +55,12 @@ def test_counts_are_read_back(tmp_path):
     path = tmp_path / "vocab.txt"
     model_io.write_counts(path, WORDS, np.array([4, 3, 2, 1]))
     assert model_io.read_counts(path) == dict(zip(WORDS, [4, 3, 2, 1], strict=True))
+
+
+@pytest.mark.parametrize("header", [b"9999999999 9999999999", b"-1 5", b"x 5", b"5", b"3 100", b"9" * 30 + b" 5"])
+@pytest.mark.parametrize("suffix", ["bin", "txt"])
+def test_a_header_that_does_not_fit_the_file_takes_no_memory(tmp_path, header, suffix):
+    path = tmp_path / f"vectors.{suffix}"
+    path.write_bytes(header + b"\na 1 2 3 4 5\n")
+    with pytest.raises(ValueError, match=path.name):
+        model_io.read_vectors(path)
