@@ -121,6 +121,13 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path, app, name, content, 
     check_error(run_app(app, 2, *options, path, timeout=40), words, "GB on 2 rank(s), but ", "choose a smaller --")
 
 
+def test_vectors_that_fit_nowhere(topics):
+    job = run_app("word2vec", 2, "--corpus", topics, *SMALL, "--dim", 10**9, timeout=40)
+    check_error(
+        job, "192 values of 1,000,000,000 numbers x 4 bytes: 768 GB on 2 rank(s), but ", "choose shorter vectors"
+    )
+
+
 def start(ranks, app, *options):
     command = [launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{app}", *options]
     return subprocess.Popen(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import lapse
+from lapse.apps._shared.memory import Room
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -29,6 +30,7 @@ SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 PACE = 0.9 / 1.5
 #: Per element of a replica: it takes three vectors.
 REPLICA_BYTES = 3 * 4
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,20 @@ def make_server(
     value_lengths: int | np.ndarray,
     seed: int,
 ) -> lapse.Server:
-    """A server with this placement. Collective."""
+    """A server with this placement. Collective.
+
+    Raises
+    ------
+    AppError
+        On all ranks, if its values do not fit into the memory of the hosts.
+    """
+    numbers = int(value_lengths.sum()) if isinstance(value_lengths, np.ndarray) else num_keys * value_lengths
+    Room.of(comm).check(
+        f"{num_keys:,} values of {numbers / num_keys:,.0f} numbers x {FLOAT_BYTES} bytes",
+        numbers * FLOAT_BYTES,
+        num_keys,
+        "choose shorter vectors, fewer of them, or more hosts",
+    )
     return lapse.Server(
         num_keys,
         value_lengths,
