@@ -6,6 +6,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -74,9 +75,23 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="end the command after so long (default: %(default)s)",
     )
+    parser.add_argument(
+        "--cut",
+        type=_cut,
+        action="append",
+        default=[],
+        metavar="HOST:AFTER[:SECONDS]",
+        help="cut a host off, counted from 1, so many seconds after the start: its frames are dropped; for so long, or "
+        "to the end; repeatable",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the traffic as a line of JSON to this file")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each rank runs")
     return parser
+
+
+def _cut(text: str) -> tuple[int, float, float | None]:
+    host, after, *seconds = text.split(":")
+    return int(host), float(after), float(*seconds) if seconds else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,12 +102,15 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("no command was given")
     if args.ranks_per_host < 1:
         parser.error(f"--ranks-per-host is {args.ranks_per_host}, but must be at least 1")
+    for host, _, _ in args.cut:
+        if not 1 <= host <= args.hosts:
+            parser.error(f"--cut names host {host}, but hosts are from 1 to {args.hosts}")
     if not args.dilation > 0:
         parser.error(f"--dilation is {args.dilation}, but must be above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
-        network = Network(args.hosts, Link(args.delay_us, args.rate_mbit).dilated(args.dilation))
+        network = Network(args.hosts, Link(args.delay_us, args.rate_mbit).dilated(args.dilation), bool(args.cut))
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -112,11 +130,25 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def run(network: Network, args: argparse.Namespace) -> int:
     """Run the command in the network; returns its exit status."""
     with started(network.command(args.ranks_per_host, args.command), env=environment(args.dilation)) as process:
+        timers = [timer for cut in args.cut for timer in _timers(network, *cut)]
         try:
             return process.wait(args.timeout)
         except subprocess.TimeoutExpired:
             print(f"the command was ended after {args.timeout:g} s (--timeout)", file=sys.stderr)
             return TIMED_OUT
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
+def _timers(network: Network, host: int, after: float, seconds: float | None) -> list[threading.Timer]:
+    """Started timers that cut a host off and connect it again."""
+    timers = [threading.Timer(after, network.cut, [host])]
+    if seconds is not None:
+        timers.append(threading.Timer(after + seconds, network.join, [host]))
+    for timer in timers:
+        timer.start()
+    return timers
 
 
 def show(network: Network, path: Path | None) -> None:

@@ -1,8 +1,9 @@
 /* A switch between tap devices, with latency and paced links.
  *
  * A frame that is read from a device begins to arrive at its receiver after the delay, and takes as long as its bytes
- * need on the receiver's link: frames that come together queue there. None is dropped. A sender's link is paced by
- * its host's queue discipline, or else here: then the device is not read before its link is free. */
+ * need on the receiver's link: frames that come together queue there. Only those from and to a host that is cut off are
+ * dropped. A sender's link is paced by its host's queue discipline, or else here: then the device is not read before
+ * its link is free. */
 #ifndef LAPSE_SWITCH
 #define LAPSE_SWITCH
 
@@ -12,6 +13,7 @@
 #include <linux/if_tun.h>
 #include <poll.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -40,6 +42,7 @@ typedef struct {
 typedef struct {
     int device;
     int is_known;                   /* its address is known from a frame that it sent */
+    int is_cut;                     /* what it sends and what is for it is dropped */
     unsigned char address[6];
     int64_t sending_until, receiving_until;     /* when its links are free */
     lapse_frames frames;            /* for it, in the order in which they are due */
@@ -95,6 +98,7 @@ static lapse_frame *lapse_take_due(lapse_frames *frames, int64_t now)
 
 static void lapse_deliver(lapse_switch *s, int to, const lapse_frame *frame)
 {
+    if (s->ports[to].is_cut || s->ports[frame->from].is_cut) return;
     if (write(s->ports[to].device, frame->bytes, frame->length) < 0) s->lost++;
 }
 
@@ -152,8 +156,26 @@ static int lapse_accept(lapse_switch *s, int from, const unsigned char *bytes, i
     return 0;
 }
 
-/* Until `stop` (a file descriptor) can be read; 0, or -1 and errno. */
-static int lapse_run_switch(lapse_switch *s, int stop)
+/* Carry out lines "cut N" and "join N": host N, from 1, has no connection, and has it again. 0 at the end of input. */
+static int lapse_obey(lapse_switch *s, int orders)
+{
+    char line[256], *at = line;
+    ssize_t length = read(orders, line, sizeof line - 1);
+    if (length <= 0) return length < 0 && errno == EINTR;
+    line[length] = 0;
+    while (at) {
+        char word[8];
+        int host;
+        if (sscanf(at, "%7s %d", word, &host) == 2 && host >= 1 && host <= s->num_ports)
+            s->ports[host - 1].is_cut = !strcmp(word, "cut");
+        at = strchr(at, '\n');
+        if (at) at++;
+    }
+    return 1;
+}
+
+/* Until `orders` (a file descriptor) ends; 0, or -1 and errno. */
+static int lapse_run_switch(lapse_switch *s, int orders)
 {
     static unsigned char bytes[LAPSE_MAX_FRAME];
     struct pollfd polled[LAPSE_MAX_HOSTS + 1];
@@ -166,7 +188,7 @@ static int lapse_run_switch(lapse_switch *s, int stop)
             polled[i] = (struct pollfd){free_at <= now ? s->ports[i].device : -1, POLLIN, 0};
             if (free_at > now && free_at < next) next = free_at;
         }
-        polled[s->num_ports] = (struct pollfd){stop, POLLIN, 0};
+        polled[s->num_ports] = (struct pollfd){orders, POLLIN, 0};
         struct timespec pause, *limit = NULL;
         if (next != LAPSE_NEVER) {
             int64_t left = next - lapse_switch_now();
@@ -178,7 +200,7 @@ static int lapse_run_switch(lapse_switch *s, int stop)
             if (errno == EINTR) continue;
             return -1;
         }
-        if (polled[s->num_ports].revents) return 0;
+        if (polled[s->num_ports].revents && !lapse_obey(s, orders)) return 0;
         for (int i = 0; i < s->num_ports; i++) {
             if (!(polled[i].revents & POLLIN)) continue;
             for (int n = 0; n < LAPSE_FRAMES_AT_ONCE; n++) {

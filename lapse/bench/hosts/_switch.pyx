@@ -16,7 +16,7 @@ cdef extern from "lapse/bench/hosts/_switch.h" nogil:
         double sending, receiving
         int64_t lost
     int lapse_open_tap(const char* name)
-    int lapse_run_switch(lapse_switch* s, int stop)
+    int lapse_run_switch(lapse_switch* s, int orders)
     void lapse_free_frames(lapse_switch* s)
 
 MAX_HOSTS = LAPSE_MAX_HOSTS
@@ -40,15 +40,15 @@ def open_tap(str name):
     return device
 
 
-def forward(devices, int stop, *, double delay_us, double sending_mbit, double receiving_mbit):
-    """Forward frames between devices until the file descriptor `stop` can be read.
+def forward(devices, int orders, *, double delay_us, double sending_mbit, double receiving_mbit):
+    """Forward frames between devices until the file descriptor `orders` comes to its end.
 
     Parameters
     ----------
     devices
         File descriptors of tap devices, at most `MAX_HOSTS`.
-    stop
-        A file descriptor.
+    orders
+        A file descriptor that gives lines: ``cut 2`` drops all frames of the second host, ``join 2`` connects it again.
     delay_us
         How long a frame travels.
     sending_mbit, receiving_mbit
@@ -71,7 +71,7 @@ def forward(devices, int stop, *, double delay_us, double sending_mbit, double r
     s.sending = 8000 / sending_mbit if sending_mbit > 0 else 0
     s.receiving = 8000 / receiving_mbit if receiving_mbit > 0 else 0
     with nogil:
-        status = lapse_run_switch(&s, stop)
+        status = lapse_run_switch(&s, orders)
         lapse_free_frames(&s)
     if status < 0:
         PyErr_SetFromErrno(OSError)

@@ -83,8 +83,9 @@ def check_available() -> None:
         raise Unavailable(f"emulated hosts are network namespaces of Linux, but this is {platform.system()}")
     if os.geteuid() != 0:
         raise Unavailable("emulated hosts need the rights of root: for network namespaces and devices")
-    if shutil.which("nsenter") is None:
-        raise Unavailable("emulated hosts need the program nsenter (of util-linux), which was not found")
+    for program in ("nsenter", "unshare"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"emulated hosts need the program {program} (of util-linux), which was not found")
     if "MPICH" not in _mpi_loader.describe_build():
         raise Unavailable(
             f"emulated hosts need MPICH's mpirun, but Lapse was built with {_mpi_loader.describe_build()}"
@@ -102,6 +103,8 @@ class Network:
         How many.
     link
         How each of them is connected.
+    can_cut
+        Whether hosts may be cut off: two hosts are then not connected directly, which is a little slower.
 
     Attributes
     ----------
@@ -114,12 +117,12 @@ class Network:
         On entry, if there cannot be hosts here.
     """
 
-    def __init__(self, hosts: int, link: Link = Link()) -> None:
+    def __init__(self, hosts: int, link: Link = Link(), can_cut: bool = False) -> None:
         if not 1 <= hosts <= MAX_HOSTS:
             raise ValueError(f"hosts is {hosts}, but must be from 1 to {MAX_HOSTS}")
         if link.delay_us < 0 or link.rate_mbit < 0:
             raise ValueError(f"delay_us is {link.delay_us} and rate_mbit {link.rate_mbit}, but must be at least 0")
-        self._settings = {"hosts": hosts, **asdict(link)}
+        self._settings = {"hosts": hosts, "can_cut": can_cut, **asdict(link)}
         self.report = Report()
 
     def __enter__(self) -> Network:
@@ -152,10 +155,28 @@ class Network:
             self._switch.kill()
             return self._switch.communicate()[0]
 
+    def cut(self, host: int) -> None:
+        """Drop all frames from and to a host, counted from 1, as if its cable were pulled; nobody is told."""
+        self._order("cut", host)
+
+    def join(self, host: int) -> None:
+        """Connect a host again that was cut off."""
+        self._order("join", host)
+
+    def _order(self, what: str, host: int) -> None:
+        if not self._settings["can_cut"] or not 1 <= host <= self._settings["hosts"]:
+            raise ValueError(
+                f"host {host} cannot be cut off: hosts are from 1 to {self._settings['hosts']}, and can_cut"
+            )
+        self._switch.stdin.write(f"{what} {host}\n")
+        self._switch.stdin.flush()
+
     def command(self, ranks_per_host: int, program: Sequence[str]) -> list[str]:
         """The command that runs a program on so many ranks of each host."""
         here = self._described
-        enter = ["nsenter", f"--net=/proc/{here['pid']}/fd/{here['namespaces'][0]}"]
+        name = 'echo host1 > /proc/sys/kernel/hostname; exec "$@"'  # the launcher gives the other hosts their names
+        enter = ["nsenter", f"--net=/proc/{here['pid']}/fd/{here['namespaces'][0]}", "unshare", "--uts"]
+        enter += ["sh", "-c", name, "sh"]
         hosts = ["-hosts", ",".join(here["addresses"]), "-ppn", str(ranks_per_host)]
         launcher = ["-launcher", "ssh", "-launcher-exec", here["launcher"]]
         ranks = ["-n", str(ranks_per_host * len(here["addresses"]))]

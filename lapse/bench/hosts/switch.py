@@ -1,7 +1,8 @@
 """The process that owns the network of emulated hosts: it creates the hosts, is their switch, and removes them.
 
 ``python -m lapse.bench.hosts.switch SETTINGS`` (JSON) prints a line that describes the hosts and then works until its
-standard input ends, at the latest with the process that started it. Whatever happened to that one, the processes in the
+standard input ends, at the latest with the process that started it. Lines of it cut hosts off (``cut 2``) and connect
+them again (``join 2``). Whatever happened to that one, the processes in the
 hosts are ended then, and the last line has the traffic of each host. The namespaces have no names: they vanish with the
 last process that uses them.
 """
@@ -13,7 +14,6 @@ import ctypes
 import fcntl
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -85,7 +85,8 @@ def main(argv: list[str]) -> int:
 def be_switch(devices: list[int], settings: dict, sending_mbit: float) -> int:
     """Forward frames until the standard input ends; returns the number of frames that were lost."""
     if not devices:
-        select.select([0], [], [])
+        while sys.stdin.buffer.raw.read(256):  # orders, which a direct connection cannot carry out
+            pass
         return 0
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -15)
@@ -99,11 +100,13 @@ def be_switch(devices: list[int], settings: dict, sending_mbit: float) -> int:
 def create_hosts(settings: dict) -> tuple[list[Host], list[int], float]:
     """The hosts, their devices at the switch, and the rate at which the switch must pace senders (0: not at all).
 
-    Two hosts without delay and limit are connected directly, by a pair of devices of the kernel, if it can be created.
+    Two hosts without delay and limit, which need not be cut off, are connected directly, by a pair of devices of the
+    kernel, if it can be created.
     """
     count = settings["hosts"]
+    may_connect = not settings["delay_us"] and not settings["rate_mbit"] and not settings["can_cut"]
     hosts = [new_host(f"{SUBNET}.{number}", settings["resend_ms"]) for number in range(1, count + 1)]
-    if count == 2 and not settings["delay_us"] and not settings["rate_mbit"] and connect_directly(*hosts):
+    if count == 2 and may_connect and connect_directly(*hosts):
         devices = []
     else:
         devices = []
@@ -200,15 +203,18 @@ def wait_until_running(device: str) -> None:
 
 
 def write_launcher(folder: Path, hosts: list[Host]) -> Path:
-    """A program that `mpirun` calls in place of ``ssh``: [options] ADDRESS COMMAND..."""
-    cases = "".join(f"    {host.address}) namespace={host.namespace} ;;\n" for host in hosts)
+    """A program that `mpirun` calls in place of ``ssh``: [options] ADDRESS COMMAND...; each host has its own name."""
+    cases = "".join(
+        f"    {host.address}) namespace={host.namespace} name=host{number} ;;\n" for number, host in enumerate(hosts, 1)
+    )
     path = folder / "launcher"
     path.write_text(
         "#!/bin/sh\n"
         'while [ "${1#-}" != "$1" ]; do shift; done\n'
         f'case $1 in\n{cases}    *) echo "no host $1" >&2; exit 1 ;;\nesac\n'
         "shift\n"
-        f'exec nsenter --net=/proc/{os.getpid()}/fd/$namespace sh -c "$*"\n'
+        f"exec nsenter --net=/proc/{os.getpid()}/fd/$namespace "
+        'unshare --uts sh -c "echo $name > /proc/sys/kernel/hostname; exec $*"\n'
     )
     path.chmod(0o700)
     return path
