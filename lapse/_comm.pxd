@@ -16,6 +16,7 @@ from lapse.communication._failure cimport Failure
 from lapse.communication._mail cimport Mail
 from lapse.communication._transport cimport Transport
 from lapse.communication._waiting cimport yielding_t
+from lapse.communication._watchdog cimport Watchdog
 from lapse.messaging._messages cimport frame_t
 from lapse.protocol._protocol cimport Protocol, protocol_t
 from lapse.protocol._rank cimport rank_t
@@ -32,6 +33,7 @@ cdef class Comm:
     cdef int64_t dilation           # how many times slower time goes, as far as ranks of other hosts are waited for
     cdef readonly Failure failure
     cdef readonly Mail mail
+    cdef Watchdog watchdog
     cdef object thread
     cdef uint8_t engine             # latch: the thread that holds it drives
     cdef uint32_t ending            # the last messages were queued
@@ -66,7 +68,6 @@ cdef class Comm:
     cdef int wait(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
     cdef int poll_until(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t deadline) noexcept nogil
     cdef int wait_alone(self, worker_slot_t* worker_slot, ready_t ready, void* what, int64_t nanoseconds) noexcept nogil
-    cdef int64_t longest_sleep(self, bint is_soon) noexcept nogil
     cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                               int64_t length) noexcept nogil
     cdef void sleep_at_bell(self, doorbell_t* doorbell, worker_slot_t* worker_slot, uint32_t heard,
@@ -81,6 +82,6 @@ cdef class Comm:
     cdef bint expects_news(self, int polls) noexcept nogil
     cdef void pause_or_yield(self, int polls) noexcept nogil
     cdef void sleep_as_thread(self) noexcept nogil
-    cdef int64_t thread_sleep(self) noexcept nogil
+    cdef void send_heartbeats(self) noexcept nogil
     cdef bint is_at_end(self) noexcept nogil
     cdef bint is_failure_known(self) noexcept nogil

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from typing_extensions import Self
 
 from lapse.communication._failure import Failure
@@ -14,6 +16,10 @@ class Comm:
         host_peers: HostPeers,
         crowded: bool,
         dilation: float = 1.0,
+        partners: Sequence[int] = (),
+        host_names: Sequence[str] = (),
+        silence: float = 0.0,
+        stall: float = 0.0,
     ) -> Self: ...
     @property
     def failure(self) -> Failure: ...

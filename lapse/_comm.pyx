@@ -16,7 +16,7 @@ from lapse.communication._transport cimport Transport, abort_with, can_send, has
 from lapse.communication._waiting cimport (BRIEF_SLEEP, FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS,
                                            MAX_EMPTY_POLLS, PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC,
                                            SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
-from lapse.messaging._messages cimport (BYE, FAILURE, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
+from lapse.messaging._messages cimport (BYE, FAILURE, HEARTBEAT, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
                                         size_of_text, value_behind)
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
 from lapse.messaging._senders cimport send_bye
@@ -47,9 +47,12 @@ cdef class Comm:
         Whether threads that compute outnumber this host's cores.
     dilation : float
         How many times slower time goes: see `environment.dilation`.
+    partners, host_names, silence, stall
+        See `Watchdog`.
     """
 
-    def __cinit__(self, Protocol protocol, communicator, HostPeers host_peers, bint crowded, double dilation=1.0):
+    def __cinit__(self, Protocol protocol, communicator, HostPeers host_peers, bint crowded, double dilation=1.0,
+                  partners=(), host_names=(), double silence=0.0, double stall=0.0):
         cdef int32_t i
         cdef int64_t row_bytes = <int64_t>(sizeof(record_t) + protocol.store.c.slabs[0].row_bytes)
         self.protocol_object = protocol
@@ -72,6 +75,8 @@ cdef class Comm:
             # The one pointer from below to here: a thread that waits for a latch of a dead rank ends the job.
             host_peers.c.context = <void*>self.transport
             host_peers.c.end_job = abort_with
+        self.watchdog = Watchdog(protocol, self.transport, self.bells, self.failure, partners, host_names, silence,
+                                 stall)
 
     # The engine ---------------------------------------------------------------------------------------
 
@@ -146,6 +151,9 @@ cdef class Comm:
             self.on_last_frame(source, frame)
         elif frame.kind == LEAVING:
             self.failure.note_leaver(source)
+        elif frame.kind == HEARTBEAT:
+            self.transport.traffic.messages_received -= 1  # nobody's traffic
+            self.transport.traffic.bytes_received -= frame.bytes
         elif not has_failed(self.failure):
             status = self.handle(source, frame)
             if status == NO_MEMORY:
@@ -253,16 +261,8 @@ cdef class Comm:
                 continue
             fetch_add32(&doorbell.awake, <uint32_t>-1)
             self.sleep_as_waiter(worker_slot, heard, heard_at_door,
-                                 min(self.longest_sleep(is_soon), max(deadline - time, <int64_t>1)))
+                                 min(longest_sleep(self, is_soon), max(deadline - time, <int64_t>1)))
             fetch_add32(&doorbell.awake, 1)
-
-    cdef inline int64_t longest_sleep(self, bint is_soon) noexcept nogil:
-        # If every rank can ring, a sleep need not end by itself.
-        if not self.bells.has_far_ranks:
-            return LONG_SLEEP
-        if is_soon and self.dilation > 1:
-            return self.dilation * BRIEF_SLEEP
-        return self.dilation * (FAR_SLEEP if now() - self.traffic_at < self.dilation * RECENT_TRAFFIC else SHORT_SLEEP)
 
     cdef void sleep_as_waiter(self, worker_slot_t* worker_slot, uint32_t heard, uint32_t heard_at_door,
                               int64_t length) noexcept nogil:
@@ -364,21 +364,22 @@ cdef class Comm:
     # The communication thread -------------------------------------------------------------------------
 
     def start(self):
-        """Post the receives and start the communication thread. A rank alone needs neither.
+        """Post the receives and start the communication thread; a rank alone needs neither. Start the watchdog.
 
         Raises
         ------
         RuntimeError
             If the system refuses another thread.
         """
-        if self.transport is None:
-            return
-        self.transport.post_receives()
-        self.thread = threading.Thread(target=self._run, name="lapse-comm", daemon=True)
-        self.thread.start()
+        if self.transport is not None:
+            self.transport.post_receives()
+            self.thread = threading.Thread(target=self._run, name="lapse-comm", daemon=True)
+            self.thread.start()
+        self.watchdog.start()
 
     def abandon(self):
         """End the thread of a server that not all ranks could make. Nothing was sent."""
+        self.watchdog.stop()
         if self.transport is None:
             return
         store32(&self.abandoned, 1)
@@ -391,6 +392,7 @@ cdef class Comm:
     def say_bye(self):
         """Queue the last message to every rank. Nothing may be sent after it."""
         cdef int32_t i
+        store32(&self.watchdog.is_ending, 1)
         if self.transport is None:
             store32(&self.ending, 1)
             return
@@ -401,11 +403,13 @@ cdef class Comm:
         ring_own(self.bells)
 
     def join(self, seconds=None):
-        """Wait for the end of the communication thread; whether it has ended."""
-        if self.thread is None:
-            return True
-        self.thread.join(seconds)
-        return not self.thread.is_alive()
+        """Wait for the end of the communication thread, and so of the watchdog; whether it has ended."""
+        if self.thread is not None:
+            self.thread.join(seconds)
+            if self.thread.is_alive():
+                return False
+        self.watchdog.stop()
+        return True
 
     def abort(self):
         """Terminate all ranks at once."""
@@ -438,6 +442,8 @@ cdef class Comm:
         cdef int polls = 0
         set_timer_slack(PRECISE)
         while not self.is_at_end():
+            if load32(&self.watchdog.heartbeats_due):
+                self.send_heartbeats()
             if self.drive_as_thread():
                 polls = 0
             elif self.expects_news(polls):
@@ -483,31 +489,17 @@ cdef class Comm:
         cdef int64_t length
         if load32(&self.bells.are_unrung):
             self.bells.ring_peers(self.transport.peers)
-        length = self.thread_sleep()
+        length = thread_sleep(self)
         store32(&doorbell.thread_asleep, 1)
         fence()
         if not self.drive_as_thread():
             futex_wait_bits(&doorbell.rings, heard, length, THREAD_BIT)
         store32(&doorbell.thread_asleep, 0)
 
-    cdef inline int64_t thread_sleep(self) noexcept nogil:
-        """How long the thread sleeps if nothing wakes it."""
-        cdef int64_t quiet_for
-        cdef bint is_needed
-        if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds) \
-                and now() - max(self.traffic_at, self.flushed_at) < self.dilation * RECENT_TRAFFIC:
-            return self.dilation * FAR_SLEEP
-        if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
-                or has_failed(self.failure)):
-            return self.dilation * SHORT_SLEEP
-        quiet_for = now() - max(self.traffic_at, self.flushed_at)
-        if self.bells.has_far_ranks:  # a waiting worker wakes by itself
-            is_needed = load32(&self.bells.own.worker_asleep) == 0
-            if self.dilation > 1 and is_needed and now() - self.traffic_at < self.dilation * LINGER:
-                return self.dilation * BRIEF_SLEEP
-            return self.dilation * (SHORT_SLEEP if quiet_for < self.dilation * RECENT_TRAFFIC and is_needed
-                                    else LONG_SLEEP)
-        return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.replication.rounds) else QUIET_SLEEP
+    cdef void send_heartbeats(self) noexcept nogil:
+        if try_latch(&self.engine):
+            self.watchdog.send_heartbeats()
+            drop_latch(&self.engine)
 
     cdef bint is_at_end(self) noexcept nogil:
         """Whether every peer's last message has come and everything of ours has gone, or time is up."""
@@ -532,3 +524,34 @@ cdef class Comm:
                     self.state.rank, <int>FAILURE_GRACE_SECONDS, self.failure.text)
             self.transport.abort_job()
         return False
+
+
+# How long threads sleep -------------------------------------------------------------------------------------------
+
+cdef inline int64_t longest_sleep(Comm self, bint is_soon) noexcept nogil:
+    # If every rank can ring, a sleep need not end by itself.
+    if not self.bells.has_far_ranks:
+        return LONG_SLEEP
+    if is_soon and self.dilation > 1:
+        return self.dilation * BRIEF_SLEEP
+    return self.dilation * (FAR_SLEEP if now() - self.traffic_at < self.dilation * RECENT_TRAFFIC else SHORT_SLEEP)
+
+
+cdef inline int64_t thread_sleep(Comm self) noexcept nogil:
+    """How long the thread sleeps if nothing wakes it."""
+    cdef int64_t quiet_for
+    cdef bint is_needed
+    if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds) \
+            and now() - max(self.traffic_at, self.flushed_at) < self.dilation * RECENT_TRAFFIC:
+        return self.dilation * FAR_SLEEP
+    if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
+            or has_failed(self.failure)):
+        return self.dilation * SHORT_SLEEP
+    quiet_for = now() - max(self.traffic_at, self.flushed_at)
+    if self.bells.has_far_ranks:  # a waiting worker wakes by itself
+        is_needed = load32(&self.bells.own.worker_asleep) == 0
+        if self.dilation > 1 and is_needed and now() - self.traffic_at < self.dilation * LINGER:
+            return self.dilation * BRIEF_SLEEP
+        return self.dilation * (SHORT_SLEEP if quiet_for < self.dilation * RECENT_TRAFFIC and is_needed
+                                else LONG_SLEEP)
+    return LONG_SLEEP if quiet_for < QUIET_AFTER or has_work(&self.protocol.replication.rounds) else QUIET_SLEEP

@@ -34,6 +34,16 @@ cdef enum operation_kind:
     RENDEZVOUS = 6      # a worker that waits for the other workers of its rank; never in a message
 
 
+cdef enum wait_kind:
+    # What a thread waits for that is no operation of its own; the numbers follow those of the operations.
+    WAITS_FOR_OWN = 16      # all operations of its worker slot
+    WAITS_FOR_RANK = 17     # all operations of its rank
+    WAITS_FOR_ROOM = 18     # too many bytes are in flight
+    WAITS_FOR_PACE = 19     # it is ahead of the rounds of replication
+    WAITS_FOR_ROUND = 20    # the end of a round
+    WAITS_FOR_MAIL = 21     # of a collective call
+
+
 cdef struct counters_t:
     # Key positions and times of waiting since the last reset, counted by each worker for itself.
     int64_t pulled_keys
@@ -62,7 +72,20 @@ cdef struct operation_t:
     worker_slot_t* worker_slot
     operation_t* next           # in its worker slot's list of spare or of detached operations
     int64_t count               # all key positions, for error messages
+    key_t asked_key             # one of those that other ranks were asked for, for reports
     uint8_t kind
+
+
+cdef struct wait_t:
+    # What a thread waits for, for the watchdog: plain copies, which another thread may read at any time.
+    int64_t since               # nanoseconds; 0: it does not wait
+    int64_t progress_at         # when `pending` was last seen to change
+    int64_t count               # key positions of the operation, and those without an answer;
+    int64_t pending             # operations, if it waits for several
+    key_t key
+    int32_t what                # an `operation_kind` or `wait_kind`
+    int32_t source              # of the mail that it waits for
+    char call[40]               # the collective call
 
 
 cdef struct worker_slot_t:
@@ -78,4 +101,5 @@ cdef struct worker_slot_t:
     uint32_t* missed            # positions of a batch whose keys are not here
     int64_t missed_capacity
     counters_t counters
+    wait_t wait
     char padding[64]            # the slots of two threads never share a cache line

@@ -40,6 +40,42 @@ def dilation() -> float:
     return times
 
 
+def silence_seconds() -> float:
+    """After how long a rank of another host that sends nothing ends the job, by LAPSE_SILENCE_SECONDS: 30; 0 is never.
+
+    Raises
+    ------
+    ValueError
+        When it is neither 0 nor a number from 1 to 86,400.
+    """
+    return _seconds("LAPSE_SILENCE_SECONDS")
+
+
+def stall_seconds() -> float:
+    """After how long a wait without progress is reported, by LAPSE_STALL_REPORT: 30; 0 is never.
+
+    Raises
+    ------
+    ValueError
+        When it is neither 0 nor a number from 1 to 86,400.
+    """
+    return _seconds("LAPSE_STALL_REPORT")
+
+
+def _seconds(name: str) -> float:
+    variable = os.environ.get(name) or "30"
+    try:
+        seconds = float(variable)
+    except ValueError:
+        seconds = -1.0
+    if seconds != 0 and not 1 <= seconds <= 86_400:
+        raise ValueError(
+            f"the environment variable {name} is {variable!r}, but must be a number of seconds from 1 to 86,400, or 0 "
+            "for never"
+        )
+    return seconds
+
+
 def sharing_ranks() -> int | None:
     """How many neighbouring ranks of a host share memory, by LAPSE_SHARED_MEMORY_RANKS; None: all of the host.
 

@@ -37,6 +37,8 @@ cdef struct peer_t:
     int64_t sent                # bytes of it
     int64_t packet_bytes        # how large a packet of several frames gets
     int32_t under_way           # sends that MPI has not finished
+    int64_t packets_sent        # heartbeats among them; read by the watchdog
+    int64_t packets_received
     bint has_ended              # its last message was received
     assembly_t assembly
 
@@ -65,6 +67,7 @@ cdef class Transport:
     cdef traffic_t traffic
 
     cdef bint send_packet(self, int32_t destination) noexcept nogil
+    cdef void send_heartbeat(self, int32_t destination) noexcept nogil
     cdef void collect_sent(self) noexcept nogil
     cdef bint next_packet(self, packet_t* packet) noexcept nogil
     cdef frame_t* assemble(self, packet_t* packet) noexcept nogil

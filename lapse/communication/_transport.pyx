@@ -11,6 +11,8 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
                             MPI_Wait)
 
 from lapse.communication._failure cimport Failure
+from lapse.communication._guard cimport ABORT_SECONDS, end_process_after
+from lapse.messaging._messages cimport HEARTBEAT, make_header, set_header
 from lapse.messaging._outbox cimport PACKET_BYTES, block_data, block_t, give_block_back, packet_size, take_block
 
 cdef enum:
@@ -26,6 +28,7 @@ cdef struct requests_t:
     int32_t top                 # behind the last send that was used since all were free
     MPI_Request* sends
     block_t** blocks            # by send; NULL if it is free
+    block_t* heartbeat          # one frame, which is sent again and again, to any rank
     int32_t* destinations       # by send
     int* finished               # scratch of MPI_Testsome
     MPI_Status* statuses
@@ -92,11 +95,31 @@ cdef class Transport:
         block.unsent += 1
         self.sends += 1
         peer.under_way += 1
+        peer.packets_sent += 1
         peer.sent += size
         peer.block = block if peer.sent < block.used else NULL
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += size
         return True
+
+    cdef void send_heartbeat(self, int32_t destination) noexcept nogil:
+        """Send a heartbeat, unless something is under way: what arrives is a sign of life as well."""
+        cdef requests_t* requests = self.requests
+        cdef peer_t* peer = &self.peers[destination]
+        cdef int32_t send
+        if peer.under_way or peer.block != NULL or not can_send(self, destination):
+            return
+        send = first_free_send(requests)
+        requests.sends[send] = MPI_REQUEST_NULL
+        self.check(MPI_Isend(block_data(requests.heartbeat), sizeof(frame_t), MPI_BYTE, destination, TAG, requests.comm,
+                             &requests.sends[send]))
+        requests.top = max(requests.top, send + 1)
+        requests.blocks[send] = requests.heartbeat
+        requests.destinations[send] = destination
+        requests.heartbeat.unsent += 1  # never 0, so that it is not given back
+        self.sends += 1
+        peer.under_way += 1
+        peer.packets_sent += 1
 
     cdef void collect_sent(self) noexcept nogil:
         """Give back the blocks whose sends MPI has finished."""
@@ -135,6 +158,7 @@ cdef class Transport:
         if self.check(MPI_Test(&requests.receives[requests.head], &flag, &status)) or not flag:
             return False
         self.check(MPI_Get_count(&status, MPI_BYTE, &size))
+        self.peers[status.MPI_SOURCE].packets_received += 1
         self.traffic.messages_received += 1
         self.traffic.bytes_received += size
         packet.source = status.MPI_SOURCE
@@ -190,8 +214,9 @@ cdef class Transport:
     # The end and errors ---------------------------------------------------------------------------------
 
     cdef void abort_job(self) noexcept nogil:
-        """Terminate all ranks at once."""
+        """Terminate all ranks at once; this process in any case, also if the launcher cannot be reached."""
         fflush(stderr)
+        end_process_after(ABORT_SECONDS)
         MPI_Abort(self.requests.comm, 1)
 
     cdef int check(self, int code) noexcept nogil:
@@ -227,6 +252,7 @@ cdef inline int post_receive(requests_t* requests, int32_t receive) noexcept nog
 
 cdef requests_t* new_requests(MPI_Comm comm, int32_t max_sends) noexcept:
     cdef requests_t* requests = <requests_t*>calloc(1, sizeof(requests_t))
+    cdef frame_t* heartbeat
     cdef int32_t i
     if requests == NULL:
         return NULL
@@ -237,10 +263,16 @@ cdef requests_t* new_requests(MPI_Comm comm, int32_t max_sends) noexcept:
     requests.destinations = <int32_t*>calloc(max_sends, sizeof(int32_t))
     requests.finished = <int*>calloc(max_sends, sizeof(int))
     requests.buffers[0] = <char*>malloc(RECEIVES * PACKET_BYTES)
+    requests.heartbeat = <block_t*>calloc(1, sizeof(block_t) + sizeof(frame_t))
     if (requests.sends == NULL or requests.statuses == NULL or requests.blocks == NULL
-            or requests.destinations == NULL or requests.finished == NULL or requests.buffers[0] == NULL):
+            or requests.destinations == NULL or requests.finished == NULL or requests.buffers[0] == NULL
+            or requests.heartbeat == NULL):
         free_requests(requests)
         return NULL
+    requests.heartbeat.unsent = 1
+    heartbeat = <frame_t*>block_data(requests.heartbeat)
+    heartbeat.bytes = sizeof(frame_t)
+    set_header(heartbeat, make_header(HEARTBEAT, 0, 0, 0))
     for i in range(max_sends):
         requests.sends[i] = MPI_REQUEST_NULL
     for i in range(RECEIVES):
@@ -255,6 +287,7 @@ cdef void free_requests(requests_t* requests) noexcept:
     free(requests.sends)
     free(requests.statuses)
     free(requests.blocks)
+    free(requests.heartbeat)
     free(requests.destinations)
     free(requests.finished)
     free(requests.buffers[0])

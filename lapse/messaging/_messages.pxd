@@ -65,6 +65,8 @@ cdef extern from *:
              "the server is closed; the last frame on its channel") \
         KIND(LEAVING, 19, LAPSE_COMMUNICATION, "any -> any", \
              "the interpreter of this rank exits and the server is open") \
+        KIND(HEARTBEAT, 24, LAPSE_COMMUNICATION, "any -> any", \
+             "this rank lives; sent to some ranks of other hosts to whom nothing was sent lately") \
         KIND(DELTA, 20, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> home", \
              "this rank's contribution to a replicated value") \
         KIND(SUM, 21, LAPSE_REPLICATION | LAPSE_IN_BULK, "home -> all", \
@@ -157,6 +159,7 @@ cdef extern from *:
         FAILURE "LAPSE_FAILURE"
         BYE "LAPSE_BYE"
         LEAVING "LAPSE_LEAVING"
+        HEARTBEAT "LAPSE_HEARTBEAT"
         DELTA "LAPSE_DELTA"
         SUM "LAPSE_SUM"
         REPLACE "LAPSE_REPLACE"

@@ -50,4 +50,5 @@ cdef int append_last(outbox_t* outbox, header_t header, const char* text, int64_
 cdef int64_t packet_size(block_t* block, int64_t sent, int64_t most) noexcept nogil
 cdef block_t* take_block(outbox_t* outbox) noexcept nogil
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil
+cdef int64_t queued_bytes(outbox_t* outbox) noexcept nogil
 cdef void free_blocks(outbox_t* outbox) noexcept nogil

@@ -247,6 +247,18 @@ cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil:
     drop_latch(&outbox.latch)
 
 
+cdef int64_t queued_bytes(outbox_t* outbox) noexcept nogil:
+    cdef block_t* block
+    cdef int64_t total = 0
+    take_latch(&outbox.latch)
+    block = outbox.head
+    while block != NULL:
+        total += block.used
+        block = block.next
+    drop_latch(&outbox.latch)
+    return total
+
+
 cdef void free_blocks(outbox_t* outbox) noexcept nogil:
     cdef block_t* block = take_block(outbox)
     while block != NULL:

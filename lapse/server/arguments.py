@@ -47,6 +47,8 @@ class Arguments:
         How many neighbouring ranks of a host share memory; None: all.
     dilation : float
         How many times slower time goes.
+    silence, stall : float
+        Seconds without a message after which the job ends, and without progress after which a wait is reported.
     max_in_flight : int
     seed : int
     """
@@ -62,6 +64,8 @@ class Arguments:
     shared_memory: bool
     sharing_ranks: int | None
     dilation: float
+    silence: float
+    stall: float
     max_in_flight: int
     seed: int
 
@@ -155,6 +159,8 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         shared_memory=_check_shared_memory(given["shared_memory"]),
         sharing_ranks=environment.sharing_ranks(),
         dilation=environment.dilation(),
+        silence=environment.dilation() * environment.silence_seconds(),
+        stall=environment.dilation() * environment.stall_seconds(),
         max_in_flight=check_int(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=check_int(given["seed"], "seed", 0, 2**60),
     )
@@ -258,6 +264,7 @@ def _digest(arguments: Arguments) -> dict[str, Any]:
         "sharing_ranks": arguments.sharing_ranks,
         "max_in_flight": arguments.max_in_flight,
         "seed": arguments.seed,
+        "LAPSE_SILENCE_SECONDS": arguments.silence,
         "sampling": repr(arguments.sampling),  # with a digest of the weights
         "value_lengths": lengths if isinstance(lengths, int) else f"array {sha256_of_array(lengths)}",
         "replicated_keys": f"{len(keys)} keys {sha256_of_array(keys)[:12]}",

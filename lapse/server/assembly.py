@@ -18,7 +18,7 @@ from lapse.sampling._sampler import Sampler
 from lapse.sampling.schemes import make_sampler
 from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
-from lapse.server.host import Host
+from lapse.server.host import Host, partners_of
 from lapse.storage._host_peers import HostPeers
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
@@ -77,8 +77,10 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
         host.free()
     communicator = _duplicate(comm)
     is_crowded = _advise(comm, arguments.workers, host)
+    places = host.gather_places(comm, host_peers)
+    watch = (partners_of(comm.rank, places), [place.name for place in places], arguments.silence, arguments.stall)
     try:
-        own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded, arguments.dilation)
+        own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded, arguments.dilation, *watch)
     except AGREED_ERRORS:
         _free(communicator)
         raise

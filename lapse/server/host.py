@@ -5,6 +5,9 @@ others open it through /proc while that rank waits.
 """
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from lapse._store import Store
 from lapse.base import environment
@@ -38,6 +41,42 @@ def sharing_ranks(comm: MPI.Intracomm | None = None) -> int:
     return comm.allreduce(mine if environment.shares_memory() else 1, op=MPI.MIN)
 
 
+class Place(NamedTuple):
+    """Where a rank is.
+
+    Attributes
+    ----------
+    host : int
+        The lowest rank of its host.
+    local_rank : int
+        Its number among the ranks of the host.
+    name : str
+        Of the host.
+    """
+
+    host: int
+    local_rank: int
+    name: str
+
+
+def partners_of(rank: int, places: Sequence[Place]) -> list[int]:
+    """The ranks of other hosts with which a rank exchanges heartbeats: at least one on each other host, and mutually.
+
+    Two ranks are partners if their numbers on their hosts are equal. On a host with fewer ranks these take turns.
+    """
+    sizes = Counter(place.host for place in places)
+    own = places[rank]
+    return [
+        other
+        for other, place in enumerate(places)
+        if place.host != own.host
+        and (
+            own.local_rank % sizes[place.host] == place.local_rank
+            or place.local_rank % sizes[own.host] == own.local_rank
+        )
+    ]
+
+
 class Host:
     """The ranks of one host. Created by all ranks together; `free` it when everything is shared.
 
@@ -59,6 +98,26 @@ class Host:
         self.local_rank, self.size = self._comm.rank, self._comm.size
         local_ranks = MPI.Group.Translate_ranks(comm.group, range(comm.size), self._comm.group)
         self.local_ranks = [-1 if local_rank == MPI.UNDEFINED else local_rank for local_rank in local_ranks]
+
+    def gather_places(self, comm: MPI.Intracomm, host_peers: HostPeers) -> list[Place]:
+        """Where each rank is. Collective over all ranks.
+
+        Parameters
+        ----------
+        comm : mpi4py.MPI.Intracomm
+            The one that was given.
+        host_peers : HostPeers
+            Ranks that cannot wake each other count as ranks of different hosts.
+
+        Returns
+        -------
+        list of Place
+            By rank.
+        """
+        first = next(rank for rank, local_rank in enumerate(self.local_ranks) if local_rank == 0)
+        together = host_peers.can_wake
+        mine = (first if together else comm.rank, self.local_rank if together else 0, MPI.Get_processor_name())
+        return [Place(*place) for place in comm.allgather(mine)]
 
     def free(self) -> None:
         """Free the communicator. Collective over the host."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from lapse import _mpi_loader
+from lapse.communication._guard import waiting
 from lapse.errors import ClosedError
 from lapse.options.initializers import Initializer, as_initializer
 from lapse.options.replication import Replication
@@ -25,7 +26,7 @@ from lapse.server.arguments import agree
 from lapse.server.assembly import assemble, start
 from lapse.server.checkpoint import StrPath
 from lapse.server.rank_calls import RankCalls
-from lapse.server.shutdown import Shutdown
+from lapse.server.shutdown import Shutdown, start_guard
 from lapse.server.workers import Workers, is_failure
 from lapse.worker._arrays import convert_keys, outside
 from lapse.worker._worker import Worker
@@ -120,15 +121,18 @@ class Server:
             "max_in_flight": max_in_flight,
             "seed": seed,
         }
-        arguments, worker_counts = agree(comm, given)
-        parts = assemble(comm, arguments, worker_counts)
+        start_guard()
+        with waiting("the creation of a Server"):
+            arguments, worker_counts = agree(comm, given)
+            parts = assemble(comm, arguments, worker_counts)
         self._comm_given, self._sampling = comm, arguments.sampling
         self._group, self._sharing = parts.group, parts.sharing
         self._store, self._failure = parts.group.store, parts.group.comm.failure
         self._lock = threading.Lock()  # one call of the server's own at a time
         self._workers = Workers(parts.group, parts.samplers)
         self._calls = RankCalls(self._workers.new_control(), parts.group.collectives, self._workers, comm)
-        start(comm, parts)
+        with waiting("the creation of a Server"):
+            start(comm, parts)
         self._shutdown = Shutdown(parts.group.comm, parts.communicator, comm, self._calls)
 
     # What it is ------------------------------------------------------------------------------------------

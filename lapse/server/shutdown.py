@@ -11,6 +11,8 @@ import sys
 import time
 
 from lapse._comm import Comm
+from lapse.base import environment
+from lapse.communication import _guard
 from lapse.communication._failure import GRACE_SECONDS
 from lapse.server.rank_calls import RankCalls
 from mpi4py import MPI
@@ -19,6 +21,15 @@ ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stder
 
 _open: dict["Shutdown", None] = {}  # an ordered set: in the order of creation
 _silent_ranks: set[int] = set()  # of MPI.COMM_WORLD: they did not answer a failure
+
+
+def start_guard() -> None:
+    """Start the guard of this process, unless it has one."""
+    try:
+        stall = environment.stall_seconds()
+    except ValueError:  # the arguments' checks report it
+        stall = 0.0
+    _guard.start(MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, stall)
 
 
 class Shutdown:
@@ -118,6 +129,7 @@ def _abort_job() -> None:
     _print_last(f"no answer from rank {ranks} for {GRACE_SECONDS} s after a failure: aborting the job")
     sys.stdout.flush()
     time.sleep(ABORT_DELAY)
+    _guard.end_soon()
     MPI.COMM_WORLD.Abort(1)
 
 

@@ -24,6 +24,10 @@ cdef struct host_peers_t:
     void* context           # of `end_job`
 
 
+cdef char process_state(int32_t process) noexcept nogil
+cdef bint is_dead(int32_t process) noexcept nogil
+
+
 cdef class HostPeers:
     cdef host_peers_t c
     cdef Segment page

@@ -38,6 +38,11 @@ cdef char process_state(int32_t process) noexcept nogil:
     return name_end[2] if name_end != NULL and name_end + 2 < text + size else c"?"
 
 
+cdef bint is_dead(int32_t process) noexcept nogil:
+    cdef char state = process_state(process)
+    return state == 0 or state == c"Z" or state == c"X"
+
+
 cdef void look(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil:
     """Called by a thread that has waited long for a latch."""
     cdef host_peers_t* host_peers = <host_peers_t*>watch
@@ -48,7 +53,7 @@ cdef void look(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil:
         return  # another thread of this process, which lost its core
     other = &host_peers.doorbells[holder - 1]
     state = process_state(other.process)
-    if state == 0 or state == c"Z" or state == c"X":
+    if is_dead(other.process):
         snprintf(text, TEXT_SIZE, "rank %d (process %d) died while it changed a value that ranks of this host share; "
                  "the value is lost", other.rank, other.process)
         host_peers.end_job(host_peers.context, text)
@@ -91,6 +96,11 @@ cdef class HostPeers:
             self.c.doorbells = <doorbell_t*>(page.address + SEGMENT_HEAD + sizeof(doorbell_t))
             self.c.doorbells[self.c.local_rank].process = os.getpid()
             self.c.doorbells[self.c.local_rank].rank = rank
+
+    @property
+    def can_wake(self):
+        """Whether the ranks of this host share the page."""
+        return self.page is not None
 
     @staticmethod
     def page_bytes(int ranks):

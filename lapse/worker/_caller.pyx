@@ -240,6 +240,8 @@ cdef class Caller(Waiter):
         cdef size_t row_bytes = self.store.slabs[0].row_bytes
         cdef int status = OK
         fetch_add(&operation.pending, misses)
+        if misses:
+            operation.asked_key = call.keys[first + self.worker_slot.missed[0]]
         for i in range(misses):
             position = first + self.worker_slot.missed[i]
             if call.given != NULL:
@@ -281,6 +283,7 @@ cdef class Caller(Waiter):
             return OK
         if call.operation == NULL and self.begin_operation(call) != OK:
             return NO_MEMORY
+        call.operation.asked_key = keys[self.worker_slot.missed[0]]
         for i in range(misses):
             if not has_room(self.protocol):
                 status = self.wait_for_room()

@@ -45,6 +45,8 @@ cdef class Waiter:
     cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil
 
     cdef bint is_interrupted(self) noexcept with gil
-    cdef int report_wait(self, double seconds) except -1
+    cdef void note_wait(self, ready_t ready, void* what, int64_t time) noexcept nogil
+    cdef int64_t unfinished_of(self, ready_t ready, void* what) noexcept nogil
+    cdef void note_progress(self, ready_t ready, void* what) noexcept nogil
     cdef int check(self, int status) except -1 nogil
     cdef int raise_status(self, int status) except -1

@@ -1,10 +1,10 @@
 """Floor 4. A thread's place on a rank: its worker slot, how it waits there, and the errors that it raises."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport INT64_MAX, uint32_t
+from libc.stdint cimport INT64_MAX, int32_t, uint32_t
+from libc.string cimport strncpy
 
 import os
-import sys
 
 from lapse.errors import ClosedError
 
@@ -12,14 +12,15 @@ from lapse.communication._failure cimport is_broken
 from lapse.protocol._rank cimport rank_t
 from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead
 from lapse.worker._slot_operations cimport is_finished
-from lapse.base._sync cimport fetch_add32, load, load32, now
-from lapse.base._types cimport BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT
+from lapse.base._sync cimport fetch_add32, load, load32, now, store
+from lapse.base._types cimport (BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT,
+                                WAITS_FOR_MAIL, WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM,
+                                WAITS_FOR_ROUND, wait_t)
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil
 
 cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
-cdef int64_t REPORT_AFTER = 60000000000     # a wait this long is reported once
 cdef bint forked = False
 
 
@@ -100,30 +101,27 @@ cdef class Waiter:
     # Waiting -------------------------------------------------------------------------------------------------------
 
     cdef int block(self, ready_t ready, void* what, int64_t deadline) except -1 nogil:
-        cdef int64_t began, time
+        cdef int64_t time
         cdef int64_t* waited
-        cdef bint reported = False
         cdef int status
         if self.num_borrowed:
             return self.check(BORROWS)
         if ready(what):
             return OK
         waited = self.clock_of(ready, what)  # when it is done, an operation may belong to somebody else already
-        began = time = now()
+        time = now()
+        self.note_wait(ready, what, time)
         while True:
             status = self.comm.wait(self.worker_slot, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
             waited[0] += now() - time
-            if status != TIMED_OUT:
-                return self.check(status)
-            time = now()
-            if time >= deadline:
-                return TIMED_OUT
-            if self.is_interrupted():
-                return self.check(INTERRUPTED)
-            if not reported and time - began > REPORT_AFTER:
-                reported = True
-                with gil:
-                    self.report_wait((time - began) / 1e9)
+            if status == TIMED_OUT:
+                time = now()
+                if time < deadline and not self.is_interrupted():
+                    self.note_progress(ready, what)
+                    continue
+                status = TIMED_OUT if time >= deadline else INTERRUPTED
+            store(&self.worker_slot.wait.since, 0)
+            return TIMED_OUT if status == TIMED_OUT else self.check(status)
 
     cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil:
         """Where the time of a wait is counted."""
@@ -178,10 +176,14 @@ cdef class Waiter:
     cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil:
         cdef int status = BORROWS if self.num_borrowed else TIMED_OUT
         cdef int64_t began = now()
+        self.note_wait(ready, what, began)
         while status == TIMED_OUT:
             status = self.comm.wait(self.worker_slot, ready, what, SIGNAL_EVERY)
-            if status == TIMED_OUT and self.is_interrupted():
-                status = INTERRUPTED
+            if status == TIMED_OUT:
+                self.note_progress(ready, what)
+                if self.is_interrupted():
+                    status = INTERRUPTED
+        store(&self.worker_slot.wait.since, 0)
         self.clock_of(ready, what)[0] += now() - began
         return status
 
@@ -193,12 +195,48 @@ cdef class Waiter:
             self.interrupt = error
         return self.interrupt is not None
 
-    cdef int report_wait(self, double seconds) except -1:
-        names = [repr(operation) for operation in self.handles][:3]
-        print(f"lapse: worker {self.id} on rank {self.rank} has been waiting for {seconds:.0f} s "
-              f"({load(&self.worker_slot.unfinished)} operations unfinished: "
-              f"{', '.join(names) or 'none from Python'}); it continues to wait", file=sys.stderr, flush=True)
-        return 0
+    cdef void note_wait(self, ready_t ready, void* what, int64_t time) noexcept nogil:
+        """Tell the watchdog what this thread begins to wait for."""
+        cdef wait_t* wait = &self.worker_slot.wait
+        wait.progress_at = 0
+        if ready == is_finished:
+            wait.what = (<operation_t*>what).kind
+            wait.count = (<operation_t*>what).count
+            wait.key = (<operation_t*>what).asked_key
+        elif ready == has_mail:
+            wait.what = WAITS_FOR_MAIL
+            wait.source = (<mail_wait_t*>what).source
+        elif ready == has_room:
+            wait.what = WAITS_FOR_ROOM
+        elif ready == keeps_pace:
+            wait.what = WAITS_FOR_PACE
+        elif ready == has_ended:
+            wait.what = WAITS_FOR_ROUND
+        else:
+            wait.what = WAITS_FOR_OWN if ready == nothing_unfinished else WAITS_FOR_RANK
+        wait.pending = self.unfinished_of(ready, what)
+        store(&wait.since, time)
+
+    cdef void note_progress(self, ready_t ready, void* what) noexcept nogil:
+        """Tell the watchdog whether what this thread waits for has come nearer."""
+        cdef wait_t* wait = &self.worker_slot.wait
+        cdef int64_t pending = self.unfinished_of(ready, what)
+        if pending != wait.pending:
+            wait.pending = pending
+            wait.progress_at = now()
+
+    cdef int64_t unfinished_of(self, ready_t ready, void* what) noexcept nogil:
+        """A number that changes when what is waited for makes progress."""
+        cdef int64_t total = 0
+        cdef int32_t i
+        if ready == is_finished:
+            return load(&(<operation_t*>what).pending)
+        if ready == nothing_unfinished:
+            return load(&self.worker_slot.unfinished)
+        if ready == has_room or ready == is_rank_at_rest:
+            for i in range(self.protocol.rank.size):
+                total += load(&self.protocol.rank.flow.in_flight[i])
+        return total
 
     # Errors --------------------------------------------------------------------------------------------------------
 
@@ -227,6 +265,12 @@ cdef class Waiter:
 def check_thread(Waiter waiter):
     """Raise unless this thread may use the waiter."""
     waiter.check_thread()
+
+
+def name_call(Waiter waiter, str name):
+    """Tell the watchdog in which collective call the thread is."""
+    cdef bytes encoded = name.encode()
+    strncpy(waiter.worker_slot.wait.call, encoded, sizeof(waiter.worker_slot.wait.call) - 1)
 
 
 def receive(Waiter waiter, int source):

@@ -17,7 +17,7 @@ import numpy as np
 
 from lapse.errors import LapseError
 from lapse.worker._operation import Operation, finish_rendezvous, open_rendezvous
-from lapse.worker._waiter import Waiter, receive, send_queued
+from lapse.worker._waiter import Waiter, name_call, receive, send_queued
 
 if TYPE_CHECKING:
     from lapse._comm import Comm
@@ -60,6 +60,7 @@ class Collectives:
         `combine` takes a list of values, first those of a rank's workers by id, then those of all
         ranks by rank, and is called by one of them.
         """
+        name_call(worker, what)
         with self._lock:
             rendezvous = self._join(worker, what, value)
             is_last = len(rendezvous.values) == self._workers
@@ -94,6 +95,7 @@ class Collectives:
         """As `meet`, for one caller on each rank."""
         if self._size == 1:
             return combine([value])
+        name_call(worker, what)
         if self._rank != 0:
             self._comm.mail.post(0, pickle.dumps((what, value)))
             return pickle.loads(receive(worker, 0))
