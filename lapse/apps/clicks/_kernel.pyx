@@ -39,7 +39,7 @@ cdef struct batch_t:
 
 
 cdef struct place_t:
-    # In a hash table: where a key is among those of the batch that `batch` numbers. Small, so that it stays in the cache.
+    # In a hash table: where a key is among those of the batch that `batch` numbers. Small, so that it stays in caches.
     int32_t place
     uint32_t batch
 
