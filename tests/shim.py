@@ -8,10 +8,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "shims" / "fail_call.c"
 ROOT = SOURCE.parents[2]
+
+_lock = threading.Lock()
 
 
 def failing(*calls, large_bytes=None):
@@ -48,8 +51,13 @@ class Unavailable(Exception):
     """The shim cannot be compiled here; the message says why."""
 
 
-@functools.cache
 def _library():
+    with _lock:  # several threads may start jobs
+        return _compiled()
+
+
+@functools.cache
+def _compiled():
     """Compile the shim unless that was done before."""
     compiler = _mpi_compiler()
     name = hashlib.sha256(repr(compiler).encode() + SOURCE.read_bytes()).hexdigest()[:16]
