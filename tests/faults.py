@@ -360,9 +360,8 @@ def table(outcomes):
     by_kind = collections.defaultdict(list)
     for outcome in outcomes:
         by_kind[outcome.fault.kind].append(outcome)
-    lines = [
-        f"{'fault':<24}{'jobs':>6}{'ended, named':>14}{'went on, exact':>16}{'not reached':>13}{'wrong':>7}{'slowest':>10}"
-    ]
+    head = f"{'fault':<24}{'jobs':>6}{'ended, named':>14}{'went on, exact':>16}{'not reached':>13}"
+    lines = [f"{head}{'wrong':>7}{'slowest':>10}"]
     for kind, some in sorted(by_kind.items()):
         words = collections.Counter(outcome.word for outcome in some)
         wrong = sum(not outcome.is_good for outcome in some)
