@@ -1,7 +1,7 @@
 """Lapse: a parameter server whose keys move to the ranks that use them.
 
-The public names are here. Importing this package does not initialize MPI; the first use of
-`Server`, `Worker` or `Operation` does.
+The public names are here. Importing this package does not initialize MPI; the first use of `Server`, `measure_network`
+or `sharing_ranks` does. In a job of several ranks an exception that nobody catches ends the job from then on.
 """
 
 import importlib
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lapse import _mpi_loader
 from lapse._version import __version__
+from lapse.base import uncaught
 from lapse.errors import CheckpointError, ClosedError, CommError, LapseError, RemoteError
 
 __all__ = [
@@ -67,6 +68,7 @@ _LAZY = {  # name: the module that is loaded when the name is used for the first
 }
 
 _mpi_loader.prepare(__path__)
+uncaught.install(_mpi_loader.ranks_started())
 
 
 def __getattr__(name: str) -> Any:

@@ -72,7 +72,7 @@ cdef class Comm:
         if communicator is not None:
             packet_bytes = [FRAME_BYTES if is_near(self.bells, i) else PACKET_BYTES for i in range(self.state.size)]
             self.transport = Transport(self.failure, communicator, packet_bytes)
-            # The one pointer from below to here: a thread that waits for a latch of a dead rank ends the job.
+            # The one pointer from below to here: who waits for a latch of a dead rank ends the job.
             host_peers.c.context = <void*>self.transport
             host_peers.c.end_job = abort_with
         self.watchdog = Watchdog(protocol, self.transport, self.bells, self.failure, partners, host_names, silence,
@@ -369,10 +369,11 @@ cdef class Comm:
         Raises
         ------
         RuntimeError
-            If the system refuses another thread.
+            If the system refuses another thread, or MPI to receive.
         """
         if self.transport is not None:
             self.transport.post_receives()
+            self.failure.raise_if_set()
             self.thread = threading.Thread(target=self._run, name="lapse-comm", daemon=True)
             self.thread.start()
         self.watchdog.start()
@@ -384,7 +385,7 @@ cdef class Comm:
             return
         store32(&self.abandoned, 1)
         ring_own(self.bells)
-        if self.thread.ident is None:
+        if self.thread is None or self.thread.ident is None:
             self.transport.withdraw_receives()
         else:
             self.thread.join()

@@ -16,6 +16,8 @@ import site
 import sys
 from types import ModuleType
 
+from lapse.base.uncaught import is_made_by_multiprocessing
+
 FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 
 #: The variables by which the launchers of the two families pass on the number of ranks.
@@ -32,8 +34,14 @@ OPENMPI_ENVIRONMENT = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
 
-#: The modules of this package that cannot be imported before MPI is loaded.
-_NEED_MPI = ("lapse.communication._transport", "lapse.server.host", "lapse.server.server", "lapse.bench._pingpong")
+#: The modules of this package that cannot be imported before MPI is initialized, and the one that calls its library.
+_NEED_MPI = ("lapse.server.host", "lapse.server.server", "lapse.bench._pingpong")
+_NEED_LIBRARY = "lapse.communication._transport"
+
+#: What MPI takes of /dev/shm for each rank of a host.
+SHARED_BYTES_PER_RANK = 1 << 20
+
+_process: int | None = None  # the one that has initialized MPI
 
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 
@@ -76,15 +84,53 @@ def load() -> ModuleType:
     only_hydra = info.family == "mpich" and info.folder == "wheel"
     if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
         raise ImportError(_wrong_launcher("openmpi"))
+    if "mpi4py.MPI" not in sys.modules:
+        if _is_child_of_rank():  # it has the rank's environment, but is none; a Server says so
+            import mpi4py
+
+            mpi4py.rc.initialize = mpi4py.rc.finalize = False
+        else:
+            _check_room_in_shared_memory()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ImportError(_no_library(info, error)) from error
     vendor, version = MPI.get_vendor()
     loaded = f"{vendor} {'.'.join(map(str, version))} ({_loaded_library()})"
-    if vendor != FAMILY_NAMES[info.family] or not _is_loaded(info.soname):
+    # Several vendors (Intel, Cray, MVAPICH) have MPICH's binary interface: the name of the library says so.
+    if not _is_loaded(info.soname) or _family_of(info.soname) != info.family:
         raise ImportError(_mismatch(info, "mpi4py has loaded " + loaded))
+    global _process
+    _process = os.getpid()
     return MPI
+
+
+def _load_library() -> None:
+    """Load the library of MPI without initializing it."""
+    if "mpi4py.MPI" in sys.modules:
+        load()
+        return
+    info = _build_info()
+    path = os.environ.get("MPI4PY_LIBMPI", "").split(os.pathsep)[0]
+    try:
+        ctypes.CDLL(path if os.path.isfile(path) else library_path(), mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+    except OSError as error:
+        raise ImportError(_no_library(info, error)) from error
+
+
+def check_process() -> None:
+    """Raise in a process that is no rank, but the child of one.
+
+    Raises
+    ------
+    RuntimeError
+        In a forked child after MPI was initialized, and in a child of a rank that was made by `multiprocessing`.
+    """
+    if (_process is not None and os.getpid() != _process) or _is_child_of_rank():
+        raise RuntimeError(
+            "a server cannot be used in a child of a rank's process, because MPI does not survive a fork, and knows "
+            "only the processes that mpirun has started: create it in the rank itself"
+        )
 
 
 class _LoadFirst:
@@ -98,6 +144,8 @@ class _LoadFirst:
         """Find nothing: the import system calls this before it searches for the module."""
         if name in _NEED_MPI:
             load()
+        elif name == _NEED_LIBRARY:
+            _load_library()
 
 
 def check_launcher(comm_world_size: int) -> None:
@@ -115,9 +163,23 @@ def check_launcher(comm_world_size: int) -> None:
     RuntimeError
         If a launcher reports several ranks and MPI only one.
     """
+    if comm_world_size > 1:
+        return
     for family in FAMILY_NAMES:
-        if comm_world_size == 1 and _ranks_started_by(family) > 1:
+        if _ranks_started_by(family) > 1:
             raise RuntimeError(_wrong_launcher(family))
+    tasks = _tasks_of_slurm()
+    if tasks > 1:
+        raise RuntimeError(
+            f"Slurm has started {tasks} tasks (SLURM_NTASKS), but MPI knows only this one: they are not connected. "
+            "Start them with 'srun --mpi=pmi2' (MPICH) or 'srun --mpi=pmix' (Open MPI), or with mpirun; "
+            "for a single rank inside an allocation use 'srun -n 1'"
+        )
+
+
+def ranks_started() -> int:
+    """The number of ranks that a launcher reports; 0 without one."""
+    return max(_tasks_of_slurm(), *(_ranks_started_by(family) for family in FAMILY_NAMES))
 
 
 def describe_build() -> str:
@@ -192,12 +254,43 @@ def _check_users_choice(info: ModuleType) -> None:
 
 
 def _family_of(library: str) -> str | None:
-    """Return the family of an MPI library, by a symbol that only one has; None if it cannot be loaded."""
+    """Return the family of an MPI library, by the symbols that it exports; None if it cannot be loaded."""
     try:
         handle = ctypes.CDLL(library)
     except OSError:
         return None
     return "openmpi" if hasattr(handle, "ompi_mpi_comm_self") else "mpich"
+
+
+def _is_child_of_rank() -> bool:
+    """Whether `multiprocessing` has made this process, in a job of several ranks."""
+    return is_made_by_multiprocessing() and ranks_started() > 1
+
+
+def _tasks_of_slurm() -> int:
+    """The number of tasks of the step that this process is one of; 0 outside of Slurm."""
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
+def _check_room_in_shared_memory() -> None:
+    """Say that /dev/shm is too small for the messages of the ranks of this host, before MPI fails by a bus error."""
+    ranks = os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or "1"
+    if not ranks.isdecimal() or int(ranks) <= 1:
+        return
+    needed = int(ranks) * SHARED_BYTES_PER_RANK
+    try:
+        system = os.statvfs("/dev/shm")
+    except OSError:
+        return
+    if system.f_bavail * system.f_frsize < needed:
+        raise ImportError(
+            f"/dev/shm has {system.f_bavail * system.f_frsize >> 20} of {system.f_blocks * system.f_frsize >> 20} MB "
+            f"free, but MPI needs some {needed >> 20} MB for the {ranks} ranks of this host: enlarge it "
+            "('docker run --shm-size=1g', 'mount -o remount,size=1g /dev/shm')"
+        )
 
 
 def _is_loaded(soname: str) -> bool:

@@ -631,11 +631,22 @@ cdef class Store:
         keys : int64 array
         values : array
             1-D, one value after another. For replicated keys the same on all ranks.
+
+        Raises
+        ------
+        ValueError
+            If `values` has another number of elements than these keys take.
         """
         cdef int64_t i
         cdef entry_t* entry
         cdef const unsigned char[::1] data = np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8)
         cdef size_t at = 0
+        for i in range(keys.shape[0]):
+            at += value_bytes(&self.c, keys[i])
+        if at != <size_t>data.shape[0]:
+            raise ValueError(f"{keys.shape[0]} keys take {at // self.c.itemsize} elements, not "
+                             f"{data.shape[0] // self.c.itemsize}")
+        at = 0
         for i in range(keys.shape[0]):
             entry = &self.c.entries[keys[i]]
             lock_entry(&self.c, entry)

@@ -35,9 +35,12 @@ cdef extern from *:
     #define lapse_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
     /* A latch is 0 when it is free, else the number of its holder: 1 in private memory, and in memory that ranks of
-       a host share the local rank of the holder, plus 1. */
+       a host share the local rank of the holder, plus 1. Only a free one is written to: those who wait for a dead
+       holder read its number. */
     static inline int lapse_try_latch_as(uint8_t *latch, uint8_t holder) {
-        return !__atomic_load_n(latch, __ATOMIC_RELAXED) && !__atomic_exchange_n(latch, holder, __ATOMIC_ACQUIRE);
+        uint8_t unheld = 0;
+        return !__atomic_load_n(latch, __ATOMIC_RELAXED)
+            && __atomic_compare_exchange_n(latch, &unheld, holder, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
     }
     static inline int lapse_try_latch(uint8_t *latch) { return lapse_try_latch_as(latch, 1); }
 

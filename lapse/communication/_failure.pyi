@@ -4,6 +4,7 @@ from lapse.protocol._protocol import Protocol
 from lapse.storage._host_peers import HostPeers
 
 GRACE_SECONDS: float
+MAX_TEXT_BYTES: int
 
 class Failure:
     def __new__(cls, protocol: Protocol, host_peers: HostPeers) -> Self: ...

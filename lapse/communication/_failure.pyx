@@ -4,6 +4,8 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
+import os
+import re
 import traceback
 
 from lapse.base._sync cimport drop_latch, fetch_add32, load32, now, ring_doorbell, store32, take_latch
@@ -11,10 +13,26 @@ from lapse.base._types cimport FAILURE_GRACE_SECONDS
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport send_failure, send_leaving
 
+from lapse.base.uncaught import note_known
 from lapse.errors import CommError, LapseError, RemoteError
 
 #: From a failure to the end of the ranks that do not react to it, in seconds.
 GRACE_SECONDS = FAILURE_GRACE_SECONDS
+
+#: Of an error's text, as other ranks get it.
+MAX_TEXT_BYTES = 8192
+
+_ORIGIN = re.compile(r"rank (\d+)(?:, worker (\d+))?\b")
+
+cdef bint forked = False
+
+
+def _after_fork():
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 cdef class Failure:
@@ -96,14 +114,18 @@ cdef class Failure:
         Parameters
         ----------
         error : BaseException
+            Whatever its text is, or if it has none: this never raises.
         worker_id : int, optional
             The worker that raised it; None if no worker did.
         """
+        if forked:  # the parent, whose memory of the host this process shares, goes on
+            return
         if load32(&self.is_set):
             if self.own_error is None and not isinstance(error, LapseError):
                 self.own_error = error
             return
         self.own_error = error
+        note_known(error, self.state.rank)
         origin = f"rank {self.state.rank}" + ("" if worker_id is None else f", worker {worker_id}")
         self._tell(f"{origin}: {_described(error, worker_id)}")
 
@@ -120,12 +142,14 @@ cdef class Failure:
         leaver = self.first_leaver
         if not load32(&self.is_set) and leaver is not None:
             self._tell(f"rank {leaver} ended its program with the server open, without close()")
-            return RemoteError(self._text())
+            return self._remote_error(self._text())
         store32(&self.is_known, 1)
         text = self._text()
         if self.origin == self.state.rank and not text.startswith("rank "):
-            return CommError(f"rank {self.origin}: {text}")
-        return RemoteError(text if text.startswith("rank ") else f"rank {self.origin}: {text}")
+            error = CommError(f"rank {self.origin}: {text}")
+            note_known(error, self.origin)
+            return error
+        return self._remote_error(text if text.startswith("rank ") else f"rank {self.origin}: {text}")
 
     def raise_if_set(self):
         """Raise `error()` if this server has failed, or another rank has left it."""
@@ -158,19 +182,38 @@ cdef class Failure:
 
     def _tell(self, text):
         """Fail by an error that a caller of this rank knows of."""
-        cdef bytes data = text.encode()
+        cdef bytes data = _encoded(text)
         cdef const char* pointer = data
         cdef int64_t size = len(data)
         store32(&self.is_known, 1)
         with nogil:
             self.fail(self.state.rank, pointer, size)
 
+    def _remote_error(self, text):
+        origin = _ORIGIN.match(text)
+        rank, worker = origin.groups() if origin else (self.origin, None)
+        error = RemoteError(text, int(rank), None if worker is None else int(worker))
+        note_known(error, error.rank)
+        return error
+
     def _text(self):
         return "out of memory" if self.text == NULL else (<bytes>self.text).decode(errors="replace")
 
 
 def _described(error, worker_id):
-    """An exception as the last line of its traceback shows it."""
-    if isinstance(error, SystemExit) and worker_id is None:
-        return f"SystemExit: {error.code}"
-    return "".join(traceback.format_exception_only(type(error), error)).strip()
+    """An exception as the last line of its traceback shows it, or its type if it cannot be shown."""
+    try:
+        if isinstance(error, SystemExit) and worker_id is None:
+            return f"SystemExit: {error.code}"
+        return "".join(traceback.format_exception_only(type(error), error)).strip()
+    except BaseException:  # raised by the exception's own code: there is still an error to report
+        return f"{type(error).__name__} (its text cannot be shown)"
+
+
+def _encoded(text):
+    """A text as bytes, whatever is in it, not longer than other ranks accept."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= MAX_TEXT_BYTES:
+        return data
+    cut = data[:MAX_TEXT_BYTES].decode(errors="ignore")
+    return f"{cut} ... ({len(data)} bytes)".encode()

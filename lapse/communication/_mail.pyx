@@ -11,6 +11,10 @@ from lapse.messaging._messages cimport record_t, size_of_text
 from lapse.messaging._senders cimport send_mail
 
 
+#: Of a message that is posted: a frame counts its bytes in 32 bits.
+MAX_LETTER_BYTES = 2**31
+
+
 cdef class Mail:
     """What other ranks posted to this one.
 
@@ -70,9 +74,14 @@ cdef class Mail:
 
         Raises
         ------
+        ValueError
+            If these are more than `MAX_LETTER_BYTES`.
         MemoryError
             If there is no memory to queue them.
         """
+        if len(data) > MAX_LETTER_BYTES:
+            raise ValueError(f"a collective call exchanges {len(data)} bytes, but at most {MAX_LETTER_BYTES} are "
+                             "possible: divide the array into several calls")
         cdef const char* pointer = PyBytes_AsString(data)
         self.posted += 1  # as the frame's operation: two of them never share a frame
         if send_mail(&self.state.outboxes[destination], self.state.rank, self.posted, pointer, len(data)) != OK:

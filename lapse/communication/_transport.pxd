@@ -64,6 +64,9 @@ cdef class Transport:
     cdef int32_t sends              # under way, to all ranks
     cdef int32_t max_sends
     cdef int32_t ended_peers
+    cdef bint has_failed            # MPI has reported an error,
+    cdef bint receives_are_lost     # when it should receive or test a receive,
+    cdef bint sends_are_lost        # or test sends
     cdef traffic_t traffic
 
     cdef bint send_packet(self, int32_t destination) noexcept nogil

@@ -1,10 +1,9 @@
 """Floor 3. Packets over MPI: receives that are posted, sends that are under way, large frames that come in parts."""
 
-from libc.stdint cimport int32_t, int64_t
-from libc.stdio cimport fflush, fprintf, stderr
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdio cimport fflush, fprintf, snprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
-from mpi4py cimport MPI
 from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_Abort,
                             MPI_Cancel, MPI_Comm, MPI_Error_string, MPI_Get_count, MPI_Irecv, MPI_Isend,
                             MPI_MAX_ERROR_STRING, MPI_Request, MPI_Status, MPI_Test, MPI_Testsome, MPI_UNDEFINED,
@@ -56,7 +55,7 @@ cdef class Transport:
         self.size = failure.state.size
         self.max_sends = max(64, 2 * self.size)
         self.peers = <peer_t*>calloc(self.size, sizeof(peer_t))
-        self.requests = new_requests((<MPI.Comm>communicator).ob_mpi, self.max_sends)
+        self.requests = new_requests(handle_of(communicator), self.max_sends)
         if self.peers == NULL or self.requests == NULL:
             raise MemoryError(f"no memory for messages to {self.size} ranks")
         for i in range(self.size):
@@ -68,7 +67,8 @@ cdef class Transport:
             free(self.peers[i].assembly.data)
             free(self.peers[i].block)
         free(self.peers)
-        free_requests(self.requests)
+        if not self.has_failed:  # else MPI may still use its buffers
+            free_requests(self.requests)
 
     # Sending --------------------------------------------------------------------------------------------
 
@@ -87,8 +87,10 @@ cdef class Transport:
         size = packet_size(block, peer.sent, peer.packet_bytes)
         send = first_free_send(requests)
         requests.sends[send] = MPI_REQUEST_NULL
-        self.check(MPI_Isend(block_data(block) + peer.sent, <int>size, MPI_BYTE, destination, TAG, requests.comm,
-                             &requests.sends[send]))
+        if self.check(MPI_Isend(block_data(block) + peer.sent, <int>size, MPI_BYTE, destination, TAG, requests.comm,
+                                &requests.sends[send])):
+            peer.block = block
+            return False
         requests.top = max(requests.top, send + 1)
         requests.blocks[send] = block
         requests.destinations[send] = destination
@@ -128,7 +130,11 @@ cdef class Transport:
         cdef int i
         cdef int32_t send, destination
         cdef block_t* block
-        self.check(MPI_Testsome(requests.top, requests.sends, &count, requests.finished, requests.statuses))
+        if self.sends_are_lost:
+            return
+        if self.check(MPI_Testsome(requests.top, requests.sends, &count, requests.finished, requests.statuses)):
+            self.sends_are_lost = True
+            return
         if count == MPI_UNDEFINED:
             return
         for i in range(count):
@@ -154,10 +160,17 @@ cdef class Transport:
         """
         cdef requests_t* requests = self.requests
         cdef MPI_Status status
-        cdef int flag = 0, size
-        if self.check(MPI_Test(&requests.receives[requests.head], &flag, &status)) or not flag:
+        cdef int flag = 0, size = 0
+        if self.receives_are_lost:
             return False
-        self.check(MPI_Get_count(&status, MPI_BYTE, &size))
+        if self.check(MPI_Test(&requests.receives[requests.head], &flag, &status)):
+            self.receives_are_lost = True
+            return False
+        if not flag:
+            return False
+        if self.check(MPI_Get_count(&status, MPI_BYTE, &size)):
+            self.receives_are_lost = True
+            return False
         self.peers[status.MPI_SOURCE].packets_received += 1
         self.traffic.messages_received += 1
         self.traffic.bytes_received += size
@@ -189,7 +202,8 @@ cdef class Transport:
             free(assembly.data)
             assembly.data = NULL
             assembly.size = 0
-        self.check(post_receive(requests, requests.head))
+        if self.check(post_receive(requests, requests.head)):
+            self.receives_are_lost = True
         requests.head = (requests.head + 1) % RECEIVES
 
     cdef void note_end(self, int32_t source) noexcept nogil:
@@ -200,16 +214,20 @@ cdef class Transport:
     cdef void post_receives(self) noexcept nogil:
         cdef int32_t i
         for i in range(RECEIVES):
-            self.check(post_receive(self.requests, i))
+            if self.check(post_receive(self.requests, i)):
+                self.receives_are_lost = True
+                return
 
     cdef void withdraw_receives(self) noexcept nogil:
         cdef int32_t i
         cdef MPI_Request* receive
         for i in range(RECEIVES):
             receive = &self.requests.receives[i]
-            if receive[0] != MPI_REQUEST_NULL:
-                MPI_Cancel(receive)
-                MPI_Wait(receive, MPI_STATUS_IGNORE)
+            if receive[0] == MPI_REQUEST_NULL:
+                continue
+            if self.receives_are_lost or self.check(MPI_Cancel(receive)) \
+                    or self.check(MPI_Wait(receive, MPI_STATUS_IGNORE)):
+                return
 
     # The end and errors ---------------------------------------------------------------------------------
 
@@ -220,13 +238,19 @@ cdef class Transport:
         MPI_Abort(self.requests.comm, 1)
 
     cdef int check(self, int code) noexcept nogil:
-        """Every error code of MPI passes through here: an error fails the server. Whether it was one."""
+        """Every error code of MPI passes through here: an error fails the server. Whether it was one.
+
+        After an error it is unknown what became of the requests that it concerns, so that these are not used again.
+        What can still be sent is: the last messages, which tell the other ranks.
+        """
         cdef char text[MPI_MAX_ERROR_STRING + 1]
         cdef int size = 0
         if code == MPI_SUCCESS:
             return 0
-        MPI_Error_string(code, text, &size)
+        if MPI_Error_string(code, text, &size) != MPI_SUCCESS:
+            size = snprintf(text, sizeof(text), "error %d of MPI", code)
         text[size] = 0
+        self.has_failed = True
         self.failure.fail_with(text)
         return 1
 
@@ -235,6 +259,12 @@ cdef void abort_with(void* transport, const char* text) noexcept nogil:
     """Print a text and terminate all ranks at once: what host peers call when a rank died holding a latch."""
     fprintf(stderr, "lapse: %s; aborting the job\n", text)
     (<Transport>transport).abort_job()
+
+
+cdef MPI_Comm handle_of(communicator) except *:
+    """MPI's own handle. By its address, so that this module can be imported before MPI is initialized."""
+    from mpi4py import MPI
+    return (<MPI_Comm*><uintptr_t>MPI._addressof(communicator))[0]
 
 
 cdef inline int32_t first_free_send(requests_t* requests) noexcept nogil:

@@ -114,6 +114,8 @@ class FromFunction:
         rows = np.empty((len(keys), length))
         for row, key in zip(rows, keys):
             value = np.asarray(self.fn(np.array([key]), np.random.default_rng([seed, key])))
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"init returned {value.dtype} for key {key}, but values are real numbers")
             if value.size != length:
                 raise ValueError(f"init returned {value.size} elements for key {key}, whose value has {length}")
             row[:] = value.reshape(-1)
@@ -128,6 +130,8 @@ def as_initializer(init: Any) -> Initializer:
     TypeError
         When `init` is neither.
     """
+    if isinstance(init, type) and hasattr(init, "values"):
+        raise TypeError(f"init is the class {init.__name__}: give an instance, as in {init.__name__}()")
     if hasattr(init, "values"):
         return init
     if callable(init):

@@ -14,6 +14,9 @@ from lapse.base._types cimport LOCATE, key_t, operation_t, worker_slot_t
 
 cdef enum:
     ERROR_SIZE = 256
+    # What a key in flight costs at most beside its value, when each call has one key: the operation (80), its Python
+    # handle (72), and a frame with one record (36), or an arrival with a parked operation.
+    KEY_BYTES = 192
 
 
 cdef struct rank_t:
@@ -29,8 +32,8 @@ cdef struct rank_t:
 
 
 cdef inline int64_t amount_of(const rank_t* state, key_t key) noexcept nogil:
-    """The bytes in flight of a key of an operation: of the larger of request and answer, one of which has the value."""
-    return <int64_t>(sizeof(record_t) + value_bytes(state.store, key))
+    """The bytes in flight of a key of an operation: its value, and what the key costs beside it."""
+    return <int64_t>(KEY_BYTES + value_bytes(state.store, key))
 
 
 cdef inline header_t header_of(const rank_t* state, const operation_t* operation, int32_t destination) noexcept nogil:

@@ -17,7 +17,7 @@ from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arriv
 from lapse.protocol._contention cimport (decline, is_contended, memory_of, memory_on_departure, note_remote_use,
                                          state_on_arrival, wasted_before)
 from lapse.protocol._prefetch cimport ENTRIES_AHEAD, entry_named, look_ahead, look_at_first
-from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
+from lapse.protocol._rank cimport KEY_BYTES, amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_value, entry_t, give_row_back, home_of,
                            is_here, is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value, row_at,
                            slab_for, slab_t, store_t, take_row, unlock_entry, value_bytes)
@@ -403,7 +403,7 @@ cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
         if operation.out != NULL:
             memcpy(output_of(state, operation, record.position), record + 1, size)
         at += sizeof(record_t) + size
-        amount += <int64_t>(sizeof(record_t) + size)
+        amount += <int64_t>(KEY_BYTES + size)
     if frame.kind == PULL_REPLY:
         release_credits(&state.flow, frame.credited_to, amount)
     complete(operation, frame.count)

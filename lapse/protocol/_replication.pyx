@@ -10,7 +10,7 @@ from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, r
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._prefetch cimport look_ahead_at_replicas
-from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
+from lapse.protocol._rank cimport KEY_BYTES, amount_of, header_of, output_of, protocol_error, rank_t
 from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_sums_end, prepare_rounds, replica_at,
                                      sum_bytes, take_contribution, take_sum)
 from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes
@@ -56,7 +56,7 @@ cdef int ask_home(rank_t* state, operation_t* operation, key_t key, uint32_t pos
 cdef int set_at_home(replication_t* self, operation_t* operation, entry_t* entry, const char* value) noexcept nogil:
     # Under the key's latch.
     cdef rank_t* state = self.rounds.state
-    cdef int64_t amount = (state.size - 1) * <int64_t>(sizeof(record_t) + replica_at(state.store, entry.slot).bytes)
+    cdef int64_t amount = (state.size - 1) * <int64_t>(KEY_BYTES + replica_at(state.store, entry.slot).bytes)
     cdef pending_acks_t* pending_acks = open_pending_acks(&self.unacknowledged,
                                                           header_of(state, operation, state.rank))
     cdef int status

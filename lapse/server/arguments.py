@@ -12,6 +12,7 @@ import numpy as np
 from lapse._version import __version__
 from lapse.base import environment
 from lapse.base.checks import check_int, check_lengths
+from lapse.base.uncaught import note_known
 from lapse.errors import CommError
 from lapse.options.replication import MAX_ADAPTIVE_LENGTH, Replication
 from lapse.options.sampling import Sampling
@@ -99,12 +100,12 @@ def agree(comm: MPI.Intracomm, given: dict[str, Any]) -> tuple[Arguments, list[i
         digest, workers = _digest(arguments), arguments.workers
     except Exception as caught:  # whatever it is, the other ranks must learn of it
         error = caught
-    reports = comm.allgather((None if error is None else str(error), digest, workers))
+    reports = comm.allgather((None if error is None else text_of(error), digest, workers))
     if error is not None:
-        raise error
+        raise _known(error, [text for text, _, _ in reports], comm.rank)
     for rank, (text, theirs, _) in enumerate(reports):
         if text is not None:
-            raise ValueError(f"rank {rank} has a bad argument: {text}")
+            raise _known(ValueError(f"rank {rank} has a bad argument: {text}"), [], rank)
         _check_equal(reports[0][1], theirs, rank)
     assert arguments is not None
     return arguments, [workers for _, _, workers in reports]
@@ -112,12 +113,28 @@ def agree(comm: MPI.Intracomm, given: dict[str, Any]) -> tuple[Arguments, list[i
 
 def raise_first(comm: MPI.Intracomm, error: Exception | None) -> None:
     """Raise on every rank when one has an error: its own, else one that names the rank. Collective."""
-    texts = comm.allgather(None if error is None else str(error))
+    reports = comm.allgather(None if error is None else (isinstance(error, MemoryError), text_of(error)))
     if error is not None:
-        raise error
-    for rank, text in enumerate(texts):
-        if text is not None:
-            raise MemoryError(f"rank {rank}: {text}")
+        raise _known(error, [report and report[1] for report in reports], comm.rank)
+    for rank, report in enumerate(reports):
+        if report is not None:
+            is_of_memory, text = report
+            raise _known((MemoryError if is_of_memory else RuntimeError)(f"rank {rank}: {text}"), [], rank)
+
+
+def _known(error: Exception, texts: list[str | None], rank: int) -> Exception:
+    """An error that all ranks raise, reported by `rank` or by the first that has the same."""
+    text = text_of(error)
+    note_known(error, next((other for other, theirs in enumerate(texts) if theirs == text), rank))
+    return error
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception, or its type if its own code fails to give one."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__} (its text cannot be shown)"
 
 
 def _check_mpi(comm: MPI.Intracomm) -> None:
@@ -133,9 +150,8 @@ def _check_mpi(comm: MPI.Intracomm) -> None:
 def _check_equal(first: dict[str, Any], theirs: dict[str, Any], rank: int) -> None:
     for name in first:
         if theirs[name] != first[name]:
-            raise ValueError(
-                f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}"
-            )
+            error = f"{name} differs between ranks: {first[name]!r} on rank 0, {theirs[name]!r} on rank {rank}"
+            raise _known(ValueError(error), [], 0)
 
 
 def _check_arguments(given: dict[str, Any]) -> Arguments:

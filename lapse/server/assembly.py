@@ -27,8 +27,6 @@ from mpi4py import MPI
 
 T = TypeVar("T")
 
-AGREED_ERRORS = (MemoryError, RuntimeError)  # raised on all ranks when they occur on one
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -64,24 +62,25 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
 
     Raises
     ------
-    MemoryError, RuntimeError
-        On every rank, when a part cannot be made on one.
+    Exception
+        On every rank, when a part cannot be made on one: that rank's own on this one, else a MemoryError or
+        RuntimeError that names the rank.
     """
     ids = range(sum(worker_counts[: comm.rank]), sum(worker_counts[: comm.rank + 1]))
     host = Host(comm)
     try:
         store, protocol, samplers = _agree_on(comm, _make_local_parts, comm, arguments, ids, host.size > 1)
-        host_peers = host.make_host_peers() if comm.size > 1 else HostPeers()
-        sharing = _share(store, arguments, host, host_peers)
+        host_peers = _agree_on(comm, host.make_host_peers) if comm.size > 1 else HostPeers()
+        sharing = _agree_on(comm, _share, store, arguments, host, host_peers)
     finally:
         host.free()
     communicator = _duplicate(comm)
-    is_crowded = _advise(comm, arguments.workers, host)
-    places = host.gather_places(comm, host_peers)
-    watch = (partners_of(comm.rank, places), [place.name for place in places], arguments.silence, arguments.stall)
     try:
+        is_crowded = _advise(comm, arguments.workers, host)
+        places = host.gather_places(comm, host_peers)
+        watch = (partners_of(comm.rank, places), [place.name for place in places], arguments.silence, arguments.stall)
         own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded, arguments.dilation, *watch)
-    except AGREED_ERRORS:
+    except Exception:  # on all ranks
         _free(communicator)
         raise
     counters = Counters(own_comm, protocol)
@@ -95,7 +94,7 @@ def start(comm: MPI.Intracomm, parts: Parts) -> None:
     own_comm = parts.group.comm
     try:
         _agree_on(comm, own_comm.start)
-    except AGREED_ERRORS:
+    except Exception:  # on all ranks
         own_comm.abandon()
         _free(parts.communicator)
         raise
@@ -111,7 +110,7 @@ def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
     made, error = None, None
     try:
         made = make(*args)
-    except AGREED_ERRORS as caught:
+    except Exception as caught:
         error = caught
     raise_first(comm, error)
     return cast(T, made)

@@ -202,7 +202,7 @@ def _make(size: int) -> tuple[Segment | None, tuple]:
     """A segment, and what the others get: its ticket, or None and why it cannot be shared."""
     try:
         made = Segment(size, shareable=True)
-    except MemoryError as error:  # of this rank alone: the others wait for its answer
+    except Exception as error:  # of this rank alone: the others wait for its answer
         return None, (None, str(error))
     return made, (made.ticket, made.reason)
 
@@ -226,5 +226,5 @@ def _first_problem(comm: MPI.Comm, problem: str | None) -> str | None:
 def _open(ticket: tuple) -> tuple[Segment | None, str | None]:
     try:
         return Segment.open(ticket), None
-    except OSError as error:
+    except Exception as error:
         return None, str(error)

@@ -74,6 +74,8 @@ class Server:
         When the directory or the address range for the values cannot be allocated.
     CommError
         When MPI does not grant MPI_THREAD_MULTIPLE.
+    RuntimeError
+        When another launcher than MPI's own has started the ranks; in a forked child.
 
     Notes
     -----
@@ -104,6 +106,7 @@ class Server:
         comm: MPI.Intracomm | None = None,
         seed: int = 0,
     ) -> None:
+        _mpi_loader.check_process()
         if comm is None:
             comm = MPI.COMM_WORLD
             _mpi_loader.check_launcher(comm.size)
@@ -240,8 +243,8 @@ class Server:
         BaseException
             The exception of a worker of this rank.
         RemoteError
-            When a worker of another rank raised an exception: names rank, worker and message. The server has
-            then failed: every later call but `close` raises the same.
+            When a worker of another rank raised an exception: names rank, worker and message, and has the attributes
+            `rank` and `worker`. The server has then failed: every later call but `close` raises the same.
         """
         self._check_open()
         return self._workers.run(fn, args)
@@ -285,13 +288,16 @@ class Server:
         TypeError
             When keys are not integers, or `init` is none of the above.
         ValueError
-            When a function returns the wrong number of elements.
+            When a function returns the wrong number of elements, or ranks pass different keys or initializers. As the
+            other errors, it is raised on every rank.
         """
         self._check_open()
-        initializer = as_initializer(init)
-        distinct = np.unique(self._as_keys(keys))
+
+        def check() -> tuple[np.ndarray, Initializer]:
+            return np.unique(self._as_keys(keys)), as_initializer(init)
+
         with self._lock:
-            initialization.initialize(self._calls, self._store, distinct, initializer, self.seed)
+            initialization.initialize(self._calls, self._store, check, self.seed)
 
     def save(self, path: StrPath, metadata: dict[str, Any] | None = None) -> None:
         """Write all values into a folder, every rank those that it owns. Collective.

@@ -81,8 +81,8 @@ class Shutdown:
         if self._failure.has_failed:
             self._note_silent_ranks()
         self._calls.release()
-        if has_ended and not self._failure.has_failed and self._communicator is not None:
-            self._communicator.Free()
+        if has_ended and self._communicator is not None and not (self._failure.has_failed and self._comm.silent_peers):
+            self._communicator.Free()  # all ranks have sent their last message
 
     def _note_silent_ranks(self) -> None:
         world = MPI.COMM_WORLD.group

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lapse.sampling._sampler import Sampler
+from lapse.worker._waiter import warn_of_dropped
 from lapse.worker._worker import Worker, new_worker, retire
 from lapse.worker.group import WorkerGroup
 
@@ -39,11 +40,11 @@ class Workers:
                 threading.Thread(target=self._work, args=(slot, results, fn, args), name=f"lapse-worker-{slot}")
                 for slot in range(len(self))
             ]
-            for thread in threads:
-                thread.start()
             try:
+                for thread in threads:
+                    thread.start()  # raises a RuntimeError where the system allows no more threads
                 _join_all(threads)
-            except BaseException as error:  # KeyboardInterrupt: the workers' next calls raise
+            except BaseException as error:  # also a KeyboardInterrupt: the workers' next calls raise
                 self._failure.report(error)
                 _join_all(threads)
                 raise
@@ -52,15 +53,18 @@ class Workers:
             return results
 
     def _work(self, slot: int, results: list[Any], fn: Callable[..., Any], args: tuple) -> None:
-        worker = self._new_worker(slot)
+        worker = None
         try:
+            worker = self._new_worker(slot)
             results[slot] = fn(worker, *args)
+            warn_of_dropped(worker)
             worker.wait_all()
             self._group.collectives.barrier(worker, "the end of run")
         except BaseException as error:
-            self._failure.report(error, worker.id)
+            self._failure.report(error, self._group.first_id + slot)
         finally:
-            self._retire(worker)
+            if worker is not None:
+                self._retire(worker)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Worker]:
@@ -69,6 +73,7 @@ class Workers:
             worker = self._new_worker(0)
             try:
                 yield worker
+                warn_of_dropped(worker)
                 worker.wait_all()
             except BaseException as error:
                 if is_failure(error):
@@ -117,5 +122,5 @@ def is_failure(error: BaseException) -> bool:
 
 def _join_all(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        while thread.is_alive():
+        while thread.is_alive():  # which one that was not started is not
             thread.join(0.05)  # in steps, so that Ctrl-C is seen

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from lapse.protocol._lending cimport lend_keys, take_keys_back
+from lapse.worker._waiter cimport check_caller
 from lapse.base._types cimport FAILED
 
 
@@ -13,6 +14,7 @@ cdef class Borrower(Caller):
     cdef Py_ssize_t borrow_keys(self, const key_t* keys, Py_ssize_t count, bint shared, void** values) except -1 nogil:
         cdef int64_t lent
         memset(values, 0, count * sizeof(void*))
+        check_caller(self)
         self.first_bad_key(keys, count)
         self.check(self.may_start(NULL))
         lent = count - lend_keys(&self.protocol.relocation, shared, keys, count, values)
@@ -24,6 +26,7 @@ cdef class Borrower(Caller):
     cdef int return_keys(self, const key_t* keys, Py_ssize_t count, void** values) except -1 nogil:
         cdef int64_t i, done, awaited, returned = 0
         cdef int status
+        check_caller(self)
         for i in range(count):
             if values[i] != NULL:
                 self.first_bad_key(keys + i, 1)

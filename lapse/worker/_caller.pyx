@@ -21,6 +21,7 @@ from lapse.base._sync cimport fetch_add, load32
 from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
+cdef Py_ssize_t MAX_KEYS_OF_CALL = 0xFFFFFFFF  # positions are 32 bits in messages
 cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
 
 
@@ -344,8 +345,12 @@ cdef class Caller(Waiter):
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil:
-        """Raise for the first key that is outside the range."""
+        """Raise for the first key that is outside the range, or for more keys than a call may have."""
         cdef Py_ssize_t i
+        if count > MAX_KEYS_OF_CALL:
+            with gil:
+                raise ValueError(f"a call with {count} keys, but it may have at most {MAX_KEYS_OF_CALL}: "
+                                 "divide it into several")
         for i in range(count):
             if <unsigned long long>keys[i] >= <unsigned long long>self.store.num_keys:
                 with gil:

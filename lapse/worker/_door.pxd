@@ -12,6 +12,8 @@ cdef class Door(Borrower):
     # without a place for it nobody waits for this one (`wait_everything` and the end of `run` do).
     # `keys`, `updates` and `values` may be reused on return; `out` is written until the operation
     # is waited for or cancelled, so that memory must live until then, on error paths too.
+    # A call by another thread than the worker's, in a forked child, or after the worker's run raises; those that cannot
+    # raise do nothing then, and `test_for` says that `wait_for` would not wait.
     # The keys of one `set_keys` must differ (from Python the last occurrence is chosen).
     cdef int pull_keys(self, const key_t* keys, Py_ssize_t count, void* out,
                        operation_t** operation) except -1 nogil

@@ -73,9 +73,18 @@ cdef inline void settle(operation_t* operation, operation_t** handle) noexcept n
 
 
 cdef inline void reuse_detached(worker_slot_t* worker_slot) noexcept nogil:
-    """Give back detached operations that are finished, oldest first."""
+    """Give back detached operations that are finished.
+
+    Those at the front, and two behind the first that is not finished, which goes to the end: each call adds at most
+    one, so that an operation that takes long keeps no others.
+    """
     cdef operation_t* operation
-    while worker_slot.detached != NULL and is_finished(worker_slot.detached):
+    cdef int left = 2
+    while worker_slot.detached != NULL and left:
         operation = worker_slot.detached
         worker_slot.detached = operation.next
-        give_back(operation)
+        if is_finished(operation):
+            give_back(operation)
+        else:
+            detach(operation)
+            left -= 1

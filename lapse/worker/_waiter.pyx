@@ -4,7 +4,11 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int32_t, uint32_t
 from libc.string cimport strncpy
 
+import collections
 import os
+import threading
+import warnings
+import weakref
 
 from lapse.errors import ClosedError
 
@@ -17,16 +21,18 @@ from lapse.base._types cimport (BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY,
                                 WAITS_FOR_MAIL, WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM,
                                 WAITS_FOR_ROUND, wait_t)
 
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident() noexcept nogil
-
 cdef int64_t SIGNAL_EVERY = 50000000        # nanoseconds between looks for signals
 cdef bint forked = False
+
+_waiters = weakref.WeakSet()
 
 
 def _after_fork():
     global forked
+    cdef Waiter waiter
     forked = True
+    for waiter in _waiters:
+        waiter.thread = 0
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -78,17 +84,24 @@ cdef class Waiter:
     # Whether the thread may make calls -----------------------------------------------------------------------------
 
     cdef int check_thread(self) except -1:
+        if not may_call(self):
+            self.refuse_thread()
+        return 0
+
+    cdef int refuse_thread(self) except -1:
+        """Raise why this thread may not make calls, unless any thread may."""
         if forked:
             raise RuntimeError("a worker cannot be used in a forked child, because MPI does not survive a fork; "
                                "start ranks with mpirun")
-        if not self.any_thread and PyThread_get_thread_ident() != self.thread:
-            raise RuntimeError(f"worker {self.id} belongs to another thread: give each thread a worker of its own "
-                               "(Server(workers=N) and run)")
-        return 0
-
-    cdef int check_usable(self) except -1:
         if self.retired:
             raise ClosedError(f"worker {self.id} was used after its run")
+        if self.any_thread:
+            return 0
+        raise RuntimeError(f"worker {self.id} belongs to another thread, {self.thread_name!r}, and was used in "
+                           f"{threading.current_thread().name!r}: give each thread a worker of its own "
+                           "(Server(workers=N) and run)")
+
+    cdef int check_usable(self) except -1:
         self.check_thread()
         if load32(&self.comm.ending):
             self.raise_status(CLOSED)
@@ -260,7 +273,32 @@ cdef class Waiter:
         raise self.comm.failure.error()
 
 
+cdef bint was_forked() noexcept nogil:
+    """Whether this process is a forked child of the one that loaded this module."""
+    return forked
+
+
+cdef int begin_waiter(Waiter waiter) except -1:
+    """From now on it belongs to this thread."""
+    waiter.handles = collections.deque()
+    waiter.thread = PyThread_get_thread_ident()
+    waiter.thread_name = threading.current_thread().name
+    _waiters.add(waiter)
+    return 0
+
+
 # For the modules above, without a place among a worker's methods ------------------------------------------------------
+
+def warn_of_dropped(Waiter waiter):
+    """Warn if a pull into an array of the caller was dropped before it was done, and nothing waited since."""
+    if waiter.dropped_at is None:
+        return
+    file, line = waiter.dropped_at
+    waiter.dropped_at = None
+    warnings.warn_explicit("a pull into out= was dropped before it was done, and nobody waited for it: `out` is "
+                           "complete only after wait() of the operation, or after wait_all()", RuntimeWarning, file,
+                           line)
+
 
 def check_thread(Waiter waiter):
     """Raise unless this thread may use the waiter."""

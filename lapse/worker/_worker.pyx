@@ -1,7 +1,5 @@
 """Floor 4. What one worker thread may ask for: the Python calls."""
 
-import collections
-
 import numpy as np
 
 from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, as_weights, last_occurrences, rows_at
@@ -18,11 +16,9 @@ from lapse.protocol._rank cimport rank_t
 from lapse._store cimport Store, is_reachable
 from lapse.worker._arrays cimport as_keys
 from lapse.worker._caller cimport max_value_bytes
-from lapse.worker._operation cimport new_handle, release_finished
+from lapse.worker._operation cimport Operation, new_handle, release_all_finished, release_finished
+from lapse.worker._waiter cimport begin_waiter
 from lapse.base._types cimport PUSH, SET
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident() noexcept nogil
 
 cnp.import_array()
 
@@ -89,6 +85,7 @@ cdef class Worker(Door):
         cdef const key_t* pointer
         cdef Py_ssize_t count
         cdef char* target
+        cdef bint fills_out = out is not None
         key_array = <cnp.ndarray>self.begin(keys)
         pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         count = cnp.PyArray_SIZE(key_array)
@@ -99,7 +96,7 @@ cdef class Worker(Door):
         target = <char*>cnp.PyArray_DATA(array)
         with nogil:
             self.check(self.start_pull(pointer, count, target, &c))
-        return new_handle(self, c, out, array)
+        return new_handle(self, c, out, array, fills_out)
 
     def push(self, keys, updates, weights=None):
         """Add to values. Each occurrence of a repeated key counts.
@@ -309,6 +306,7 @@ cdef class Worker(Door):
         cdef char* target
         cdef Py_ssize_t count
         cdef int64_t number
+        cdef bint fills_out = out is not None
         self.enter()
         self.check_sampling()
         number = self.sampler.number_of(handle)
@@ -330,7 +328,7 @@ cdef class Worker(Door):
             self.pull_sample_of(number, count, key_target, target, &c)
         if self.length < 0:
             out = np.asarray(array).reshape(-1)[:self.elements_for(key_array)]
-        return new_handle(self, c, (keys, out), (key_array, array))
+        return new_handle(self, c, (keys, out), (key_array, array), fills_out)
 
     def finish_sample(self, handle):
         """Drop what is left of a sample.
@@ -347,7 +345,17 @@ cdef class Worker(Door):
     # Waiting -------------------------------------------------------------------------------------------------------
 
     def wait(self, *operations):
-        """Wait for operations: the result of one, or the list of the results of several."""
+        """Wait for operations: the result of one, or the list of the results of several.
+
+        Raises
+        ------
+        TypeError
+            If one is something else, such as a list of operations: pass them as ``kv.wait(*operations)``.
+        """
+        for operation in operations:
+            if not isinstance(operation, Operation):
+                raise TypeError(f"wait takes operations, not {type(operation).__name__}: wait(*operations) for those "
+                                "of a list, or operation.wait() for each")
         if len(operations) == 1:
             return operations[0].wait()
         return [operation.wait() for operation in operations]
@@ -363,7 +371,8 @@ cdef class Worker(Door):
         self.enter()
         with nogil:
             self.wait_everything()
-        release_finished(self)
+        release_all_finished(self)
+        self.dropped_at = None
 
     def wait_replica_sync(self):
         """Return when every update that has reached this rank's replicas is in every rank's replica.
@@ -495,10 +504,9 @@ def new_worker(group, int worker_slot, bint any_thread=False, Sampler sampler=No
     worker.protocol = &protocol.c
     worker.worker_slot = &state.worker_slots[worker_slot]
     worker.sampler = sampler
-    worker.handles = collections.deque()
+    begin_waiter(worker)
     worker.dtype = store.dtype
     worker.length = store.length
-    worker.thread = PyThread_get_thread_ident()
     worker.any_thread = any_thread
     worker.id = group.first_id + worker_slot if worker_slot < state.num_worker_slots - 1 else -1
     worker.rank = store.c.rank
@@ -509,8 +517,9 @@ def new_worker(group, int worker_slot, bint any_thread=False, Sampler sampler=No
 
 def retire(Worker worker):
     """End the use of a worker: finished operations let go of their arrays."""
-    release_finished(worker)
+    release_all_finished(worker)
     worker.retired = True
+    worker.thread = 0
     if worker.sampler is not None:
         worker.sampler.close_all()
     worker.nothing = None  # it refers to this worker

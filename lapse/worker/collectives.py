@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lapse.base.uncaught import note_known
+from lapse.communication._mail import MAX_LETTER_BYTES
 from lapse.errors import LapseError
 from lapse.worker._operation import Operation, finish_rendezvous, open_rendezvous
 from lapse.worker._waiter import Waiter, name_call, receive, send_queued
@@ -33,6 +35,13 @@ class _Rendezvous:
         self.values: dict[int, Any] = {}  # by worker id
         self.waiting: list[Operation] = []  # operations of the workers that arrived before the last one
         self.result: Any = None
+        self.error: Exception | None = None
+
+    def outcome(self) -> Any:
+        """What `meet` returns or raises."""
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 class Collectives:
@@ -58,7 +67,7 @@ class Collectives:
         """Wait for all workers of all ranks in the call named `what`; combine what each gives.
 
         `combine` takes a list of values, first those of a rank's workers by id, then those of all
-        ranks by rank, and is called by one of them.
+        ranks by rank, and is called by one of them. An exception that it raises is raised by all workers.
         """
         name_call(worker, what)
         with self._lock:
@@ -71,12 +80,17 @@ class Collectives:
                 rendezvous.waiting.append(operation)
         if not is_last:
             operation.wait()
-            return rendezvous.result
+            return rendezvous.outcome()
         values = [rendezvous.values[id] for id in sorted(rendezvous.values)]
-        rendezvous.result = self.exchange(worker, what, combine(values), combine)
+        try:
+            rendezvous.result = self.exchange(worker, what, values, combine, combine)
+        except Exception as error:
+            if self._comm.failure.has_failed:  # which all of them raise
+                raise
+            rendezvous.error = error
         for operation in rendezvous.waiting:
             finish_rendezvous(operation)
-        return rendezvous.result
+        return rendezvous.outcome()
 
     def _join(self, worker: Waiter, what: str, value: Any) -> _Rendezvous:
         if self._rendezvous is None:
@@ -91,21 +105,51 @@ class Collectives:
         rendezvous.values[worker.id] = value
         return rendezvous
 
-    def exchange(self, worker: Waiter, what: str, value: Any, combine: Callable[[list[Any]], Any]) -> Any:
-        """As `meet`, for one caller on each rank."""
-        if self._size == 1:
-            return combine([value])
-        name_call(worker, what)
+    def exchange(
+        self,
+        worker: Waiter,
+        what: str,
+        value: Any,
+        combine: Callable[[list[Any]], Any],
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """As `meet`, for one caller on each rank, whose value is first changed by `prepare`.
+
+        Whatever fails on a rank (to prepare, to combine, to send the value) is raised on all of them, so that none
+        waits for one that does not come.
+        """
+        if self._size > 1:
+            name_call(worker, what)
+        own, own_error = _attempt(lambda: value if prepare is None else prepare(value))
         if self._rank != 0:
-            self._comm.mail.post(0, pickle.dumps((what, value)))
-            return pickle.loads(receive(worker, 0))
-        values = [value] + [self._value_of(worker, rank, what) for rank in range(1, self._size)]
-        result = combine(values)
-        data = pickle.dumps(result)
-        for rank in range(1, self._size):
+            self._post(worker, [0], what, own, own_error)
+            result, error = self._letter_of(worker, 0, what)
+        else:
+            letters = [self._letter_of(worker, rank, what) for rank in range(1, self._size)]
+            result, error = _combined([(own, own_error), *letters], combine)
+            if self._size > 1:
+                self._post(worker, range(1, self._size), what, result, error)
+        if own_error is not None:
+            note_known(own_error, self._rank)
+            raise own_error
+        if error is not None:
+            raise note_rank(error, 0)
+        return result
+
+    def _post(self, worker: Waiter, ranks: Iterable[int], what: str, value: Any, error: Exception | None) -> None:
+        """Send a value or an error; an error as well if the value cannot be sent."""
+        data, problem = _attempt(lambda: pickle.dumps((what, value, _portable(error))))
+        if problem is None and len(data) > MAX_LETTER_BYTES:
+            problem = ValueError(
+                f"{what} exchanges {len(data)} bytes, but at most {MAX_LETTER_BYTES} are possible: divide the array"
+            )
+        if problem is not None:
+            data = pickle.dumps((what, None, _portable(problem)))
+        for rank in ranks:
             self._comm.mail.post(rank, data)
         send_queued(worker)
-        return result
+        if problem is not None and self._rank == 0:
+            raise problem
 
     def attempt(self, worker: Waiter, what: str, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """Call `fn` on every rank, one caller on each; what fails on any rank fails on all of them.
@@ -120,26 +164,26 @@ class Collectives:
         Exception
             The one of the first rank that had one, by its kind and text.
         """
-        result, own_error = None, None
-        try:
-            result = fn(*args)
-        except Exception as caught:
-            own_error = caught
+        result, own_error = _attempt(lambda: fn(*args))
         outcomes = self.exchange(worker, what, (result, _portable(own_error)), list)
         for rank, (_, error) in enumerate(outcomes):
             if error is not None:
                 if rank == self._rank and own_error is not None:
+                    note_known(own_error, rank)
                     raise own_error
-                if hasattr(error, "add_note"):  # from Python 3.11 on
-                    error.add_note(f"(on rank {rank})")
-                raise error
+                raise note_rank(error, rank)
         return [result for result, _ in outcomes]
 
-    def _value_of(self, worker: Waiter, rank: int, what: str) -> Any:
-        there, value = pickle.loads(receive(worker, rank))
+    def _letter_of(self, worker: Waiter, rank: int, what: str) -> tuple[Any, Exception | None]:
+        """The value or error that a rank has posted."""
+        data = receive(worker, rank)
+        letter, problem = _attempt(lambda: pickle.loads(data))
+        if problem is not None:  # such as a class that only the other rank has
+            return None, LapseError(f"rank {self._rank} cannot read what rank {rank} sent: {shown(problem)}")
+        there, value, error = letter
         if there != what:
-            raise self._mismatch(worker, f"rank 0 is at {what}, but rank {rank} is at {there}")
-        return value
+            raise self._mismatch(worker, f"rank {self._rank} is at {what}, but rank {rank} is at {there}")
+        return value, error
 
     def _mismatch(self, worker: Waiter, text: str) -> LapseError:
         """The workers in the other call can never continue, so the server fails on all ranks."""
@@ -164,6 +208,41 @@ class Collectives:
         return result.copy()
 
 
+def _attempt(fn: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What a function returns, or the exception that it raises."""
+    try:
+        return fn(), None
+    except Exception as error:
+        return None, error
+
+
+def _combined(
+    letters: list[tuple[Any, Exception | None]], combine: Callable[[list[Any]], Any]
+) -> tuple[Any, Exception | None]:
+    """What `combine` makes of the values by rank, or the first error among them, or its own."""
+    for rank, (_, error) in enumerate(letters):
+        if error is not None:
+            return None, note_rank(error, rank)
+    return _attempt(lambda: combine([value for value, _ in letters]))
+
+
+def note_rank(error: Exception, rank: int) -> Exception:
+    """Let the traceback of an exception, which all ranks raise, name the rank where it began."""
+    note_known(error, rank)
+    origin = f"(on rank {rank})"
+    if hasattr(error, "add_note") and origin not in getattr(error, "__notes__", ()):  # from Python 3.11 on
+        error.add_note(origin)
+    return error
+
+
+def shown(error: BaseException) -> str:
+    """An exception as the last line of its traceback, or its type if its own code fails to show it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__} (its text cannot be shown)"
+
+
 def _reduce(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
@@ -176,7 +255,7 @@ def _portable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return LapseError(f"{type(error).__name__}: {error}")
+        return LapseError(shown(error)) if error is not None else None
     return error
 
 

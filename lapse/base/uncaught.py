@@ -1,0 +1,146 @@
+"""Floor 0. What an uncaught exception of one rank does to its job: it ends on all ranks, and is reported once.
+
+Without this the other ranks would wait for ever: MPI_Finalize, which the interpreter calls at its end, waits for them,
+and MPICH's launcher does not notice a process that ends before it has initialized MPI. `python -m mpi4py` does the
+same, for those who ask for it.
+
+An exception that the other ranks know of (they have been told, or have raised it together with this rank) does not end
+them at once: they print a line and end by themselves, or are ended after a while.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import os
+import stat
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
+GRACE_SECONDS = 10  # for the other ranks to end
+MAX_LINE = 300  # characters of another rank's error
+
+_ORIGIN = "_lapse_origin"  # attribute of an exception that all ranks know: the rank that reports it
+
+Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+
+
+class _Ending:
+    """The end of this process by an uncaught exception."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.before: Hook = sys.excepthook
+        self.error: BaseException | None = None
+
+    def report(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Print an exception, as `sys.excepthook`: in one piece, or one line if another rank reports it."""
+        if os.getpid() == self.process:
+            self.error = error
+        origin = getattr(error, _ORIGIN, None)
+        if origin is not None and origin != _rank():
+            _print(f"lapse: rank {_rank()} ends: {_one_line(error)}\n")
+        elif self.before is not sys.__excepthook__:
+            self.before(kind, error, trace)
+        else:
+            _print_whole(kind, error, trace)
+
+    def end_job(self) -> None:
+        """At the exit of the interpreter, after the servers."""
+        if self.error is None or os.getpid() != self.process:
+            return
+        MPI: Any = sys.modules.get("mpi4py.MPI")
+        if MPI is None or not MPI.Is_initialized():
+            _print(f"lapse: rank {_rank()} ends the job by this exception\n")
+            _abort_by_launcher()
+        elif MPI.Is_finalized() or MPI.COMM_WORLD.size == 1:
+            return
+        elif getattr(self.error, _ORIGIN, None) is None:
+            _print(f"lapse: rank {_rank()} ends the job by this exception\n")
+            time.sleep(ABORT_DELAY)
+            MPI.COMM_WORLD.Abort(1)
+        else:
+            _wait_for_the_end_of_the_other_ranks(MPI)
+
+
+def install(ranks: int) -> None:
+    """Let an uncaught exception of this process end its job, if it has several ranks."""
+    if ranks > 1 and not is_made_by_multiprocessing():
+        ending = _Ending()
+        sys.excepthook = ending.report
+        atexit.register(ending.end_job)
+
+
+def is_made_by_multiprocessing() -> bool:
+    """Whether this process is a child that `multiprocessing` has made."""
+    process: Any = sys.modules.get("multiprocessing.process")  # which every such child has
+    return process is not None and process.parent_process() is not None
+
+
+def note_known(error: BaseException, rank: int) -> None:
+    """All ranks know of an exception, which `rank` reports if nobody catches it."""
+    with contextlib.suppress(Exception):  # one without a dictionary
+        if getattr(error, _ORIGIN, None) is None:
+            setattr(error, _ORIGIN, rank)
+
+
+def _rank() -> int:
+    MPI: Any = sys.modules.get("mpi4py.MPI")
+    if MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized():
+        return MPI.COMM_WORLD.rank
+    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    try:
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+    except Exception:
+        return type(error).__name__
+    return first if len(first) <= MAX_LINE else f"{first[:MAX_LINE]} ..."
+
+
+def _print(text: str) -> None:
+    """Write a text in one piece, so that it is not mixed with that of other ranks."""
+    with contextlib.suppress(Exception):  # stderr may be closed; the end must come all the same
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _print_whole(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    try:
+        text = "".join(traceback.format_exception(kind, error, trace))
+    except Exception:  # raised by the exception's own code
+        sys.__excepthook__(kind, error, trace)
+    else:
+        _print(text)
+
+
+def _abort_by_launcher() -> None:
+    """End the job of a process that has not initialized MPI, in the words of the launcher's own protocol.
+
+    That of MPICH listens at a socket, by version 1 of the process management interface; that of Open MPI ends the job
+    when a process ends with an error.
+    """
+    descriptor = os.environ.get("PMI_FD", "")
+    with contextlib.suppress(OSError):
+        if descriptor.isdecimal() and stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode):
+            time.sleep(ABORT_DELAY)
+            os.write(int(descriptor), b"cmd=abort exitcode=1\n")
+            time.sleep(ABORT_DELAY)
+
+
+def _wait_for_the_end_of_the_other_ranks(MPI: Any) -> None:
+    """Finalize MPI, which waits for the others; after a while end this process, and with it the job."""
+    with contextlib.suppress(Exception):
+        faulthandler.dump_traceback_later(GRACE_SECONDS, exit=True)
+    MPI.Finalize()
+    faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,100 @@
+"""What goes wrong on one rank, thread or process alone: an error that names it on all of them, and never a hang."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import mpirun
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+NEVER = 60
+
+
+def job(ranks, program, *args, env=None):
+    """Run a program to its end; the job gets `seconds`, how long it took."""
+    began = time.monotonic()
+    ended = mpirun(ranks, [PROGRAMS / f"{program}.py", *args], timeout=NEVER, env=env)
+    ended.seconds = time.monotonic() - began
+    assert not ended.timed_out, f"the job hung\n{ended.output}"
+    return ended
+
+
+def lines(ended, rank):
+    return [line.split("] ", 1)[1] for line in ended.stdout.splitlines() if line.startswith(f"[{rank}] ")]
+
+
+# Errors that are hard to report --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_is_reported_whatever_its_text_is(ranks):
+    ended = job(ranks, "odd_errors").check()
+    kinds = ["ValueError", "Unshowable", "ValueError", "Unsendable"]
+    assert lines(ended, ranks - 1) == [*kinds, "Unshowable"]
+    if ranks == 1:
+        return
+    said = lines(ended, 0)
+    assert said[0] == r"RemoteError 1 1 39 'rank 1, worker 1: ValueError: caf\\udce9'"
+    for line, kind in zip(said, kinds):
+        assert line.startswith("RemoteError 1 1 ") and kind in line
+    assert int(said[2].split()[3]) < 10_000  # cut
+    assert said[4] == "Unshowable"
+
+
+# Objects in other threads, in children and after their end ------------------------------------------
+
+
+def test_operations_and_kernels_of_another_thread_a_child_or_a_past_run_are_errors():
+    ended = job(2, "operations_of_others").check()
+    for rank in range(2):
+        said = [line.split(" ", 1) for line in lines(ended, rank)]
+        in_threads = [text for where, text in said if where == "thread"]
+        assert len(in_threads) == 16
+        for text in in_threads:
+            assert text.startswith(f"RuntimeError: worker {rank} belongs to another thread, 'lapse-worker-0'"), text
+            assert "'intruder'" in text
+        in_child = [text for where, text in said if where == "child"]
+        assert len(in_child) == 18 and in_child.pop() == "no error"  # what does not use the worker
+        for text in in_child:
+            assert text.startswith("RuntimeError: a ") and "fork" in text, text
+        afterwards = [text for where, text in said if where == "after"]
+        assert afterwards == [f"ClosedError: worker {rank} was used after its run"] * 14
+
+
+# Before a collective step ---------------------------------------------------------------------------
+
+
+def test_a_worker_thread_that_cannot_be_started_is_an_error_on_all_ranks():
+    ended = job(2, "refused_thread").check()
+    assert lines(ended, 1) == ["RuntimeError can't start new thread", "run returned"]
+    assert lines(ended, 0) == ["RemoteError rank 1: RuntimeError: can't start new thread", "run returned"]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_arguments_that_differ_between_ranks_are_an_error_on_all_of_them(ranks):
+    ended = job(ranks, "arguments_that_differ").check()
+    expected = {
+        "keys": "ValueError: initialize needs the same keys on all ranks: 10 keys",
+        "init": "ValueError: initialize needs the same init on all ranks: Constant(x=False) on rank 0, "
+        "Constant(x=True) on rank 2",
+        "a key": "IndexError: key 20 is outside the range 0 .. 19 of this server",
+        "no keys": "TypeError: keys must be integers",
+        "no initializer": "TypeError: init must be a lapse.Normal",
+        "the class": "TypeError: init is the class Normal: give an instance, as in Normal()",
+        "the shape": "ValueError: the initializer returned values of shape (",
+        "the function": "ZeroDivisionError: for key 19",
+        "text": "ValueError: init returned <U4 for key",
+    }
+    for rank in range(ranks):
+        said = lines(ended, rank)
+        shapes, others = said[: 4 * 2], said[4 * 2 :]
+        assert all(line.startswith("allreduce ") for line in shapes)
+        errors = [line.removeprefix("allreduce ").split(":")[0] for line in shapes]
+        assert sorted(errors[:2]) == ["ValueError"] * 2
+        assert len(others) == len(expected)
+        if ranks > 1:
+            assert errors.count("ValueError") == 4 and errors.count("TypeError") >= 2, said
+            for line, (name, text) in zip(others, expected.items()):
+                assert line.startswith(f"{name} {text}"), line
