@@ -15,6 +15,12 @@ SCHEMES = {
     "pool": "lapse.sampling._pool.PoolSampler",
     "local": "lapse.sampling._local.LocalSampler",
 }
+#: The parameters that the schemes above leave without effect, and which must keep their defaults.
+WITHOUT_EFFECT = {
+    "naive": ("reuse", "group_size", "postpone"),
+    "preloc": ("reuse", "group_size", "postpone"),
+    "local": ("reuse", "postpone"),
+}
 MAX_REUSE = 2**31 - 1
 MAX_IN_GROUP = 2**26
 MAX_KEYS = 2**32 - 2
@@ -149,7 +155,7 @@ class Sampling:
     TypeError
         When an argument has the wrong type.
     ValueError
-        When the scheme is unknown or a number is out of range.
+        When the scheme is unknown, a number is out of range, or a parameter has no effect in this scheme.
 
     Notes
     -----
@@ -159,8 +165,8 @@ class Sampling:
     follows the whole distribution, and only the others are conditioned on being here.
 
     Each worker has generators and a pool of its own, which continue from one `run` to the next and
-    depend on the server's seed and the worker's number only. Which keys "local" finds, and which are
-    postponed, also depends on where keys are at that moment.
+    depend on the server's seed and the worker's number only; `Server.save` saves the generators.
+    Which keys "local" finds, and which are postponed, also depends on where keys are at that moment.
 
     Examples
     --------
@@ -192,6 +198,10 @@ class Sampling:
         if not isinstance(self.postpone, (bool, np.bool_)):
             raise TypeError(f"postpone must be True or False, not {self.postpone!r}")
         object.__setattr__(self, "postpone", bool(self.postpone))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in WITHOUT_EFFECT.get(self.scheme, ()) and value != field.default:
+                raise ValueError(f'{field.name}={value!r} has no effect with the scheme "{self.scheme}": leave it out')
 
 
 def _check_weights(given: Any) -> np.ndarray:

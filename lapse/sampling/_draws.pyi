@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
@@ -9,3 +11,7 @@ class Table:
 
 class Generator:
     def __new__(cls, seed: int, worker: int, purpose: int) -> Self: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None: ...

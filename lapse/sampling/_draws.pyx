@@ -211,3 +211,12 @@ cdef class Generator:
         sequence = np.random.SeedSequence(seed, spawn_key=(worker, purpose))
         self.source = np.random.SFC64(sequence)
         self.c = PyCapsule_GetPointer(self.source.capsule, "BitGenerator")
+
+    @property
+    def state(self):
+        """Where the stream is: the state of NumPy's SFC64, which can be set."""
+        return self.source.state
+
+    @state.setter
+    def state(self, state):
+        self.source.state = state

@@ -48,6 +48,13 @@ cdef class PoolSampler(Sampler):
     def __dealloc__(self):
         free(self.groups)
 
+    def streams(self):
+        return [self.draws, self.orders]
+
+    def begin_anew(self):
+        self.group = NULL
+        self.position, self.passes_left = self.group_size, 0
+
     cdef bint draw_ahead(self, sample_t* sample, batch_t* batch) noexcept nogil:
         """A step is a new group, which is localized at once, or the whole sample, whose keys may have left since."""
         if sample.drawn == sample.prepared:

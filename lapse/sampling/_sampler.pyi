@@ -1,13 +1,15 @@
 from typing_extensions import Self
 
 from lapse.options.sampling import Sampling
-from lapse.sampling._draws import Table
+from lapse.sampling._draws import Generator, Table
 
 DRAWS: int
 ORDERS: int
 
 class Sampler:
     def __new__(cls, sampling: Sampling, table: Table, seed: int, worker: int) -> Self: ...
+    def streams(self) -> list[Generator]: ...
+    def begin_anew(self) -> None: ...
     @property
     def num_open(self) -> int: ...
 

@@ -171,6 +171,13 @@ cdef class Sampler:
             if self.samples[i].is_open:
                 self.close(&self.samples[i])
 
+    def streams(self):
+        """The generators that the keys are drawn from: a list, the same in every sampler of a scheme."""
+        return [self.draws]
+
+    def begin_anew(self):
+        """Forget what was drawn ahead for samples to come: the streams are now somewhere else."""
+
     @property
     def num_open(self):
         """How many samples are open."""

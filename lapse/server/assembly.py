@@ -23,6 +23,7 @@ from lapse.storage._host_peers import HostPeers
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
 from lapse.worker.group import WorkerGroup
+from lapse.worker.streams import Streams
 from mpi4py import MPI
 
 T = TypeVar("T")
@@ -85,7 +86,11 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
         raise
     counters = Counters(own_comm, protocol)
     collectives = Collectives(own_comm, comm.rank, comm.size, len(ids))
-    group = WorkerGroup(own_comm, store, protocol, collectives, counters, arguments.seed, ids.start, sum(worker_counts))
+    num_workers = sum(worker_counts)
+    streams = Streams(arguments.seed, ids, num_workers, samplers)
+    group = WorkerGroup(
+        own_comm, store, protocol, collectives, counters, streams, arguments.seed, ids.start, num_workers
+    )
     return Parts(group, samplers, sharing, communicator)
 
 

@@ -4,6 +4,8 @@
     path/step-000012/manifest.json      what the step contains, with a checksum for each file
     path/step-000012/rank-00003-00000.safetensors
 
+The manifest also has the random streams of all workers (`lapse.worker.streams`).
+
 A file holds some keys of one rank: `keys`, int64 of shape (n,), ascending, and their `values`, of shape (n, L)
 if all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
 Any reader of the safetensors format can read them (https://huggingface.co/docs/safetensors). Values that were never
@@ -79,6 +81,23 @@ def _blocks_of_keys(num_keys: int) -> Iterator[np.ndarray]:
 # Writing ----------------------------------------------------------------------------------------------
 
 
+def check_parent(path: StrPath) -> None:
+    """Raise when the folder of a checkpoint neither exists nor can be made because its parent is missing.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        They name the folder that is missing, or the file that is in its place.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        return
+    if path.exists():
+        raise NotADirectoryError(f"{path} is a file, but a checkpoint is a folder: choose another path")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} is missing: make it before a checkpoint is saved in {path}")
+
+
 def begin_step(path: StrPath) -> str:
     """Make the folder of the next step, and `path` itself if it is missing; returns the step's name.
 
@@ -121,7 +140,12 @@ def _write_file(path: Path, store: Store, keys: np.ndarray) -> dict[str, Any]:
 
 
 def commit_step(
-    path: StrPath, step: str, shape: Shape, files: list[list[dict[str, Any]]], metadata: dict[str, Any]
+    path: StrPath,
+    step: str,
+    shape: Shape,
+    files: list[list[dict[str, Any]]],
+    metadata: dict[str, Any],
+    streams: list[dict[str, Any]],
 ) -> None:
     """Make `step`, whose files are all on disk, the newest complete one.
 
@@ -131,6 +155,8 @@ def commit_step(
         By rank, what `write_values` returned.
     metadata : dict
         Anything that the caller wants to find again and that can be written as JSON.
+    streams : list of dict
+        Where the random streams of all workers are, by worker.
     """
     folder = Path(path) / step
     manifest = {
@@ -140,6 +166,7 @@ def commit_step(
         "ranks": len(files),
         "files": [file for rank in files for file in rank],
         "metadata": metadata,
+        "streams": streams,
     }
     _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     _sync_folder(folder)

@@ -315,10 +315,13 @@ class Server:
         metadata : dict, optional
             Anything that can be written as JSON; `load` returns it. That of rank 0 is saved.
 
+        The random streams of the workers (`Worker.rng`, and what samples are drawn from) are saved as well.
+
         Raises
         ------
         OSError, CheckpointError, ValueError, TypeError
-            On every rank, when something cannot be written on one; the server can be used as before.
+            On every rank, when something cannot be written on one; the server can be used as before. What is wrong
+            with the arguments is found first, and leaves nothing behind.
 
         Notes
         -----
@@ -326,12 +329,13 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            save_load.save(self._calls, self._store, path, metadata)
+            save_load.save(self._calls, self._store, self._group.streams, path, metadata)
 
     def load(self, path: StrPath) -> dict[str, Any]:
         """Read what `save` wrote, with any number of ranks; values go to where their keys are now. Collective.
 
-        Every value of the server is replaced, by zeros if the checkpoint has none.
+        Every value of the server is replaced, by zeros if the checkpoint has none. The random streams of the workers go
+        on from where they were, if there are as many workers as then; else they begin anew, unlike those before.
 
         Parameters
         ----------
@@ -354,7 +358,7 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            return save_load.load(self._calls, self._store, path)
+            return save_load.load(self._calls, self._store, self._group.streams, path)
 
     def owner(self, keys: ArrayLike) -> int | np.ndarray:
         """The rank that owns each key now, as its home knows it. Not collective.

@@ -467,9 +467,13 @@ cdef class Worker(Door):
 
     @property
     def rng(self):
-        """A `numpy.random.Generator` seeded by (the server's seed, `id`)."""
+        """A `numpy.random.Generator` of this worker's own, seeded by (the server's seed, `id`).
+
+        It goes on from one run to the next. `Server.save` saves where it is, and after `Server.load` with as many
+        workers it goes on from there; with another number of workers it is a new one, unlike those before.
+        """
         if self.generator is None:
-            self.generator = np.random.default_rng([self.group.seed, self.id])
+            self.generator = self.group.streams.generator(self.id)
         return self.generator
 
     def __repr__(self):

@@ -9,6 +9,7 @@ from lapse._store import Store
 from lapse.protocol._protocol import Protocol
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
+from lapse.worker.streams import Streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,9 @@ class WorkerGroup:
     ----------
     comm, store, protocol, collectives, counters
         Of this rank.
+    streams : Streams
+        What they draw from.
     seed : int
-        Of the workers' generators.
     first_id : int
         The global number of this rank's first worker.
     num_workers : int
@@ -32,6 +34,7 @@ class WorkerGroup:
     protocol: Protocol
     collectives: Collectives
     counters: Counters
+    streams: Streams
     seed: int
     first_id: int
     num_workers: int

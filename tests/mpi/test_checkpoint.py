@@ -249,3 +249,115 @@ def test_a_rank_that_leaves_instead_is_an_error_on_the_others(folder, call, bad)
     comm.Barrier()
     with lapse.Server(NUM_KEYS, 2) as server:
         assert server.load(folder) == {"n": 1}
+
+
+# Random streams -------------------------------------------------------------------------------------
+
+
+def draws(kv):
+    """Some numbers and keys of this worker's streams."""
+    sample = kv.prepare_sample(25)
+    keys, _ = kv.pull_sample(sample, 25).wait()
+    kv.finish_sample(sample)
+    return kv.rng.integers(2**32, size=4).tolist() + keys.tolist()
+
+
+def sampling_server(scheme, workers=1, seed=7, part=None):
+    options = dict(reuse=1, group_size=25) if scheme == "pool" else {}
+    sampling = lapse.Sampling(scheme, lapse.Uniform(0, NUM_KEYS), **options)
+    return lapse.Server(NUM_KEYS, 1, workers=workers, sampling=sampling, seed=seed, comm=part)
+
+
+@pytest.mark.parametrize("scheme", ["naive", "preloc", "pool"])
+def test_random_streams_go_on_from_run_to_run_and_from_a_checkpoint(folder, scheme):
+    with sampling_server(scheme) as server:
+        first = server.run(draws)
+        server.save(folder / "model")
+        second = server.run(draws)
+    with sampling_server(scheme, seed=8) as server:  # what was saved counts, not the seed
+        server.load(folder / "model")
+        assert first != second
+        resumed = server.run(draws)
+        numbers = 4 if scheme == "pool" else None  # a pool has drawn the next group already, and begins another one
+        assert [each[:numbers] for each in resumed] == [each[:numbers] for each in second]
+        assert resumed != server.run(draws)
+
+
+def test_with_another_number_of_workers_random_streams_are_new(folder):
+    with sampling_server("naive") as server:
+        before = [number for each in server.run(draws) for number in each]
+        server.save(folder / "model")
+    with sampling_server("naive", workers=2) as server:
+        server.load(folder / "model")
+        resumed = server.run(draws)
+    assert all(each[:4] != before[:4] and each[4:] != before[4:] for each in resumed)
+    with sampling_server("naive", workers=2) as server:
+        server.load(folder / "model")
+        assert server.run(draws) == resumed
+
+
+def test_damaged_random_streams_are_an_error_before_values_change(folder):
+    with sampling_server("naive") as server:
+        server.initialize(range(NUM_KEYS), lapse.Constant(1))
+        server.save(folder / "model")
+        server.initialize(range(NUM_KEYS), lapse.Constant(2))
+        if comm.rank == 0:
+            file = folder / "model" / checkpoint.current_step(folder / "model") / checkpoint.MANIFEST
+            manifest = json.loads(file.read_text())
+            manifest["streams"][-1]["rng"]["state"] = "nothing"
+            file.write_text(json.dumps(manifest))
+        with pytest.raises(lapse.CheckpointError, match="random streams"):
+            server.load(folder / "model")
+        with server.worker() as kv:
+            assert (pull_all(kv) == 2).all()
+
+
+# Arguments ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "metadata, words",
+    [
+        ({"ok": 1, "loss": np.float32(1)}, ["metadata['loss']", "float32", "float(x)"]),
+        ({"a": {"b": [1, {2, 3}]}}, ["metadata['a']['b'][1]", "set"]),
+        ({"a": {(1, 2): 3}}, ["metadata['a'][(1, 2)]", "tuple", "str(key)"]),
+    ],
+)
+def test_metadata_that_json_cannot_hold_is_refused_at_once(folder, metadata, words):
+    with lapse.Server(NUM_KEYS, 1) as server:
+        with pytest.raises(TypeError) as caught:
+            server.save(folder / "model", metadata)
+        assert all(word in str(caught.value) for word in words)
+        assert not (folder / "model").exists()
+
+
+def test_a_missing_parent_is_named_at_once(folder):
+    with lapse.Server(NUM_KEYS, 1) as server:
+        with pytest.raises(FileNotFoundError, match="missing.*make it"):
+            server.save(folder / "missing" / "model")
+        assert not (folder / "missing").exists()
+
+
+def test_lengths_that_differ_from_the_server_s_are_refused(folder):
+    """Though their sum is right, and the checksum is."""
+    import zlib
+
+    import safetensors.numpy
+
+    lengths = np.array([1, 3])
+    with lapse.Server(2, lengths) as server:
+        server.initialize(range(2), lapse.Constant(1))
+        server.save(folder / "model")
+        comm.Barrier()
+        if comm.rank == 0:
+            step = folder / "model" / checkpoint.current_step(folder / "model")
+            manifest = json.loads((step / checkpoint.MANIFEST).read_text())
+            for entry in manifest["files"]:
+                tensors = safetensors.numpy.load_file(step / entry["name"])
+                tensors["lengths"] = tensors["lengths"] + np.array([1, -1])[: len(tensors["lengths"])]
+                data = safetensors.numpy.save(tensors, {"format": "lapse", "version": "1"})
+                (step / entry["name"]).write_bytes(data)
+                entry.update(bytes=len(data), crc32=zlib.crc32(data))
+            (step / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(lapse.CheckpointError, match="elements"):
+            server.load(folder / "model")

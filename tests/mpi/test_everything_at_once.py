@@ -19,6 +19,9 @@ LENGTHS = {"uniform": 7, "variable": np.arange(NUM_KEYS) % 5 + 1}
 SCHEMES = ["naive", "preloc", "pool", "local"]
 
 
+POOL = dict(reuse=16, group_size=20, postpone=True)
+
+
 def make_server(scheme, lengths, dtype, max_pending):
     weights = 1.0 / (np.arange(NUM_KEYS) + 10)
     return lapse.Server(
@@ -28,7 +31,7 @@ def make_server(scheme, lengths, dtype, max_pending):
         workers=WORKERS,
         replicated_keys=REPLICATED,
         replication=lapse.Replication(max_pending=max_pending),
-        sampling=lapse.Sampling(scheme, lapse.Weighted(weights), reuse=16, group_size=20, postpone=True),
+        sampling=lapse.Sampling(scheme, lapse.Weighted(weights), **POOL if scheme == "pool" else {}),
         max_in_flight=20_000,
     )
 

@@ -115,11 +115,11 @@ def test_values_are_those_of_the_keys_while_all_workers_move_and_change_them(sch
 
 
 def replay_pushes(kv, server, rounds):
-    """What the worker of the same number has pushed in all: its generator starts anew in each run."""
-    total = 0
+    """What the worker of the same number has pushed in all, by a generator of the same seed as its own."""
+    total, rng = 0, np.random.default_rng([server.seed, kv.id])
     for _ in range(rounds):
-        kv.rng.choice(KEYS, 5)
-        total += server.value_length(kv.rng.choice(KEYS, 8)).sum() * STEP
+        rng.choice(KEYS, 5)
+        total += server.value_length(rng.choice(KEYS, 8)).sum() * STEP
     return total
 
 

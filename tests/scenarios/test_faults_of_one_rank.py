@@ -1,10 +1,12 @@
 """What goes wrong on one rank, thread or process alone: an error that names it on all of them, and never a hang."""
 
+import concurrent.futures
 import time
 from pathlib import Path
 
 import pytest
 
+import shim
 from launch import mpirun
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -98,3 +100,47 @@ def test_arguments_that_differ_between_ranks_are_an_error_on_all_of_them(ranks):
             assert errors.count("ValueError") == 4 and errors.count("TypeError") >= 2, said
             for line, (name, text) in zip(others, expected.items()):
                 assert line.startswith(f"{name} {text}"), line
+
+
+# Memory ------------------------------------------------------------------------------------------------
+
+
+def test_operations_take_no_more_memory_than_is_charged():
+    """One unfinished operation keeps no results of later ones; pushes of one small key reach the limit of 8 MB."""
+    ended = job(3, "memory_of_operations").check()
+    pulls, pushes = (line.split() for line in lines(ended, 0))
+    assert pulls[0] == "pulls" and int(pulls[1]) < 60
+    assert pushes[0] == "pushes" and pushes[2] == "True" and int(pushes[1]) < 16
+
+
+# Errors of MPI -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.deadline(90)
+def test_an_error_of_mpi_is_an_error_on_all_ranks():
+    """Whichever call fails on rank 1; nothing that it concerns is used afterwards."""
+    calls = {"MPI_Test": 500, "MPI_Isend": 50, "MPI_Irecv": 50, "MPI_Testsome": 50, "MPI_Get_count": 50}
+    try:
+        env = {name: shim.failing((name, number, 1)) for name, number in calls.items()}
+    except shim.Unavailable as reason:
+        pytest.skip(str(reason))
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        jobs = {name: pool.submit(job, 2, "failing_mpi", env=env[name]) for name in calls}
+    for name, started in jobs.items():
+        ended = started.result()
+        assert f"of {name} fails" in ended.stderr, ended.output
+        assert lines(ended, 1)[0].startswith("CommError rank 1: "), ended.output
+        if name != "MPI_Testsome":  # what was sent is unknown then
+            assert lines(ended, 0)[0].startswith("RemoteError rank 1: "), ended.output
+
+
+# Exceptions that nobody catches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["before MPI", "before a server", "between servers", "after a server"])
+def test_an_exception_outside_a_server_ends_the_job(place):
+    ended = job(3, "error_outside_a_server", place)
+    assert ended.returncode != 0
+    assert ended.seconds < 30
+    assert ended.stderr.count("FileNotFoundError: the data of rank 1") == 1
+    assert "rank 1 ends the job" in ended.stderr

@@ -144,6 +144,8 @@ def make_sampling(
     args: argparse.Namespace, scheme: str, distribution: lapse.Uniform | lapse.Weighted
 ) -> lapse.Sampling:
     """The sampling of negatives, for the server."""
+    if scheme != "pool":  # the options are for pools only
+        return lapse.Sampling(scheme, distribution)
     return lapse.Sampling(scheme, distribution, reuse=args.sampling_reuse, postpone=args.sampling_postpone)
 
 

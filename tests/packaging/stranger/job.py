@@ -46,7 +46,9 @@ with lapse.Server(NUM_KEYS, LENGTH) as server:
     result = server.run(work)[0]
     assert (result == 5 + 2 * server.size).all(), result
     for scheme in ("naive", "preloc", "pool", "local"):
-        sampling = lapse.Sampling(scheme, lapse.Uniform(20, NUM_KEYS), reuse=2, group_size=15)
+        sampling = lapse.Sampling(
+            scheme, lapse.Uniform(20, NUM_KEYS), **(dict(reuse=2, group_size=15) if scheme == "pool" else {})
+        )
         with lapse.Server(NUM_KEYS, LENGTH, sampling=sampling) as other:
             other.run(sample)
     if server.rank == 0:

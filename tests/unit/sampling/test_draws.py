@@ -127,7 +127,9 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once():
 def find(weights, count, group_size=250, replicated=(), scheme="local", **options):
     store = Store(len(weights), 2, "float32", 0, 3, np.array(replicated, np.int64))
     distribution = lapse.Weighted(weights)
-    sampling = lapse.Sampling(scheme, distribution, group_size=group_size, **options)
+    if scheme in ("pool", "local"):
+        options["group_size"] = group_size
+    sampling = lapse.Sampling(scheme, distribution, **options)
     sampler = make_sampler(sampling, Table(0, len(weights), distribution.weights), 1, 0)
     here = store.is_here(np.arange(len(weights)))
     return *pull_here(sampler, store, count), here
@@ -238,6 +240,9 @@ def test_bad_weights(arguments, error, words):
         (dict(group_size=2**30), ValueError, ["group_size", str(2**30)]),
         (dict(group_size=None), TypeError, ["group_size", "None"]),
         (dict(postpone=1), TypeError, ["postpone", "1", "True or False"]),
+        (dict(scheme="naive", reuse=4), ValueError, ["reuse=4", "no effect", "naive"]),
+        (dict(scheme="preloc", group_size=20), ValueError, ["group_size=20", "no effect", "preloc"]),
+        (dict(scheme="local", postpone=True), ValueError, ["postpone=True", "no effect", "local"]),
     ],
 )
 def test_bad_sampling(arguments, error, words):
