@@ -359,5 +359,5 @@ def test_lengths_that_differ_from_the_server_s_are_refused(folder):
                 (step / entry["name"]).write_bytes(data)
                 entry.update(bytes=len(data), crc32=zlib.crc32(data))
             (step / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-        with pytest.raises(lapse.CheckpointError, match="elements"):
+        with pytest.raises(lapse.CheckpointError, match="lengths"):
             server.load(folder / "model")
