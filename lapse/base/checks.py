@@ -4,6 +4,19 @@ from typing import Any
 
 import numpy as np
 
+MAX_SHOWN = 100  # characters of a value in an error
+
+
+def brief(value: Any) -> str:
+    """A value as an error shows it: in one line, and not the whole of an array."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of {value.dtype}, shape {value.shape}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # its own code fails
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
+
 
 def check_int(value: Any, name: str, low: int, high: int) -> int:
     """The int that was given for the argument `name`.
@@ -16,7 +29,7 @@ def check_int(value: Any, name: str, low: int, high: int) -> int:
         When it is outside low .. high.
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {brief(value)}")
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     return int(value)
@@ -25,7 +38,7 @@ def check_int(value: Any, name: str, low: int, high: int) -> int:
 def check_float(value: Any, name: str, low: float, high: float) -> float:
     """The float that was given for the argument `name`; errors as in `check_int`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+        raise TypeError(f"{name} must be a number, not {brief(value)}")
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, but must be from {low} to {high}")
     return float(value)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lapse.base.checks import brief
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -136,4 +138,4 @@ def as_initializer(init: Any) -> Initializer:
         return init
     if callable(init):
         return FromFunction(init)
-    raise TypeError(f"init must be a lapse.Normal, lapse.UniformValues, lapse.Constant or function, not {init!r}")
+    raise TypeError(f"init must be a lapse.Normal, lapse.UniformValues, lapse.Constant or function, not {brief(init)}")

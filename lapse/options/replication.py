@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lapse.base.checks import check_float, check_int
+from lapse.base.checks import brief, check_float, check_int
 
 #: The rules by which what several ranks have pushed is combined.
 RULES = ("sum", "adaptive", "adagrad")
@@ -143,9 +143,9 @@ class Replication:
 
 def _check_name(given: Any, name: str, known: tuple[str, ...]) -> None:
     if not isinstance(given, str):
-        raise TypeError(f"{name} must be a string, not {given!r}")
+        raise TypeError(f"{name} must be a string, not {brief(given)}")
     if given not in known:
-        raise ValueError(f"{name} is {given!r}, but must be one of {', '.join(known)}")
+        raise ValueError(f"{name} is {brief(given)}, but must be one of {', '.join(known)}")
 
 
 def _check_rates(given: Any) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lapse.base.checks import check_int
+from lapse.base.checks import brief, check_int
 
 #: The class that carries each scheme out. Its module is imported when a server uses it.
 SCHEMES = {
@@ -184,24 +184,25 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not isinstance(self.scheme, str):
-            raise TypeError(f"scheme must be a string, one of {', '.join(SCHEMES)}, not {self.scheme!r}")
+            raise TypeError(f"scheme must be a string, one of {', '.join(SCHEMES)}, not {brief(self.scheme)}")
         if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme is {self.scheme!r}, but must be one of {', '.join(SCHEMES)}")
+            raise ValueError(f"scheme is {brief(self.scheme)}, but must be one of {', '.join(SCHEMES)}")
         if not isinstance(self.distribution, (Uniform, Weighted)):
             raise TypeError(
                 "distribution must be lapse.Uniform(low, high) or lapse.Weighted(weights, offset), "
-                f"not {self.distribution!r}"
+                f"not {brief(self.distribution)}"
             )
         object.__setattr__(self, "reuse", check_int(self.reuse, "reuse", 1, MAX_REUSE))
         group_size = check_int(self.group_size, "group_size", 1, MAX_IN_GROUP)
         object.__setattr__(self, "group_size", group_size)
         if not isinstance(self.postpone, (bool, np.bool_)):
-            raise TypeError(f"postpone must be True or False, not {self.postpone!r}")
+            raise TypeError(f"postpone must be True or False, not {brief(self.postpone)}")
         object.__setattr__(self, "postpone", bool(self.postpone))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in WITHOUT_EFFECT.get(self.scheme, ()) and value != field.default:
-                raise ValueError(f'{field.name}={value!r} has no effect with the scheme "{self.scheme}": leave it out')
+                given = f"{field.name}={brief(value)}"
+                raise ValueError(f'{given} has no effect with the scheme "{self.scheme}": leave it out')
 
 
 def _check_weights(given: Any) -> np.ndarray:

@@ -5,6 +5,8 @@ from libc.string cimport memset
 
 import itertools
 
+from lapse.base.checks import brief
+
 from lapse.sampling._draws cimport draw_keys
 from lapse._store cimport access_batch, is_reachable
 from lapse.base._types cimport NO_MEMORY, OK, PULL
@@ -139,7 +141,7 @@ cdef class Sampler:
     cdef int64_t number_of(self, handle) except -1:
         """The number of a handle, which must belong to this worker."""
         if not isinstance(handle, Sample):
-            raise ValueError(f"{handle!r} is not a sample: use what prepare_sample returns")
+            raise ValueError(f"{brief(handle)} is not a sample: use what prepare_sample returns")
         if (<Sample>handle).sampler is not self:
             raise ValueError(f"{handle!r} belongs to another worker or server: a worker can only pull samples "
                              "that it has prepared itself")

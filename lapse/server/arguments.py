@@ -11,11 +11,12 @@ import numpy as np
 
 from lapse._version import __version__
 from lapse.base import environment
-from lapse.base.checks import check_int, check_lengths
+from lapse.base.checks import brief, check_int, check_lengths
 from lapse.base.uncaught import note_known
 from lapse.errors import CommError
 from lapse.options.replication import MAX_ADAPTIVE_LENGTH, Replication
 from lapse.options.sampling import Sampling
+from lapse.server.arrival import wait_for_all
 from lapse.server.digests import sha256_of_array
 from mpi4py import MPI
 
@@ -94,6 +95,7 @@ def agree(comm: MPI.Intracomm, given: dict[str, Any]) -> tuple[Arguments, list[i
         When one of another rank is, or when two ranks' arguments differ: names the rank and the argument.
     """
     error, digest, workers, arguments = None, {}, 0, None
+    wait_for_all(comm, "lapse.Server(...)")
     try:
         _check_mpi(comm)
         arguments = _check_arguments(given)
@@ -188,7 +190,7 @@ def _check_dtype(given: Any) -> np.dtype:
     except TypeError:
         dtype = None
     if dtype is None or dtype.str[1:] not in ("f4", "f8") or not dtype.isnative:
-        raise ValueError(f"dtype is {given!r}, but must be 'float32' or 'float64'")
+        raise ValueError(f"dtype is {brief(given)}, but must be 'float32' or 'float64'")
     return dtype
 
 
@@ -216,7 +218,7 @@ def _check_replication(given: Any) -> Replication:
     if given is None:
         return Replication()
     if not isinstance(given, Replication):
-        raise TypeError(f"replication must be a lapse.Replication or None, not {given!r}")
+        raise TypeError(f"replication must be a lapse.Replication or None, not {brief(given)}")
     return given
 
 
@@ -253,7 +255,7 @@ def _check_levels(replication: Replication, order: np.ndarray) -> np.ndarray | N
 
 def _check_sampling(given: Any, num_keys: int) -> Sampling | None:
     if given is not None and not isinstance(given, Sampling):
-        raise TypeError(f"sampling must be a lapse.Sampling or None, not {given!r}")
+        raise TypeError(f"sampling must be a lapse.Sampling or None, not {brief(given)}")
     if given is not None and given.distribution.high > num_keys:
         raise ValueError(
             f"sampling draws keys {given.distribution.low} .. {given.distribution.high - 1}, but the "
@@ -265,7 +267,7 @@ def _check_sampling(given: Any, num_keys: int) -> Sampling | None:
 def _check_shared_memory(given: Any) -> bool:
     allowed = environment.shares_memory()
     if given is not None and not isinstance(given, (bool, np.bool_)):
-        raise TypeError(f"shared_memory must be True, False or None, not {given!r}")
+        raise TypeError(f"shared_memory must be True, False or None, not {brief(given)}")
     return allowed and (given is None or bool(given))
 
 

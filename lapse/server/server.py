@@ -59,7 +59,8 @@ class Server:
         to all. By default the environment variable LAPSE_SHARED_MEMORY (0 or 1) decides, and without it True. If the
         variable is 0, it is off in any case. Ranks of other hosts always send messages.
     max_in_flight : int
-        Bytes of this rank's own unanswered operations per destination above which calls block.
+        Bytes of this rank's own unanswered operations per destination above which calls block. A key counts with its
+        value and 192 bytes, which is what it costs when each call has one key.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks; by default MPI.COMM_WORLD. It is duplicated, so that messages cannot be mixed up with the caller's.
     seed : int

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lapse.base.checks import brief
+
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
@@ -28,7 +30,11 @@ def convert_keys(keys, num_keys):
     IndexError
         If one does not fit into 64 bits.
     """
-    array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
+    try:
+        array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
+    except ValueError:
+        raise ValueError(f"keys are lists of different lengths or depths, {brief(keys)}: give one array of integers, "
+                         "such as np.concatenate(keys)") from None
     if array.dtype.kind in "iu":
         if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
             raise IndexError(outside(array.max(), num_keys))
@@ -78,8 +84,9 @@ def as_values(given, dtype, shape, elements, name):
             raise TypeError(f"{name} are {given.dtype}, but the server holds {dtype}")
         try:
             array = np.asarray(given)
-        except ValueError as error:  # a ragged list
-            raise ValueError(f"{name} cannot be read as {dtype}: {error}") from None
+        except ValueError:
+            raise ValueError(f"{name} are lists of different lengths or depths, {brief(given)}: give one array of "
+                             f"{dtype}") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name} must be numbers that fit {dtype}, not {describe(given, array)}")
         array = array.astype(dtype)
@@ -87,8 +94,8 @@ def as_values(given, dtype, shape, elements, name):
         try:
             array = as_array(given)
         except TypeError:
-            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, "
-                            f"not {type(given).__name__}") from None
+            raise TypeError(f"{name} must be an array, tensor, buffer, list or number, not {type(given).__name__}"
+                            f"{': wait() returns its values' if hasattr(given, 'wait') else ''}") from None
     check_dtype(array, dtype, name)
     check_shape(array, shape, elements, name)
     return np.ascontiguousarray(array)
@@ -96,7 +103,10 @@ def as_values(given, dtype, shape, elements, name):
 
 def as_weights(given, count):
     """The weights of so many updates, as a float32 array."""
-    weights = np.ascontiguousarray(given, dtype=np.float32).reshape(-1)
+    try:
+        weights = np.ascontiguousarray(given, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        raise TypeError(f"weights must be numbers, one for each key, not {brief(given)}") from None
     if len(weights) != count:
         raise ValueError(f"weights has {len(weights)} elements for {count} keys; give one weight for each key")
     if not (weights >= 0).all():  # which no NaN is
@@ -125,7 +135,9 @@ def as_target(out, dtype):
         array = as_array(out)
     except TypeError:
         raise TypeError(f"out must be an array, tensor or writable buffer, not {type(out).__name__}") from None
-    check_dtype(array, dtype, "the elements of out")
+    if array.dtype != dtype:  # a converted copy would be filled instead
+        raise TypeError(f"the elements of out are {array.dtype}, but the server holds {dtype}: create out with "
+                        f"dtype={dtype.name!r}, as in np.empty(shape, {dtype.name!r})")
     check_writable(array, "out")
     return array
 

@@ -223,3 +223,36 @@ def test_a_bad_argument_sends_nothing_and_spoils_nothing(server):
         kv.barrier()
         assert (kv.pull(KEYS).wait() == 0).all()
         kv.barrier()
+
+
+# Messages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda kv, op: np.asarray(op), TypeError, [".wait()"]),
+        (lambda kv, op: op[0], TypeError, [".wait()"]),
+        (lambda kv, op: list(op), TypeError, [".wait()"]),
+        (lambda kv, op: kv.wait([op, op]), TypeError, ["list", "wait(*operations)", ".wait()"]),
+        (lambda kv, op: kv.push([1], op), TypeError, ["Operation", "wait()"]),
+        (lambda kv, op: kv.pull([1], out=np.empty((1, 2))), TypeError, ["float64", "np.empty", "float32"]),
+        (lambda kv, op: kv.pull([[1, 2], [3]]), ValueError, ["different lengths", "[[1, 2], [3]]"]),
+        (lambda kv, op: kv.push([1, 2], [[1, 2], [3]]), ValueError, ["different lengths"]),
+        (lambda kv, op: kv.push([1], np.ones((1, 2), "f4"), weights="abc"), TypeError, ["weights", "'abc'"]),
+    ],
+)
+def test_errors_name_what_is_wrong_and_the_way_out(call, error, words):
+    with lapse.Server(10, 2) as server, server.worker() as kv:
+        operation = kv.pull(range(10))
+        with pytest.raises(error) as caught:
+            call(kv, operation)
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert "astype" not in str(caught.value) or "out" not in words
+        operation.wait()
+
+
+def test_errors_show_no_whole_arrays():
+    with pytest.raises(TypeError) as caught:
+        lapse.Server(np.arange(900.0).reshape(30, 30), 2)
+    assert len(str(caught.value)) < 200 and "float64, shape (30, 30)" in str(caught.value)

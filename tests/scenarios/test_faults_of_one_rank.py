@@ -144,3 +144,42 @@ def test_an_exception_outside_a_server_ends_the_job(place):
     assert ended.seconds < 30
     assert ended.stderr.count("FileNotFoundError: the data of rank 1") == 1
     assert "rank 1 ends the job" in ended.stderr
+
+
+def test_one_mistake_is_reported_once_and_in_a_line_by_the_other_ranks():
+    ended = job(3, "uncaught_worker_error")
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    others = [line for line in ended.stderr.splitlines() if line.startswith("lapse: rank ")]
+    assert len(others) == 2 and all("ZeroDivisionError: the text of the error" in line for line in others)
+
+
+def test_ranks_that_wait_for_one_that_does_not_come_say_so():
+    ended = job(2, "missing_rank", env={"LAPSE_STALL_REPORT": "1"}).check()
+    assert ended.stderr.count("lapse: rank 0 has been waiting for") == 1
+    assert "lapse.Server(...)" in ended.stderr and "rank 1 has" not in ended.stderr
+
+
+# Children ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_children_of_a_rank_do_not_start_mpi(method):
+    ended = job(2, "spawned_children", method).check()
+    for rank in range(2):
+        assert lines(ended, rank) == ["[(1, True), (2, True), (3, True)]"]
+
+
+# Silent misuse -----------------------------------------------------------------------------------------
+
+
+def test_a_pull_into_an_array_that_is_dropped_unfinished_warns_once_with_its_line():
+    ended = job(2, "dropped_pulls").check()
+    source = (PROGRAMS / "dropped_pulls.py").read_text().splitlines()
+    number = next(number for number, line in enumerate(source, 1) if "this line" in line)
+    for rank in range(2):
+        assert lines(ended, rank) == [f"drop [('RuntimeWarning', {number})]", "wait_for_all []", "hold []"]
+
+
+def test_constructors_that_fail_leave_no_communicators():
+    ended = job(2, "many_failed_servers").check()
+    assert lines(ended, 0) == ["RuntimeError rank 1: refused"] and lines(ended, 1) == ["OSError refused"]
