@@ -6,7 +6,8 @@ slot. No pointer and no allocation per key. Operations on one key are inline her
 
 Everything lies in one segment, which ranks of one host may share. A key that another rank of the host *owns* is then
 pulled, pushed and set in place, under that rank's latch: this is equivalent to a message that the owner serves at once.
-All other states of a key concern only the rank itself.
+Replicated keys are pulled and pushed so at the leader of these ranks. All other states of a key concern only the rank
+itself.
 
 Entered by worker threads and by the thread that drives the communication; nothing here needs the GIL.
 """
@@ -23,7 +24,9 @@ cdef enum key_state:
     ABSENT = 0      # the value is elsewhere; `route` names the rank to ask, `slot` is for relocation to use
     OWNED = 1       # the value is here; without a slot it was never written and reads as zeros
     ARRIVING = 2    # a localize is under way; `slot` is the number of its arrival record
-    REPLICATED = 3  # every rank has a copy, permanently; `slot` is the number of the replica
+    # Every rank has a copy, permanently, or ranks that share memory have one together, for which the entry of their
+    # leader counts; `slot` is the number of the replica, `route` its home.
+    REPLICATED = 3
     UNUSED = 5      # owned since this rank asked for the key, but no worker has used it; and states below LENT_ALONE
     # The value is here, but a worker of this rank changes it in place: nobody else does, and it stays until it is
     # returned. If somebody waits for that, the key is arriving, and its record says that it is lent.
@@ -72,11 +75,15 @@ cdef struct store_t:
     int32_t mix_shift
     int32_t rank
     int32_t size
-    replicas_t replicas
+    replicas_t replicas     # of the leader, which alone exchanges messages about them: see `lapse.protocol`
+    int32_t* leaders        # by rank: the first of the ranks that share memory with it
+    int32_t num_leaders
+    uint8_t leader_holder   # of this rank's leader; 0 without shared memory
     uint8_t holder      # this process's number in latches: its local rank + 1
     watch_t* watch      # called during long waits for a latch; NULL if no other process takes latches
-    # By key, the holder number of the rank of this host that owned it last; 0: unknown. Shared, or NULL without shared
-    # memory. Written under the key's latch, read without one, hence only a guess.
+    # By key, the holder number of the rank of this host that owned it last; 0: unknown; of replicated keys always that
+    # of the leader. Shared, or NULL without shared memory. Written under the key's latch, read without one, hence only
+    # a guess.
     uint8_t* hints
     store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
     bint reaches_all    # every key is here or in the memory of a rank of this host, for good: nothing ever moves
@@ -102,6 +109,10 @@ cdef inline int32_t home_of(const store_t* store, key_t key) noexcept nogil:
         x = (x * <uint64_t>0x94D049BB133111EB) & store.mix_mask
         if x < <uint64_t>store.num_keys:
             return <int32_t>(x % <uint64_t>store.size)
+
+
+cdef inline bint is_leader(const store_t* store) noexcept nogil:
+    return store.leaders[store.rank] == store.rank
 
 
 cdef inline bint is_here(const entry_t* entry) noexcept nogil:
@@ -188,6 +199,7 @@ cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, 
 cdef class Store:
     cdef store_t c
     cdef readonly Segment segment
+    cdef Segment replicas           # the memory of replicas, shared with the leader; set when keys are replicated
     cdef object shared              # keeps the mapped segments of other ranks, and of the hints, alive
     cdef readonly int64_t length    # elements per value; -1 if it varies
     cdef readonly object dtype

@@ -18,7 +18,6 @@ class Store:
         dtype: DTypeLike,
         rank: int = 0,
         size: int = 1,
-        replicated: ArrayLike = (),
         shareable: bool = False,
     ) -> Self: ...
     @property

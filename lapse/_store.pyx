@@ -9,12 +9,12 @@ import collections
 import numpy as np
 
 from lapse.base._memory cimport release, reserve
-from lapse.storage._replicas cimport (fill_replica, free_replicas, make_replicas, prefetch_replica, prefetch_vectors,
-                                      push_replica, read_replica)
+from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_vectors, push_replica,
+                                      read_replica)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
-from lapse.base._types cimport OK, PULL, PUSH, SET
+from lapse.base._types cimport PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
 
 
@@ -98,43 +98,51 @@ cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entr
         change_value(store, key, &entry.slot, kind, value)
 
 
-cdef inline bint access_view(store_t* view, int kind, key_t key, char* value) noexcept nogil:
-    """Pull, push or set a key in the store of another rank of this host; return whether that rank owns it."""
-    cdef entry_t* entry = &view.entries[key]
-    cdef bint owned
-    lock_entry(view, entry)
-    note_use(entry)
-    owned = entry.state == OWNED or (kind == PULL and is_lent(entry))
-    if owned:
-        access_owned(view, kind, key, entry, value)
-    unlock_entry(entry)
-    return owned
+cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, char* value, float weight,
+                                tally_t* tally) noexcept nogil:
+    """Under the key's latch, in the leader's store: pull or push a key that is replicated; return whether it was done.
+
+    A set of a replicated key is left to its home.
+    """
+    if entry.state != REPLICATED or kind == SET:
+        return False
+    if kind == PULL:
+        read_replica(&store.replicas.all[entry.slot], value)
+    else:
+        push_replica(&store.replicas, entry.slot, value, weight)
+        tally.replicated += 1
+    return True
 
 
 cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil:
-    """Pull, push or set a key if another rank of this host owns it; return whether one does."""
+    """Pull, push or set a key at another rank of this host, if that owns it or has its replica; return whether so."""
     cdef store_t* view = view_of(store, key)
-    return view != store and access_view(view, kind, key, value)
+    cdef entry_t* entry = &view.entries[key]
+    cdef tally_t tally
+    cdef bint served
+    if view == store:
+        return False
+    lock_entry(view, entry)
+    note_use(entry)
+    served = entry.state == OWNED or (kind == PULL and is_lent(entry))
+    if served:
+        access_owned(view, kind, key, entry, value)
+    else:
+        served = access_replica(view, kind, entry, value, 1, &tally)
+    unlock_entry(entry)
+    return served
 
 
 cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry, char* value,
                              float weight, tally_t* tally) noexcept nogil:
-    """Under the key's latch: pull, push or set a key of this rank; return whether it is here.
-
-    A set of a replicated key is left to its home.
-    """
+    """Under the key's latch: pull, push or set a key of this rank; return whether it is here."""
     note_use(entry)
     if entry.state == OWNED:
         access_owned(store, kind, key, entry, value)
-    elif entry.state == REPLICATED and kind == PULL:
-        read_replica(&store.replicas.all[entry.slot], value)
-    elif entry.state == REPLICATED and kind == PUSH:
-        push_replica(&store.replicas, entry.slot, value, weight)
-        tally.replicated += 1
     elif kind == PULL and is_lent(entry):
         read_value(store, key, entry.slot, value)
     else:
-        return False
+        return access_replica(store, kind, entry, value, weight, tally)
     return True
 
 
@@ -167,13 +175,14 @@ cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, c
         unlock_entry(entry)
         return served
     note_use(entry)
-    if entry.state == OWNED:
+    served = entry.state == OWNED
+    if served:
         access_owned(view, kind, key, entry, value)
         tally.shared += 1
-        unlock_entry(entry)
-        return True
+    else:
+        served = access_replica(view, kind, entry, value, weight, tally)
     unlock_entry(entry)
-    return access_here(store, kind, key, value, weight, tally)
+    return served or access_here(store, kind, key, value, weight, tally)
 
 
 # Batches ---------------------------------------------------------------------------------------------
@@ -190,7 +199,7 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
     if slot == NO_SLOT:
         return
     if entry.state == REPLICATED:
-        prefetch_vectors(&store.replicas.all[slot], MAX_PREFETCHED)
+        prefetch_vectors(&view.replicas.all[slot], MAX_PREFETCHED)
         return
     row = row_at(slab, slot)
     end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
@@ -209,7 +218,7 @@ cdef inline void look_for_entries(store_t* store, const key_t* keys, int64_t i, 
 
 cdef inline void look_for_replica(store_t* store, key_t key) noexcept nogil:
     # As `prefetch_row`: a key is replicated for good.
-    cdef entry_t* entry = &store.entries[key]
+    cdef entry_t* entry = &view_of(store, key).entries[key]
     if entry.state == REPLICATED:
         prefetch_replica(&store.replicas.all[entry.slot])
 
@@ -376,8 +385,6 @@ cdef class Store:
         float32 or float64.
     rank, size : int
         This rank, and how many there are.
-    replicated : sorted int64 array without repeats, optional
-        Keys of which every rank has a replica. Ignored with one rank, which owns all keys.
     shareable : bool
         Whether other ranks of this host may map this store (see `join`).
 
@@ -387,7 +394,8 @@ cdef class Store:
         If the directory or the address range for the values cannot be allocated.
     """
 
-    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, replicated=(), bint shareable=False):
+    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, bint shareable=False):
+        cdef int i
         self.length = lengths if isinstance(lengths, int) else -1
         self.dtype = np.dtype(dtype)
         self.c.num_keys = num_keys
@@ -403,8 +411,12 @@ cdef class Store:
         self.segment = Segment(lay_out(&self.c, NULL), shareable)
         lay_out(&self.c, self.segment.address)
         self._fill_directory()
-        if size > 1 and len(replicated):
-            self._make_replicas(np.ascontiguousarray(replicated, dtype=np.int64))
+        self.c.leaders = <int32_t*>calloc(size, sizeof(int32_t))
+        if self.c.leaders == NULL:
+            raise MemoryError(f"no memory for a table of {size} ranks")
+        for i in range(size):
+            self.c.leaders[i] = i
+        self.c.num_leaders = size
 
     def _plan_slabs(self, lengths):
         cdef int i
@@ -449,25 +461,6 @@ cdef class Store:
                 entry.state = OWNED if home == self.c.rank else ABSENT
                 entry.route = <uint16_t>home
 
-    def _make_replicas(self, const key_t[::1] keys):
-        cdef uint32_t i
-        cdef entry_t* entry
-        sizes = np.empty(len(keys), dtype=np.uintp)
-        is_home = np.empty(len(keys), dtype=np.uint8)
-        cdef size_t[::1] size_view = sizes
-        cdef uint8_t[::1] home_view = is_home
-        for i in range(<uint32_t>keys.shape[0]):
-            size_view[i] = value_bytes(&self.c, keys[i])
-            home_view[i] = home_of(&self.c, keys[i]) == self.c.rank
-        if make_replicas(&self.c.replicas, &keys[0], &size_view[0], &home_view[0], <uint32_t>keys.shape[0],
-                         self.c.itemsize) != OK:
-            raise MemoryError(f"no memory for the replicas of {len(keys)} keys: at least {3 * int(sizes.sum())} bytes; "
-                              "replicate fewer keys")
-        for i in range(<uint32_t>keys.shape[0]):
-            entry = &self.c.entries[keys[i]]
-            entry.state = REPLICATED
-            entry.slot = i
-
     def __dealloc__(self):
         cdef int i
         free_replicas(&self.c.replicas)
@@ -476,6 +469,7 @@ cdef class Store:
                 free_view(&self.c, self.c.views[i])
         free(self.c.views)
         free(self.c.slabs)
+        free(self.c.leaders)
         if self.c.slab_of != NULL:
             release(self.c.slab_of, self.c.num_keys * sizeof(uint32_t))
 
@@ -521,6 +515,7 @@ cdef class Store:
             raise MemoryError("no memory for the stores of other ranks")
         self.shared = segments, hints, host_peers
         self.c.holder = <uint8_t>(local_rank + 1)
+        self.c.leader_holder = <uint8_t>(min(segments) + 1)
         self.c.watch = NULL if host_peers is None else &host_peers.c.watch
         for i in range(NUM_VIEWS):  # an unused hint leads here as well
             self.c.views[i] = &self.c
@@ -622,7 +617,7 @@ cdef class Store:
         return found.view(np.bool_)
 
     def fill(self, const key_t[::1] keys, values):
-        """Write initial values of keys that are here, replicas included, without a message.
+        """Write initial values of keys that are here, without a message; replicas by the leader alone.
 
         No other thread or rank may use the keys during the call.
 
@@ -650,7 +645,7 @@ cdef class Store:
         for i in range(keys.shape[0]):
             entry = &self.c.entries[keys[i]]
             lock_entry(&self.c, entry)
-            if entry.state == REPLICATED:
+            if entry.state == REPLICATED and is_leader(&self.c):
                 fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
             elif is_owned(entry):
                 change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
@@ -679,7 +674,7 @@ cdef class Store:
         return values
 
     def clear(self):
-        """Reset all values that are here to zero, replicas included; as in `fill`, nobody else may use them."""
+        """Reset all values that are here to zero; as in `fill`, nobody else may use them."""
         cdef key_t key
         cdef entry_t* entry
         cdef size_t longest = self.c.slabs[self.c.num_slabs - 1].row_bytes
@@ -689,7 +684,7 @@ cdef class Store:
             for key in range(self.c.num_keys):
                 entry = &self.c.entries[key]
                 lock_entry(&self.c, entry)
-                if entry.state == REPLICATED:
+                if entry.state == REPLICATED and is_leader(&self.c):
                     fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
                 elif is_owned(entry):
                     give_row_back(&self.c, slab_for(&self.c, key), entry.slot)

@@ -35,8 +35,7 @@ def requests_in(packet, value_bytes):
 def share_in_groups(ranks, sharing):
     """Let each so many neighbours be ranks of one host that share memory."""
     if sharing > 1:
-        for first in range(0, len(ranks), sharing):
-            share_memory(ranks[first : first + sharing])
+        share_memory(ranks, sharing)
 
 
 class Channels:
@@ -86,7 +85,7 @@ class Network:
             VirtualRank(rank, size, num_keys, lengths, dtype, replicated, **management) for rank in range(size)
         ]
         share_in_groups(self.ranks, sharing)
-        self.replicated = set(replicated) if size > 1 else set()
+        self.replicated = set(replicated) if size > sharing else set()
         self.size, self.num_keys, self.max_delay, self.reorder = size, num_keys, max_delay, reorder
         self.time = 0.0
         self.events = []  # (time, number, action)

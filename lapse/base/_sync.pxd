@@ -132,6 +132,7 @@ cdef extern from *:
 
     ctypedef struct watch_t "lapse_watch":
         void (*look)(watch_t* watch, uint8_t holder, int64_t waited) noexcept nogil
+    bint try_latch_as "lapse_try_latch_as"(uint8_t* latch, uint8_t holder) noexcept nogil
     void take_latch_as "lapse_latch_as"(uint8_t* latch, uint8_t holder, watch_t* watch) noexcept nogil
 
     int64_t now "lapse_now"() noexcept nogil              # nanoseconds, monotonic

@@ -12,6 +12,7 @@ from lapse.communication._failure cimport has_failed
 from lapse.communication._guard cimport MAX_ELAPSED, end_process_after, guard, leave_unguarded
 from lapse.communication._text cimport print_text, say, seconds_of
 from lapse.messaging._outbox cimport queued_bytes
+from lapse.protocol._rounds cimport common_t
 from lapse.storage._host_peers cimport is_dead, process_state
 from lapse._store cimport ABSENT, ARRIVING, REPLICATED
 
@@ -199,6 +200,7 @@ cdef class Watchdog:
         return self.host_names + rank * NAME_BYTES
 
     cdef void describe(self, text_t* text) noexcept nogil:
+        cdef common_t* common
         cdef int32_t i
         cdef int64_t time = now()
         cdef bint any_stalled = False
@@ -219,9 +221,9 @@ cdef class Watchdog:
             if i != self.state.rank:
                 self.describe_peer(i, text)
         if self.state.store.replicas.count:
+            common = self.protocol.replication.rounds.common
             say(text, "  rounds of replicas: %lld begun here, %lld ended by all, %lld changes wait\n",
-                <long long>self.protocol.replication.rounds.begun, <long long>self.protocol.replication.rounds.summed,
-                <long long>self.protocol.replication.rounds.pending)
+                <long long>common.begun, <long long>common.summed, <long long>common.pending)
 
     cdef void describe_worker(self, worker_slot_t* worker_slot, text_t* text) noexcept nogil:
         # The worker may go on meanwhile: what is read here is a copy, and at worst that of two waits.

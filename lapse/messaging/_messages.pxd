@@ -78,7 +78,9 @@ cdef extern from *:
         KIND(APPLIED, 25, LAPSE_REPLICATION, "any -> home", \
              "this many REPLACE records were carried out") \
         KIND(ROUND_END, 26, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> all", \
-             "these were all contributions of this rank's round")
+             "these were all contributions of this rank's round") \
+        KIND(ROUND_NEWS, 27, LAPSE_REPLICATION, "between ranks that share memory", \
+             "to the leader: a round is due; from it: wake those who wait for rounds")
 
     #define LAPSE_KIND_NUMBER(name, number, flags, route, meaning) LAPSE_##name = number,
     enum { LAPSE_MESSAGE_KINDS(LAPSE_KIND_NUMBER) LAPSE_NO_KIND };
@@ -166,6 +168,7 @@ cdef extern from *:
         SUMS_END "LAPSE_SUMS_END"
         APPLIED "LAPSE_APPLIED"
         ROUND_END "LAPSE_ROUND_END"
+        ROUND_NEWS "LAPSE_ROUND_NEWS"
 
     bint is_of_replication "lapse_is_of_replication"(uint32_t kind) noexcept nogil
     bint is_answered_in_parts "lapse_is_answered_in_parts"(uint32_t kind) noexcept nogil

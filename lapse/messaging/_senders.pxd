@@ -7,8 +7,8 @@ All inline; `outbox` is that of the receiver. NO_MEMORY means that nothing was q
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAILURE, HAND_OVER, LEAVING,
-                                        LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, SUM, SUMS_END, TRANSFER,
-                                        TRANSFER_ZERO, header_t, make_header, record_t, with_kind)
+                                        LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
+                                        TRANSFER, TRANSFER_ZERO, header_t, make_header, record_t, with_kind)
 from lapse.messaging._outbox cimport append_count, append_last, append_record, outbox_t
 from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
@@ -74,6 +74,10 @@ cdef inline int send_delta(outbox_t* outbox, int32_t origin, key_t key, uint32_t
 
 cdef inline int send_round_end(outbox_t* outbox, int32_t origin, bint is_full) noexcept nogil:
     return append_record(outbox, make_header(ROUND_END, <uint16_t>origin, 0, 0), 0, is_full, NULL, 0)
+
+
+cdef inline int send_round_news(outbox_t* outbox, int32_t origin) noexcept nogil:
+    return append_record(outbox, make_header(ROUND_NEWS, <uint16_t>origin, 0, 0), 0, 0, NULL, 0)
 
 
 cdef inline int send_sum(outbox_t* outbox, int32_t home, key_t key, const char* total, int64_t size) noexcept nogil:

@@ -95,10 +95,10 @@ def choose_hot_spots(
     * relocated, an access finds the key elsewhere with probability p = (n-s)/n, where s ranks share memory, and moves
       it there by three records, one with the value. If another rank wants it in the same round, a worker waits:
       ``a p (2 c(0) + c(V)) + a (1 - exp(-a p)) latency / in_flight``;
-    * replicated, each rank but the key's home sends its changes if it made any, and the home sends
-      the sum to the n-1 others if anybody did. A record of a round changes two vectors, and so does each push. With
-      Poisson numbers of accesses:
-      ``(n (1 - exp(-a/n)) (n-1)/n + (n-1) (1 - exp(-a))) (c(v) + record_seconds) + a (c(V) - 8 / bytes_per_second)``.
+    * replicated, each of the h = n/s groups of ranks that share memory sends its changes if it made any, but that of
+      the key's home, which sends the sum to the h-1 others if anybody did. A record of a round changes two vectors, and
+      so does each push. With Poisson numbers of accesses:
+      ``(h (1 - exp(-a/h)) (h-1)/h + (h-1) (1 - exp(-a))) (c(v) + record_seconds) + a (c(V) - 8 / bytes_per_second)``.
 
     Besides, a round costs each rank two exchanges, ``2 latency``, whatever is in it. Of sets of the most frequent keys
     the one that saves most is taken, and none if none saves anything.
@@ -125,7 +125,8 @@ def choose_hot_spots(
     if ranks is None:
         raise ValueError("rule 'cost' needs ranks=, the number of ranks; or use rule='mean'")
     ranks = check_int(ranks, "ranks", 1, 2**16 - 1)
-    pushes_per_round = _pushes_per_round(rounds, replication, ranks)
+    sharing = check_int(sharing, "sharing", 1, ranks)
+    pushes_per_round = _pushes_per_round(rounds, replication, ranks / sharing)
     if rounds is not None:
         rounds = check_float(rounds, "rounds", 0, np.finfo(float).max)
         if rounds == 0:
@@ -134,7 +135,7 @@ def choose_hot_spots(
     memory = check_float(memory, "memory", 0, 1)
     cost = Cost(
         ranks,
-        check_int(sharing, "sharing", 1, ranks),
+        sharing,
         network or Network(),
         check_float(in_flight, "in_flight", 1, np.finfo(float).max),
         0.5 if replication is not None and replication.wire == "bfloat16" else 1.0,
@@ -143,7 +144,7 @@ def choose_hot_spots(
     return _best_set(counts, sizes, every, memory * sizes.sum(), cost, rounds, pushes_per_round)
 
 
-def _pushes_per_round(rounds: float | None, replication: Replication | None, ranks: int) -> float:
+def _pushes_per_round(rounds: float | None, replication: Replication | None, hosts: float) -> float:
     """Of all ranks, to replicas, if the number of rounds is not given."""
     if rounds is not None:
         return np.inf
@@ -152,7 +153,7 @@ def _pushes_per_round(rounds: float | None, replication: Replication | None, ran
             "rule 'cost' weighs relocations against synchronizations: pass replication=, with max_pending, or "
             "rounds=, the number of synchronizations in the period of the counts; or use rule='mean'"
         )
-    return float(replication.max_pending) * ranks
+    return float(replication.max_pending) * hosts
 
 
 def _rounds_between(replication: Replication | None, num_keys: int) -> np.ndarray | float:
@@ -177,13 +178,13 @@ class Cost:
 
     def saved_seconds(self, accesses: np.ndarray | float, sizes: np.ndarray | float) -> np.ndarray:
         """What replicating a key saves between two rounds in which it takes part; negative if relocation is cheaper."""
-        n, p = self.ranks, (self.ranks - self.sharing) / self.ranks
+        hosts, p = self.ranks / self.sharing, (self.ranks - self.sharing) / self.ranks
         per_byte = 1 / self.network.bytes_per_second
         vector = self.network.record_seconds
         record = vector + RECORD_BYTES * per_byte
         relocating = accesses * p * (RECORDS_OF_RELOCATION * record + sizes * per_byte)
         relocating += accesses * -np.expm1(-accesses * p) * self.network.latency / self.in_flight
-        records = (n - 1) * (-np.expm1(-accesses / n) - np.expm1(-accesses))
+        records = (hosts - 1) * (-np.expm1(-accesses / hosts) - np.expm1(-accesses))
         replicating = records * (record + self.wire * sizes * per_byte + vector)
         return relocating - replicating - accesses * (sizes * per_byte + vector)
 

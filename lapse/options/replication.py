@@ -25,28 +25,31 @@ MAX_ADAPTIVE_LENGTH = 1024
 class Replication:
     """How the replicas of the replicated keys are synchronized, in the background.
 
-    In a *round* every rank sends what was pushed to its replicas to the keys' homes, and the homes send what these
-    contributions come to, to all ranks. A round begins when its time has come **or** when enough was pushed on some
-    rank, whichever is first; the other ranks join it.
+    In a *round* every host sends what was pushed to its replicas to the keys' homes, and the homes send what these
+    contributions come to, to all hosts. A round begins when its time has come **or** when enough was pushed on some
+    host, whichever is first; the others join it. Hosts are ranks that share memory (`Server.sharing_ranks`): they have
+    one replica of each key. A rank that shares memory with no other counts as a host; if all ranks share memory nothing
+    is replicated.
 
     Parameters
     ----------
     syncs_per_second : float
         Rounds that begin by time. 0: none.
     max_pending : int, optional
-        A round also begins when a rank has pushed so many key positions to replicas since the last one. A worker
-        whose rank has pushed half as many again waits (bounded staleness): sums of updates that were computed from
-        stale values diverge when only time paces the rounds, and the faster the program, the worse. Without it, and
-        with `syncs_per_second=0`, replicas are synchronized on demand only (`Worker.wait_replica_sync`).
+        A round also begins when the ranks of a host together have pushed so many key positions to replicas since the
+        last one. A worker whose host has pushed half as many again waits (bounded staleness): sums of updates that were
+        computed from stale values diverge when only time paces the rounds, and the faster the program, the worse.
+        Without it, and with `syncs_per_second=0`, replicas are synchronized on demand only
+        (`Worker.wait_replica_sync`).
     threshold : float
         The change of a key is not sent while its L2 norm is smaller.
     average : bool
-        Scale each rank's change by 1 / ranks.
+        Scale each host's change by 1 / hosts.
     clip : float
-        Scale a change down to at most `clip` times the running mean of the norms of this rank's changes, after 1000
+        Scale a change down to at most `clip` times the running mean of the norms of this host's changes, after 1000
         of them. 0: never.
     combine : {"sum", "adaptive", "adagrad"}
-        What the changes of several ranks come to. See Notes.
+        What the changes of several hosts come to. See Notes.
     curvature : float
         Of "adaptive": the constant between the second moment of the values and the curvature of the loss. For scores
         that are dot products of two values and a logistic loss, 0.1 holds for learning rates from 0.025 to 0.1.
@@ -72,14 +75,14 @@ class Replication:
 
     Notes
     -----
-    All ranks begin a round at the same value, and tend to correct it in the same way; the sum of their changes makes
+    All hosts begin a round at the same value, and tend to correct it in the same way; the sum of their changes makes
     the correction once for each of them. With frequent rounds that does not matter; with rare ones it overshoots, and
     may diverge.
 
     ``combine="adaptive"`` takes from the sum what is too much. Steps of total rate n along a direction of curvature h
-    move a value by 1 - exp(-h n) of the way to its target; m ranks that each make n / m of them, all from the same
+    move a value by 1 - exp(-h n) of the way to its target; m hosts that each make n / m of them, all from the same
     value, come to m (1 - exp(-h n / m)) in sum. The quotient scales the sum along each direction: few steps are
-    added, many are averaged over the ranks that made them. The curvature is that of models whose scores are dot
+    added, many are averaged over the hosts that made them. The curvature is that of models whose scores are dot
     products of two values (word vectors, factorizations): `curvature` times the second moment of all values. `n` is
     the sum of the weights of the pushes. The first eight eigenvectors of the moment are directions of their own.
 
@@ -91,7 +94,7 @@ class Replication:
     A home combines what it has received, and sends the result: all replicas are equal to the last bit with every rule.
     With "adaptive" and "adagrad" the values must be float32.
 
-    Each rank scales its own change before it is sent. In the phase of `Worker.setup` all changes are sent, whatever
+    Each host scales its own change before it is sent. In the phase of `Worker.setup` all changes are sent, whatever
     their norm and rate, and none is scaled. Replication of hot spots is that of Renz-Wieland et al., *NuPS: A Parameter
     Server for Machine Learning with Non-Uniform Parameter Access*, SIGMOD 2022; bounded staleness that of Ho et al.,
     *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NIPS 2013; rarer rounds for rare

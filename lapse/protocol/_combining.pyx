@@ -64,7 +64,7 @@ cdef void renew_curvatures(combining_t* self, const store_t* store) noexcept nog
     """Compute the curvature from all values whose home is here, as they are and as this round leaves them.
 
     The curvature grows meanwhile, so that half of the weight is that of the values before the round and half that of
-    the values behind it, for which the mean of the ranks' own values is taken.
+    the values behind it, for which the mean of the contributors' own values is taken.
     """
     cdef uint32_t number, home = 0
     cdef uint32_t step = 1 + store.replicas.homes // MOST_VALUES
@@ -93,7 +93,7 @@ cdef inline void add_value(curvature_t* curvature, const store_t* store, const r
     cdef const float* before = <const float*>base_of(replica)
     if replica.has_sum:
         add_to_moment(curvature, before, NULL, 0, weight / 2)
-        add_to_moment(curvature, before, <const float*>replica.sum, 1.0 / store.size, weight / 2)
+        add_to_moment(curvature, before, <const float*>replica.sum, 1.0 / store.num_leaders, weight / 2)
     else:
         add_to_moment(curvature, before, NULL, 0, weight)
 

@@ -8,7 +8,7 @@ from lapse.protocol._rank cimport free_rank, prepare_rank
 from lapse.protocol._relocation cimport change_keys, free_relocation, handle_relocation, prepare_relocation
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
 from lapse.protocol._combining cimport ADAGRAD_RULE, ADAPTIVE_RULE, SUM_RULE, prepare_combining
-from lapse.protocol._rounds cimport rounds_t
+from lapse.protocol._rounds cimport common_t, rounds_t
 from lapse.storage._replicas cimport add_home_vectors, set_levels
 from lapse._store cimport store_t, value_bytes
 from lapse.base._sync cimport load, store as atomic_store, store32
@@ -119,33 +119,35 @@ cdef class Protocol:
         rounds.threshold = threshold
         rounds.average = average
         rounds.clip = clip
-        if self.store.c.replicas.count == 0:
+        if self.store.c.replicas.count == 0 or not rounds.is_leader:
             return
         rounds.is_short = wire == "bfloat16"
         rounds.has_weights = combine == "adaptive"
         if levels is not None:
             level_view = levels
-            if set_levels(&self.store.c.replicas, &level_view[0]) != OK:
-                raise MemoryError(f"no memory for the lists of {self.store.c.replicas.count} replicated keys")
+            set_levels(&self.store.c.replicas, &level_view[0])
         if (prepare_combining(&rounds.combining, &self.store.c, RULES[combine], constant) != OK
                 or add_home_vectors(&self.store.c.replicas, rounds.is_short, combine == "adagrad") != OK):
             raise MemoryError(f"no memory to combine changes of {self.store.c.replicas.count} replicated keys")
 
     def pace_rounds(self, double interval, int64_t max_pending, int64_t max_late):
-        """Choose when this rank begins rounds, at any time; the other ranks join them. See `manage_replicas`."""
-        cdef rounds_t* rounds = &self.c.replication.rounds
-        rounds.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
-        atomic_store(&rounds.max_late, max_late)
-        atomic_store(&rounds.max_pending, max_pending)
+        """Choose when this rank and those that share its memory begin rounds, at any time; the others join them.
+
+        See `manage_replicas`.
+        """
+        cdef common_t* common = self.c.replication.rounds.common
+        common.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
+        atomic_store(&common.max_late, max_late)
+        atomic_store(&common.max_pending, max_pending)
 
     @property
     def replica_counters(self):
-        """Rounds in which this rank sent changes of replicas, and how many values it sent about them."""
+        """Rounds in which this rank sent changes of replicas, and how many values it sent about them; of a leader."""
         return self.c.replication.rounds.rounds, self.c.replication.rounds.keys_sent
 
     def enter_setup(self, bint inside):
         """Whether deltas go unscaled and whatever their size."""
-        store32(&self.c.replication.rounds.in_setup, inside)
+        store32(&self.c.replication.rounds.common.in_setup, inside)
 
     @property
     def at_rest(self):
@@ -153,5 +155,5 @@ cdef class Protocol:
         cdef rank_t* state = &self.c.rank
         return (state.outboxes_waiting == 0 and state.flow.over_limit == 0
                 and all(state.flow.in_flight[i] == 0 for i in range(state.size))
-                and self.c.relocation.arrivals.open == 0
-                and self.c.replication.rounds.unreturned == 0 and self.c.replication.unacknowledged.first == NULL)
+                and self.c.relocation.arrivals.open == 0 and self.c.replication.rounds.common.unreturned == 0
+                and self.c.replication.unacknowledged.first == NULL)

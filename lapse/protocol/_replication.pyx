@@ -3,17 +3,17 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
-from lapse.messaging._messages cimport (APPLIED, DELTA, REPLACE, ROUND_END, SUM, SUMS_END, epoch_of, frame_t,
-                                        is_of_full_round, positions_of, record_t, value_behind)
+from lapse.messaging._messages cimport (APPLIED, DELTA, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END, epoch_of,
+                                        frame_t, is_of_full_round, positions_of, record_t, value_behind)
 from lapse.messaging._senders cimport send_applied, send_replace, send_request
 from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, replica_t
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._prefetch cimport look_ahead_at_replicas
-from lapse.protocol._rank cimport KEY_BYTES, amount_of, header_of, output_of, protocol_error, rank_t
-from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_sums_end, prepare_rounds, replica_at,
-                                     sum_bytes, take_contribution, take_sum)
-from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes
+from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
+from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_round_news, on_sums_end,
+                                     prepare_rounds, replica_at, sum_bytes, take_contribution, take_sum)
+from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes, view_of
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 
@@ -24,16 +24,17 @@ cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uin
                      const char* given, int64_t* done) noexcept nogil:
     """Carry out one key of a pull, push or set. The home orders sets; all ranks have to apply one before it is done."""
     cdef rank_t* state = self.rounds.state
-    cdef entry_t* entry = &state.store.entries[key]
+    cdef store_t* store = view_of(state.store, key)  # the leader's
+    cdef entry_t* entry = &store.entries[key]
     cdef int status = OK
     if operation.kind == SET and entry.route != state.rank:
         return ask_home(state, operation, key, position, entry.route, given)
-    lock_entry(state.store, entry)
+    lock_entry(store, entry)
     if operation.kind == PULL:
-        read_replica(replica_at(state.store, entry.slot), output_of(state, operation, position))
+        read_replica(replica_at(store, entry.slot), output_of(state, operation, position))
         done[0] += 1
     elif operation.kind == PUSH:
-        push_replica(&state.store.replicas, entry.slot, given, 1)
+        push_replica(&store.replicas, entry.slot, given, 1)
         done[0] += 1
     else:
         status = set_at_home(self, operation, entry, given)
@@ -56,7 +57,7 @@ cdef int ask_home(rank_t* state, operation_t* operation, key_t key, uint32_t pos
 cdef int set_at_home(replication_t* self, operation_t* operation, entry_t* entry, const char* value) noexcept nogil:
     # Under the key's latch.
     cdef rank_t* state = self.rounds.state
-    cdef int64_t amount = (state.size - 1) * <int64_t>(KEY_BYTES + replica_at(state.store, entry.slot).bytes)
+    cdef int64_t amount = self.rounds.num_peers * amount_of(state, replica_at(state.store, entry.slot).key)
     cdef pending_acks_t* pending_acks = open_pending_acks(&self.unacknowledged,
                                                           header_of(state, operation, state.rank))
     cdef int status
@@ -96,14 +97,14 @@ cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry
     """The home's step of a set, under the key's latch: everything that was pushed before it is void."""
     cdef rank_t* state = self.rounds.state
     cdef replica_t* replica = replica_at(state.store, entry.slot)
-    cdef int32_t to
+    cdef int32_t i
     replica.epoch += 1
-    fetch_add(&pending_acks.remaining, state.size - 1)
+    fetch_add(&pending_acks.remaining, self.rounds.num_peers)
     pending_acks.positions += 1
     pending_acks.credits += credits
-    for to in range(state.size):
-        if to != state.rank and send_replace(&state.outboxes[to], state.rank, <uint64_t>pending_acks, replica.key,
-                                             replica.epoch, value, replica.bytes) != OK:
+    for i in range(self.rounds.num_peers):
+        if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, <uint64_t>pending_acks, replica.key,
+                        replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     fill_replica(replica, value)
     return OK
@@ -164,6 +165,8 @@ cdef int handle_replication(replication_t* self, int32_t source, frame_t* frame)
         return on_round_end(&self.rounds, is_of_full_round(<record_t*>(frame + 1)))
     if frame.kind == SUMS_END:
         return on_sums_end(&self.rounds)
+    if frame.kind == ROUND_NEWS:
+        return on_round_news(&self.rounds)
     if frame.kind == APPLIED:
         return acknowledge(&self.unacknowledged, self.rounds.state, <pending_acks_t*>frame.operation,
                            positions_of(frame))

@@ -2,25 +2,35 @@
 
 from libc.math cimport isfinite
 from libc.stdint cimport uint16_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from lapse._store cimport entry_t, lock_entry, store_t, unlock_entry
+from lapse._store cimport entry_t, is_leader, lock_entry, store_t, unlock_entry
 from lapse.base._bfloat16 cimport round_to_bfloat16, widen_bfloat16
-from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, take_latch,
-                               try_latch)
+from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, store32, swap32,
+                               take_latch_as, try_latch_as)
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_values, norm_of, prefetch, scale_value
 from lapse.messaging._operations cimport ring_worker_slot
-from lapse.messaging._senders cimport send_delta, send_round_end, send_sum, send_sums_end
+from lapse.messaging._senders cimport send_delta, send_round_end, send_round_news, send_sum, send_sums_end
 from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
 from lapse.protocol._prefetch cimport MAX_PREFETCHED, REPLICAS_AHEAD, VALUES_AHEAD
-from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, add_contribution, add_sum, delta_of, drain_changed,
-                                      drain_collected, first_turn, note_changed, prefetch_replica, prefetch_vectors,
-                                      turns_of)
+from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, delta_of,
+                                      drain_changed, drain_collected, first_turn, note_changed, prefetch_replica,
+                                      prefetch_vectors, turns_of)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
+
+assert sizeof(common_t) <= ROUNDS_BYTES
+
+
+cdef inline void lock_rounds(rounds_t* self) noexcept nogil:
+    take_latch_as(&self.common.latch, self.state.store.holder, self.state.store.watch)
+
+
+cdef inline void unlock_rounds(rounds_t* self) noexcept nogil:
+    drop_latch(&self.common.latch)
 
 
 # Values on the wire -----------------------------------------------------------------------------------
@@ -81,13 +91,13 @@ cdef void take_sum(rounds_t* self, replica_t* replica, const char* wire) noexcep
     add_sum(&self.state.store.replicas, replica, read_value(self, replica, wire, self.widened))
 
 
-# Contributions of this rank ---------------------------------------------------------------------------
+# Contributions of this rank, and of those that share its memory ------------------------------------------------
 
 cdef double factor_for(rounds_t* self, double norm) noexcept nogil:
     """By what a delta is scaled before it is sent; `norm` is only needed for clipping."""
     cdef double factor = 1.0
     cdef double limit
-    if self.in_setup:
+    if self.common.in_setup:
         return factor
     if self.clip > 0:
         limit = self.clip * self.norm_total / self.norms if self.norms >= NORMS_BEFORE_CLIPPING else 0.0
@@ -97,7 +107,7 @@ cdef double factor_for(rounds_t* self, double norm) noexcept nogil:
         if limit > 0 and norm > limit:
             factor = limit / norm
     if self.average:
-        factor /= self.state.size
+        factor /= self.num_peers + 1
     return factor
 
 
@@ -159,8 +169,8 @@ cdef int send_turn(rounds_t* self, int turn, bint is_full) noexcept nogil:
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        number = store.replicas.changed[turn].drained[i]
-        look_along(store, store.replicas.changed[turn].drained, i, count)
+        number = store.replicas.drained[i]
+        look_along(store, store.replicas.drained, i, count)
         replica = replica_at(store, number)
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
@@ -184,72 +194,109 @@ cdef int send_all_turns(rounds_t* self) noexcept nogil:
 
 cdef int send_due_turns(rounds_t* self) noexcept nogil:
     """Send the deltas of the keys whose turn it is: of each level one turn, at most."""
+    cdef int64_t begun = self.common.begun
     cdef int64_t period, spacing
     cdef int level
     cdef int status = OK
     for level in range(NUM_LEVELS):
         period = <int64_t>1 << level
         spacing = period // turns_of(level)
-        if status == OK and self.begun % spacing == 0:
-            status = send_turn(self, first_turn(level) + <int>(self.begun % period // spacing), False)
+        if status == OK and begun % spacing == 0:
+            status = send_turn(self, first_turn(level) + <int>(begun % period // spacing), False)
     return status
 
 
-cdef void wake_waiting(rounds_t* self) noexcept nogil:
+cdef inline void wake_own(rounds_t* self) noexcept nogil:
     cdef int32_t i
-    fence()
-    if load32(&self.waiting):
+    if load32(waiting_here(self)):
         for i in range(self.state.num_worker_slots):
             ring_worker_slot(&self.state.worker_slots[i])
+
+
+cdef int wake_waiting(rounds_t* self) noexcept nogil:
+    """Something has changed for those who wait for rounds, here and on the ranks that share memory."""
+    cdef int32_t i
+    cdef int status = OK
+    fence()
+    wake_own(self)
+    for i in range(1, self.num_members):
+        if status == OK and load32(&self.common.waiting[i]):
+            status = send_round_news(&self.state.outboxes[self.members[i]], self.state.rank)
+    return status
 
 
 cdef int begin_round(rounds_t* self) noexcept nogil:
     """Send this rank's contributions, and tell all ranks that these were all.
 
-    Under the latch of rounds, and only when the last round is complete.
+    Under the latch of rounds, by the leader, and only when the last round is complete.
     """
-    cdef int32_t to
+    cdef common_t* common = self.common
+    cdef int32_t i
     cdef int status
     cdef bint is_full
-    atomic_store(&self.unreturned, self.state.size + 1)
-    fetch_add(&self.begun, 1)
-    atomic_store(&self.pending, 0)
-    is_full = self.in_setup or load(&self.full) >= self.begun
+    atomic_store(&common.unreturned, self.num_peers + 2)
+    fetch_add(&common.begun, 1)
+    atomic_store(&common.pending, 0)
+    is_full = common.in_setup or load(&common.full) >= common.begun
     self.contributed = 0
     status = send_all_turns(self) if is_full else send_due_turns(self)
     self.rounds += self.contributed > 0
-    for to in range(self.state.size):
-        if to != self.state.rank and status == OK:
-            status = send_round_end(&self.state.outboxes[to], self.state.rank, is_full)
+    for i in range(self.num_peers):
+        if status == OK:
+            status = send_round_end(&self.state.outboxes[self.peers[i]], self.state.rank, is_full)
     if status == OK:
         status = hear_end(self)
-    fetch_add(&self.unreturned, -1)
-    wake_waiting(self)
-    return status
+    fetch_add(&common.unreturned, -1)
+    return status if status != OK else wake_waiting(self)
 
 
-cdef inline bint is_round_due(rounds_t* self) noexcept nogil:
+cdef inline bint is_round_wanted(common_t* common) noexcept nogil:
     fence()  # a thread that adds to `pending` reads `unreturned` afterwards, and vice versa: one of them sees both
-    if load(&self.unreturned):
-        return False
-    return (is_behind(self) or load(&self.wanted) > load(&self.begun)
-            or (self.max_pending and load(&self.pending) >= self.max_pending))
+    return load(&common.unreturned) == 0 and (
+        load(&common.wanted) > load(&common.begun)
+        or (common.max_pending and load(&common.pending) >= common.max_pending))
+
+
+cdef inline bint is_round_due(common_t* common) noexcept nogil:
+    return is_round_wanted(common) or (load(&common.unreturned) == 0 and is_behind(common))
+
+
+cdef int tell_leader_if_due(rounds_t* self) noexcept nogil:
+    """Let the leader look whether a round is due. One message is enough until it has looked."""
+    cdef int status
+    if not is_round_wanted(self.common) or swap32(&self.common.is_told, 1):
+        return OK
+    status = send_round_news(&self.state.outboxes[self.leader], self.state.rank)
+    store32(&self.has_news, 1)
+    return status
 
 
 cdef int begin_round_if_due(rounds_t* self) noexcept nogil:
     """Begin a round if the last one is complete, and enough was pushed here since, or others have begun or want one."""
     cdef int status = OK
-    while status == OK and is_round_due(self):
-        take_latch(&self.latch)
-        if is_round_due(self):
+    if not self.is_leader:
+        return tell_leader_if_due(self)
+    while status == OK and is_round_due(self.common):
+        lock_rounds(self)
+        if is_round_due(self.common):
             status = begin_round(self)
-        drop_latch(&self.latch)
+        unlock_rounds(self)
     return status
+
+
+cdef int on_round_news(rounds_t* self) noexcept nogil:
+    """A rank that shares memory has seen that a round is due, or the leader has news for workers that wait."""
+    if not self.is_leader:
+        wake_own(self)
+        return OK
+    store32(&self.common.is_told, 0)
+    fence()  # what is pushed after this look is told anew
+    return begin_round_if_due(self)
 
 
 cdef int note_pushes(rounds_t* self, int64_t count) noexcept nogil:
     """Count key positions pushed to replicas here."""
-    fetch_add(&self.pending, count)
+    fetch_add(&self.common.pending, count)
     return begin_round_if_due(self)
 
 
@@ -259,30 +306,35 @@ cdef int request_sync(rounds_t* self, int64_t* last_round) noexcept nogil:
     When all ranks have ended the second one, `last_round`, the sums of the first are in place on all of them: until
     then a rank begins none.
     """
-    take_latch(&self.latch)
-    last_round[0] = self.begun + 2
-    atomic_store(&self.full, max(load(&self.full), last_round[0] - 1))
-    atomic_store(&self.wanted, max(load(&self.wanted), last_round[0]))
-    drop_latch(&self.latch)
+    cdef common_t* common = self.common
+    lock_rounds(self)
+    last_round[0] = common.begun + 2
+    atomic_store(&common.full, max(load(&common.full), last_round[0] - 1))
+    atomic_store(&common.wanted, max(load(&common.wanted), last_round[0]))
+    unlock_rounds(self)
     return begin_round_if_due(self)
 
 
 cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
     """Begin a round that is due, by time or for other reasons."""
-    cdef bint is_due = self.interval and time >= self.next_round
+    cdef common_t* common = self.common
+    cdef int64_t interval = common.interval
+    cdef bint is_due = interval and time >= self.next_round
     cdef int status = OK
-    if self.interval and (self.known != load(&self.begun) or self.next_round == 0):
-        self.known = load(&self.begun)  # whoever began it: ranks whose clocks differ begin together
-        self.next_round = time + self.interval
+    if not self.is_leader or self.state.store.replicas.count == 0:
+        return OK
+    if interval and (self.known != load(&common.begun) or self.next_round == 0):
+        self.known = load(&common.begun)  # whoever began it: ranks whose clocks differ begin together
+        self.next_round = time + interval
         is_due = False
     if is_due:
-        self.next_round = time + self.interval
-        is_due = self.state.store.replicas.num_changed > 0
-    if not is_due and not is_round_due(self) or not try_latch(&self.latch):
+        self.next_round = time + interval
+        is_due = self.state.store.replicas.lists.num_changed > 0
+    if not is_due and not is_round_due(common) or not try_latch_as(&common.latch, self.state.store.holder):
         return OK
-    if load(&self.unreturned) == 0 and (is_due or is_round_due(self)):
+    if load(&common.unreturned) == 0 and (is_due or is_round_due(common)):
         status = begin_round(self)
-    drop_latch(&self.latch)
+    unlock_rounds(self)
     return status
 
 
@@ -290,20 +342,20 @@ cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
 
 cdef int hear_end(rounds_t* self) noexcept nogil:
     """A rank has ended the round behind `summed`. Under the latch of rounds."""
-    cdef int32_t to
+    cdef common_t* common = self.common
+    cdef int32_t i
     cdef int status
-    fetch_add(&self.ended, 1)
-    if load(&self.ended) < self.state.size:
+    fetch_add(&common.ended, 1)
+    if load(&common.ended) <= self.num_peers:
         return OK
     status = send_sums(self)
-    atomic_store(&self.ended, 0)
-    fetch_add(&self.summed, 1)
-    for to in range(self.state.size):
-        if to != self.state.rank and status == OK:
-            status = send_sums_end(&self.state.outboxes[to], self.state.rank)
-    fetch_add(&self.unreturned, -1)
-    wake_waiting(self)
-    return status
+    atomic_store(&common.ended, 0)
+    fetch_add(&common.summed, 1)
+    for i in range(self.num_peers):
+        if status == OK:
+            status = send_sums_end(&self.state.outboxes[self.peers[i]], self.state.rank)
+    fetch_add(&common.unreturned, -1)
+    return status if status != OK else wake_waiting(self)
 
 
 cdef int send_sums(rounds_t* self) noexcept nogil:
@@ -316,7 +368,7 @@ cdef int send_sums(rounds_t* self) noexcept nogil:
     cdef entry_t* entry
     for i in range(count):
         gather(&self.combining, replica_at(store, numbers[i]), numbers[i])
-    if is_renewal_due(&self.combining, self.summed + 1):
+    if is_renewal_due(&self.combining, self.common.summed + 1):
         renew_curvatures(&self.combining, store)
     for i in range(count):
         look_along(store, numbers, i, count)
@@ -334,17 +386,16 @@ cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:
     # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
     cdef store_t* store = self.state.store
     cdef const char* wire = replica.sum
-    cdef int32_t to
+    cdef int32_t i
     combine(&self.combining, store, replica)
     if self.is_short:
         add_values(store.itemsize, <char*>replica.owed, replica.sum, replica.bytes)
         round_value(replica.owed, self.wire, replica)
         wire = self.wire
         widen_bfloat16(<const uint16_t*>wire, <float*>replica.sum, replica.bytes // sizeof(float))
-    for to in range(self.state.size):
-        if to == self.state.rank:
-            continue
-        if send_sum(&self.state.outboxes[to], self.state.rank, replica.key, wire, sum_bytes(self, replica)) != OK:
+    for i in range(self.num_peers):
+        if send_sum(&self.state.outboxes[self.peers[i]], self.state.rank, replica.key, wire,
+                    sum_bytes(self, replica)) != OK:
             return NO_MEMORY
         self.keys_sent += 1
     replica.has_sum = False
@@ -354,20 +405,22 @@ cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:
 
 cdef int on_round_end(rounds_t* self, bint is_full) noexcept nogil:
     """Another rank has ended a round; this one joins it, as soon as its last one is complete."""
+    cdef common_t* common = self.common
     cdef int status
-    take_latch(&self.latch)
+    lock_rounds(self)
     if is_full:
-        atomic_store(&self.full, max(load(&self.full), load(&self.summed) + 1))
+        atomic_store(&common.full, max(load(&common.full), load(&common.summed) + 1))
     status = hear_end(self)
-    drop_latch(&self.latch)
+    unlock_rounds(self)
     return status if status != OK else begin_round_if_due(self)
 
 
 cdef int on_sums_end(rounds_t* self) noexcept nogil:
     """A home has sent all its sums of the round that is under way here."""
-    fetch_add(&self.unreturned, -1)
-    wake_waiting(self)
-    return begin_round_if_due(self)
+    cdef int status = OK
+    if fetch_add(&self.common.unreturned, -1) == 1:
+        status = wake_waiting(self)
+    return status if status != OK else begin_round_if_due(self)
 
 
 # Memory -----------------------------------------------------------------------------------------------------
@@ -376,12 +429,40 @@ cdef int prepare_rounds(rounds_t* self, rank_t* state) noexcept:
     """Allocate what a zeroed state needs. After NO_MEMORY the caller calls `free_rounds` as well."""
     cdef size_t most = sizeof(float) + state.store.slabs[state.store.num_slabs - 1].row_bytes + 4  # ordered by length
     self.state = state
+    self.common = &self.alone
+    if state.store.replicas.count:
+        self.common = <common_t*>state.store.replicas.rounds
     self.wire = <char*>malloc(most)
     self.widened = <char*>malloc(most)
-    return NO_MEMORY if self.wire == NULL or self.widened == NULL else OK
+    self.peers = <int32_t*>calloc(state.size, sizeof(int32_t))
+    self.members = <int32_t*>calloc(state.size, sizeof(int32_t))
+    if self.wire == NULL or self.widened == NULL or self.peers == NULL or self.members == NULL:
+        return NO_MEMORY
+    note_ranks(self)
+    return OK
+
+
+cdef void note_ranks(rounds_t* self) noexcept:
+    """Who takes part in rounds, and who shares memory with this rank."""
+    cdef const store_t* store = self.state.store
+    cdef int32_t rank, leader
+    self.leader = store.leaders[store.rank]
+    self.is_leader = is_leader(store)
+    for rank in range(store.size):
+        leader = store.leaders[rank]
+        if rank == store.rank:
+            self.place = self.num_members
+        if leader == self.leader:
+            self.members[self.num_members] = rank
+            self.num_members += 1
+        elif leader == rank:
+            self.peers[self.num_peers] = rank
+            self.num_peers += 1
 
 
 cdef void free_rounds(rounds_t* self) noexcept:
     free_combining(&self.combining)
     free(self.wire)
     free(self.widened)
+    free(self.peers)
+    free(self.members)

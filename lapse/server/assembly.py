@@ -13,6 +13,7 @@ from lapse._store import Store
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 from lapse.protocol._protocol import Protocol
+from lapse.protocol._replica_memory import replica_bytes, replicate
 from lapse.sampling._draws import Table
 from lapse.sampling._sampler import Sampler
 from lapse.sampling.schemes import make_sampler
@@ -20,6 +21,7 @@ from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host, partners_of
 from lapse.storage._host_peers import HostPeers
+from lapse.storage._segment import Segment
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
 from lapse.worker.group import WorkerGroup
@@ -70,11 +72,14 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     ids = range(sum(worker_counts[: comm.rank]), sum(worker_counts[: comm.rank + 1]))
     host = Host(comm)
     try:
-        store, protocol, samplers = _agree_on(comm, _make_local_parts, comm, arguments, ids, host.size > 1)
+        store = _agree_on(comm, _make_store, comm, arguments, host.size > 1)
         host_peers = _agree_on(comm, host.make_host_peers) if comm.size > 1 else HostPeers()
-        sharing = _agree_on(comm, _share, store, arguments, host, host_peers)
+        sharing, replicas = _agree_on(comm, _share, store, arguments, host, host_peers)
     finally:
         host.free()
+    leaders = comm.allgather(sharing[0])
+    _agree_on(comm, replicate, store, arguments.replicated_keys, leaders, replicas)
+    protocol, samplers = _agree_on(comm, _make_protocol, store, arguments, ids)
     communicator = _duplicate(comm)
     try:
         is_crowded = _advise(comm, arguments.workers, host)
@@ -121,21 +126,21 @@ def _agree_on(comm: MPI.Intracomm, make: Callable[..., T], *args: Any) -> T:
     return cast(T, made)
 
 
-def _make_local_parts(
-    comm: MPI.Intracomm, arguments: Arguments, ids: range, has_neighbours: bool
-) -> tuple[Store, Protocol, list[Sampler | None]]:
-    store = Store(
+def _make_store(comm: MPI.Intracomm, arguments: Arguments, has_neighbours: bool) -> Store:
+    return Store(
         arguments.num_keys,
         arguments.value_lengths,
         arguments.dtype,
         comm.rank,
         comm.size,
-        arguments.replicated_keys,
         shareable=arguments.shared_memory and has_neighbours,
     )
+
+
+def _make_protocol(store: Store, arguments: Arguments, ids: range) -> tuple[Protocol, list[Sampler | None]]:
     protocol = Protocol(store, arguments.workers, arguments.max_in_flight)
     protocol.manage_replicas(levels=arguments.replica_levels, **_management(arguments.replication, arguments.dilation))
-    return store, protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
+    return protocol, _make_samplers(arguments.sampling, arguments.seed, ids)
 
 
 def _management(replication: Replication, dilation: float) -> dict[str, Any]:
@@ -161,12 +166,13 @@ def _make_samplers(sampling: Sampling | None, seed: int, ids: range) -> list[Sam
     return [make_sampler(sampling, table, seed, worker) for worker in ids]
 
 
-def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers) -> list[int]:
-    """The ranks that reach this one's values without messages, and it theirs."""
-    local_ranks = [host.local_rank]
+def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers) -> tuple[list[int], Segment | None]:
+    """The ranks that reach this one's values without messages, and it theirs; their memory for replicas."""
+    local_ranks, replicas = [host.local_rank], None
     if arguments.shared_memory:
-        local_ranks = host.share_values(store, host_peers, arguments.sharing_ranks)
-    return sorted(host.local_ranks.index(local_rank) for local_rank in local_ranks)
+        size = replica_bytes(store, arguments.replicated_keys)
+        local_ranks, replicas = host.share_values(store, host_peers, arguments.sharing_ranks, size)
+    return sorted(host.local_ranks.index(local_rank) for local_rank in local_ranks), replicas
 
 
 def _duplicate(comm: MPI.Intracomm) -> MPI.Intracomm | None:

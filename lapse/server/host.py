@@ -138,7 +138,9 @@ class Host:
             return HostPeers(self._rank, None, self.local_ranks)
         return HostPeers(self._rank, page, self.local_ranks)
 
-    def share_values(self, store: Store, host_peers: HostPeers, group_size: int | None = None) -> list[int]:
+    def share_values(
+        self, store: Store, host_peers: HostPeers, group_size: int | None = None, replica_bytes: int = 0
+    ) -> tuple[list[int], Segment | None]:
         """Let ranks of this host reach the values that the others own. Collective over the host.
 
         Parameters
@@ -148,38 +150,48 @@ class Host:
         host_peers : HostPeers
         group_size : int, optional
             Share among this many neighbouring ranks only, not among all of the host.
+        replica_bytes : int
+            The size of the memory for replicas, which these ranks have in common.
 
         Returns
         -------
-        list of int
-            The local ranks of those that share with this rank, its own among them. Only its own when they cannot
-            share memory, which is reported once on stderr.
+        local_ranks : list of int
+            Those that share with this rank, its own among them. Only its own when they cannot share memory, which is
+            reported once on stderr.
+        replicas : Segment or None
+            The memory for replicas; None for a rank that shares with nobody, and if `replica_bytes` is 0.
         """
         group = self._comm.Split(self.local_rank // (group_size or self.size), key=self.local_rank)
+        replicas, problem = None, None
         try:
             local_ranks = group.allgather(self.local_rank)
-            problem = self._join(group, local_ranks, store, host_peers) if group.size > 1 else None
+            if group.size > 1:
+                replicas, problem = self._join(group, local_ranks, store, host_peers, replica_bytes)
         finally:
             store.hide()
             group.Free()
         if problem is None:
-            return local_ranks
+            return local_ranks, replicas
         if self.local_rank == local_ranks[0]:
             self._warn(f"{problem}; they send messages instead of reaching each other's values")
-        return [self.local_rank]
+        return [self.local_rank], None
 
-    def _join(self, group: MPI.Comm, local_ranks: list[int], store: Store, host_peers: HostPeers) -> str | None:
-        """Map the others' stores, and let them map this rank's; returns why that is impossible, or None."""
+    def _join(
+        self, group: MPI.Comm, local_ranks: list[int], store: Store, host_peers: HostPeers, replica_bytes: int
+    ) -> tuple[Segment | None, str | None]:
+        """Map the others' stores, and let them map this rank's; returns memory for replicas, and why not, or None."""
         problem = store.reason
         if self.size > MAX_SHARING:
             problem = f"there are {self.size}, but at most {MAX_SHARING} can share values"
         segments, problem = _map_all(group, store.ticket, problem)
-        if problem is not None:
-            return problem
-        hints, problem = _share_new(group, store.hint_bytes)
-        if hints is not None:
+        hints, replicas = None, None
+        if problem is None:
+            hints, problem = _share_new(group, store.hint_bytes)
+        if problem is None and replica_bytes:
+            replicas, problem = _share_new(group, replica_bytes)
+        if problem is None and hints is not None:
             store.join(self.local_rank, dict(zip(local_ranks, segments)), hints, host_peers)
-        return problem
+        return replicas, problem
 
     def _warn(self, problem: str) -> None:
         print(f"lapse: the ranks of this host cannot share memory: {problem}", file=sys.stderr)

@@ -47,9 +47,10 @@ class Server:
     workers : int
         Worker threads of this rank; may differ from rank to rank.
     replicated_keys : array_like of int, optional
-        Keys of which every rank holds a replica: they are pulled and pushed locally, and the replicas are synchronized
-        in the background. Meant for the few keys that all ranks use all the time; `choose_hot_spots` finds them. All
-        other keys are relocated on request.
+        Keys of which every host holds a replica, in memory that its ranks share (a rank that shares memory with no
+        other counts as a host): they are pulled and pushed locally, and the replicas are synchronized in the
+        background. Meant for the few keys that all ranks use all the time; `choose_hot_spots` finds them. All other
+        keys are relocated on request.
     replication : Replication, optional
         How replicas are synchronized; by default 5 times a second.
     sampling : Sampling, optional
@@ -82,7 +83,7 @@ class Server:
     -----
     Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
     Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a worker reads includes all
-    updates of its own rank, and those of other ranks up to the last synchronization.
+    updates of its own host, and those of other hosts up to the last synchronization.
 
     Examples
     --------
@@ -418,8 +419,9 @@ class Server:
             relocations_in           keys that this rank has got from another rank
             relocations_out          keys that this rank has given to another rank
             relocations_passed_on    of these, keys that were given away as soon as they arrived
-            replica_syncs            rounds in which this rank sent changes of replicas
-            replica_keys_sent        values sent in these rounds: changes to homes, and sums to the other ranks
+            replica_syncs            rounds in which this rank sent changes of replicas; of those that share memory only
+                                     the first one does, for all of them
+            replica_keys_sent        values sent in these rounds: changes to homes, and sums to the other hosts
             messages_sent            MPI messages, each with many operations
             bytes_sent               bytes in these
             messages_received        MPI messages

@@ -1,9 +1,13 @@
-"""Floor 1. The replicas of this rank: three vectors for each replicated key.
+"""Floor 1. The replicas of this rank and the ranks that share memory with it: three vectors for each replicated key.
 
-`value` is what workers read and add to, `base` what all ranks have agreed on, `delta` what was pushed here and not sent
+`value` is what workers read and add to, `base` what all hosts have agreed on, `delta` what was pushed here and not sent
 yet. The home of a key has a fourth vector, the `sum` of the contributions that it has collected and not sent yet, and
 up to two more, if the rule of combination or the wire needs them.
 `delta` and `sum` are valid only while a flag is set, so that they need not be cleared.
+
+Ranks that share memory have one copy of all this. The first of them, their *leader*, alone exchanges messages about it;
+the others read and push in place, under the latch of the key's entry in the leader's directory. So replicas, vectors
+and the list of those that were changed lie in a segment, without addresses; the vectors of homes are the leader's own.
 
 A key of level n takes part in every 2**n-th round. The keys of a level take turns, by their numbers, so that each round
 has about as much to send as the next; changed keys are listed by turn.
@@ -15,6 +19,7 @@ taken inside.
 from libc.math cimport sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
+from lapse.base._sync cimport watch_t
 from lapse.base._types cimport key_t
 from lapse.base._values cimport prefetch
 
@@ -22,11 +27,12 @@ cdef enum:
     NUM_LEVELS = 16
     MOST_TURNS = 64         # of a level: 2**level, but no more
     NUM_TURNS = 703         # of all levels: 1 + 2 + 4 + ... + 64, and 9 times 64
+    ROUNDS_BYTES = 2048     # of a segment of replicas, for what ranks that share it know about rounds
 
 
 cdef struct replica_t:
     # In the order in which it is needed: pulls and pushes need only the first part.
-    char* value             # then base, then delta, `stride` bytes apart
+    size_t at               # of `value`, counted from this struct; then base, then delta, `stride` bytes apart
     size_t bytes
     size_t stride
     key_t key
@@ -35,15 +41,30 @@ cdef struct replica_t:
     uint8_t has_delta
     uint8_t has_rest        # `delta` is what rounding kept back of the last contribution: nothing was pushed since
     uint8_t is_changed      # it is in a list of changed replicas
+    uint32_t next           # in that list: see list_t
     uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
     uint16_t contributors   # at the home: how many contributions `sum` contains
     uint16_t turn           # among those of all levels
     uint8_t has_sum
     uint8_t is_collected    # at the home: it is in the list `collected`
     float total_weight      # at the home: of the contributions that `sum` contains
+    # Addresses in the leader's process, which alone uses them.
     char* sum               # at the home only, else NULL
     float* owed             # at the home, with bfloat16 on the wire: what rounding has kept back so far
     float* growth           # at the home, for AdaGrad: by how much the square roots of the accumulators grew apart
+
+
+cdef struct list_t:
+    # Replicas, each at most once, linked by `next`: the number of a replica plus 1; 0 at the end.
+    uint32_t first
+    uint32_t count
+
+
+cdef struct lists_t:
+    # Replicas that were pushed to since they last took part in a round, by turn.
+    uint8_t latch
+    uint32_t num_changed
+    list_t changed[NUM_TURNS]
 
 
 cdef struct numbers_t:
@@ -54,15 +75,21 @@ cdef struct numbers_t:
 
 
 cdef struct replicas_t:
+    # Shared
     replica_t* all
+    lists_t* lists
+    char* rounds            # ROUNDS_BYTES for floor 2
+    # Of this rank
     uint32_t count
-    uint32_t homes          # how many of them have their home here
     int32_t itemsize
-    uint8_t latch           # of the lists
-    uint32_t num_changed
-    numbers_t changed[NUM_TURNS]    # replicas that were pushed to since they last took part in a round
+    uint8_t holder          # as in store_t
+    watch_t* watch
+    # Of the leader
+    uint32_t homes          # how many of them have their home here
+    uint8_t latch           # of `collected`
+    uint32_t* drained       # numbers of the replicas whose deltas are being sent
     numbers_t collected     # replicas for which this home has contributions
-    char* vectors
+    char* sums
     size_t reserved
     bint has_squares        # the second half of a value are AdaGrad's sums of squares
     float* more_vectors     # `owed` and `growth` of all replicas
@@ -75,12 +102,16 @@ cdef inline float root_growth(float before, float added) noexcept nogil:
     return added / roots if roots > 0 else <float>0
 
 
+cdef inline char* value_of(const replica_t* replica) noexcept nogil:
+    return <char*>replica + replica.at
+
+
 cdef inline char* base_of(const replica_t* replica) noexcept nogil:
-    return replica.value + replica.stride
+    return value_of(replica) + replica.stride
 
 
 cdef inline char* delta_of(const replica_t* replica) noexcept nogil:
-    return replica.value + 2 * replica.stride
+    return value_of(replica) + 2 * replica.stride
 
 
 cdef inline int turns_of(int level) noexcept nogil:
@@ -104,11 +135,11 @@ cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcep
     """Fetch ahead the first bytes of value and delta, or all of it if vectors are short."""
     cdef size_t at = 0
     if 3 * replica.stride <= 64:
-        prefetch(replica.value)
+        prefetch(value_of(replica))
         prefetch(delta_of(replica) + replica.stride - 1)
         return
     while at < replica.bytes and at < most:
-        prefetch(replica.value + at)
+        prefetch(value_of(replica) + at)
         prefetch(delta_of(replica) + at)
         at += 64
 
@@ -122,8 +153,8 @@ cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
 
-cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,
-                       uint32_t count, int32_t itemsize) noexcept
-cdef int set_levels(replicas_t* replicas, const uint8_t* levels) noexcept
+cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count) noexcept
+cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home) noexcept
+cdef void set_levels(replicas_t* replicas, const uint8_t* levels) noexcept
 cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
 cdef void free_replicas(replicas_t* replicas) noexcept

@@ -1,20 +1,22 @@
-"""Floor 1. The replicas of this rank: three vectors for each replicated key."""
+"""Floor 1. The replicas of this rank and the ranks that share memory with it: three vectors for each replicated key."""
 
 from libc.math cimport sqrtf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lapse.base._memory cimport release, reserve
-from lapse.base._sync cimport drop_latch, take_latch
+from lapse.base._sync cimport drop_latch, load32, take_latch, take_latch_as
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_twice, add_values, sum_values
+from lapse.storage._segment cimport SEGMENT_HEAD
 
 cdef enum:
     ALIGNED_FROM = 256  # bytes; shorter vectors are packed, since aligning them would only cost memory
+    PAGE_BYTES = 4096
 
 
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil:
-    memcpy(out, replica.value, replica.bytes)
+    memcpy(out, value_of(replica), replica.bytes)
 
 
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil:
@@ -22,13 +24,13 @@ cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update
     cdef replica_t* replica = &replicas.all[number]
     replica.weight += weight
     if replica.has_delta:
-        add_twice(replicas.itemsize, replica.value, delta_of(replica), update, replica.bytes)
+        add_twice(replicas.itemsize, value_of(replica), delta_of(replica), update, replica.bytes)
         return
     if replica.has_rest:
-        add_twice(replicas.itemsize, replica.value, delta_of(replica), update, replica.bytes)
+        add_twice(replicas.itemsize, value_of(replica), delta_of(replica), update, replica.bytes)
         replica.has_rest = False
     else:
-        add_values(replicas.itemsize, replica.value, update, replica.bytes)
+        add_values(replicas.itemsize, value_of(replica), update, replica.bytes)
         memcpy(delta_of(replica), update, replica.bytes)
     replica.has_delta = True
     if not replica.is_changed:
@@ -37,7 +39,7 @@ cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update
 
 cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil:
     """Replace the value; updates that were pushed here and have not come back count as earlier, and are dropped."""
-    memcpy(replica.value, value, replica.bytes)
+    memcpy(value_of(replica), value, replica.bytes)
     memcpy(base_of(replica), value, replica.bytes)
     replica.has_delta = replica.has_rest = replica.has_sum = False
     replica.weight = 0
@@ -61,7 +63,7 @@ cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* de
         replica.total_weight = weight
     if not replica.is_collected:
         replica.is_collected = True
-        append(replicas, &replicas.collected, number)
+        note_collected(replicas, number)
 
 
 cdef void note_growth(replica_t* replica, const float* delta, bint is_first) noexcept nogil:
@@ -82,7 +84,7 @@ cdef void shorten_late_steps(replica_t* replica) noexcept nogil:
     cdef size_t i, half = replica.bytes // 8
     cdef float* step = <float*>delta_of(replica)
     cdef const float* squares = step + half
-    cdef const float* known = <const float*>replica.value + half   # with the delta
+    cdef const float* known = <const float*>value_of(replica) + half   # with the delta
     cdef const float* before = <const float*>base_of(replica) + half
     cdef float then, now
     for i in range(half):
@@ -102,14 +104,15 @@ cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) n
     if replica.has_delta:
         if replicas.has_squares:
             shorten_late_steps(replica)
-        sum_values(replicas.itemsize, replica.value, base_of(replica), delta_of(replica), replica.bytes)
+        sum_values(replicas.itemsize, value_of(replica), base_of(replica), delta_of(replica), replica.bytes)
     else:
-        memcpy(replica.value, base_of(replica), replica.bytes)
+        memcpy(value_of(replica), base_of(replica), replica.bytes)
 
 
 # Lists -----------------------------------------------------------------------------------------------
 
-cdef inline void append(replicas_t* replicas, numbers_t* numbers, uint32_t number) noexcept nogil:
+cdef inline void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil:
+    cdef numbers_t* numbers = &replicas.collected
     take_latch(&replicas.latch)
     numbers.growing[numbers.count] = number
     numbers.count += 1
@@ -119,39 +122,45 @@ cdef inline void append(replicas_t* replicas, numbers_t* numbers, uint32_t numbe
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
     """List a replica as changed."""
     cdef replica_t* replica = &replicas.all[number]
-    cdef numbers_t* numbers = &replicas.changed[replica.turn]
+    cdef lists_t* lists = replicas.lists
+    cdef list_t* changed = &lists.changed[replica.turn]
     replica.is_changed = True
-    take_latch(&replicas.latch)
-    numbers.growing[numbers.count] = number
-    numbers.count += 1
-    replicas.num_changed += 1
-    drop_latch(&replicas.latch)
+    take_latch_as(&lists.latch, replicas.holder, replicas.watch)
+    replica.next = changed.first
+    changed.first = number + 1
+    changed.count += 1
+    lists.num_changed += 1
+    drop_latch(&lists.latch)
 
 
 cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil:
-    """Exchange the two lists of a turn; return how many numbers are in the drained one. One thread at a time."""
-    cdef uint32_t count
-    take_latch(&replicas.latch)
-    count = exchange(&replicas.changed[turn])
-    replicas.num_changed -= count
-    drop_latch(&replicas.latch)
+    """Take the list of a turn into `drained`; return how many numbers it has. One thread of the leader at a time."""
+    cdef lists_t* lists = replicas.lists
+    cdef list_t* changed = &lists.changed[turn]
+    cdef uint32_t following, count = 0
+    if load32(&changed.first) == 0:  # most turns of a full round
+        return 0
+    take_latch_as(&lists.latch, replicas.holder, replicas.watch)
+    following = changed.first
+    lists.num_changed -= changed.count
+    changed.first = changed.count = 0
+    drop_latch(&lists.latch)
+    while following:  # none is listed anew before `is_changed` is cleared
+        replicas.drained[count] = following - 1
+        following = replicas.all[following - 1].next
+        count += 1
     return count
 
 
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil:
-    """As `drain_changed`, for `collected`."""
+    """Exchange the two lists `collected`; return how many numbers are in the drained one. One thread at a time."""
+    cdef numbers_t* numbers = &replicas.collected
     cdef uint32_t count
     take_latch(&replicas.latch)
-    count = exchange(&replicas.collected)
-    drop_latch(&replicas.latch)
-    return count
-
-
-cdef inline uint32_t exchange(numbers_t* numbers) noexcept nogil:
-    # under the lists' latch
-    cdef uint32_t count = numbers.count
+    count = numbers.count
     numbers.count = 0
     numbers.growing, numbers.drained = numbers.drained, numbers.growing
+    drop_latch(&replicas.latch)
     return count
 
 
@@ -167,57 +176,65 @@ cdef bint make_list(numbers_t* numbers, uint32_t count) noexcept:
     return numbers.growing != NULL and numbers.drained != NULL
 
 
-cdef void free_list(numbers_t* numbers) noexcept:
-    free(numbers.growing)
-    free(numbers.drained)
-    numbers.growing = numbers.drained = NULL
+cdef inline size_t to_pages(size_t size) noexcept nogil:
+    return (size + PAGE_BYTES - 1) & ~<size_t>(PAGE_BYTES - 1)
 
 
-cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home,
-                       uint32_t count, int32_t itemsize) noexcept:
-    """Allocate vectors of zeros for `count` keys, all of level 0. After NO_MEMORY call `free_replicas` as well."""
+cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count) noexcept:
+    """Set the addresses of what ranks share within a segment of zeros; return its size. All ranks do this alike."""
+    cdef size_t at = SEGMENT_HEAD
     cdef uint32_t i
-    cdef size_t at = 0
+    replicas.count = count
+    replicas.lists = <lists_t*>(address + at)
+    at += (sizeof(lists_t) + 63) & ~<size_t>63
+    replicas.rounds = address + at
+    at = to_pages(at + ROUNDS_BYTES)
+    replicas.all = <replica_t*>(address + at)
+    at = to_pages(at + count * sizeof(replica_t))
+    for i in range(count):
+        at += 3 * stride_for(sizes[i])
+    return at
+
+
+cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home) noexcept:
+    """The leader's part: make replicas of zeros and level 0 where they were laid out, and the vectors of homes.
+
+    After NO_MEMORY call `free_replicas` as well.
+    """
+    cdef uint32_t i
+    cdef char* vectors = <char*>replicas.all + to_pages(replicas.count * sizeof(replica_t))
+    cdef char* at
     cdef replica_t* replica
-    replicas.itemsize = itemsize
-    replicas.all = <replica_t*>calloc(count, sizeof(replica_t))
-    if replicas.all == NULL or not make_list(&replicas.changed[0], count) or not make_list(&replicas.collected, count):
+    replicas.drained = <uint32_t*>calloc(replicas.count + 1, sizeof(uint32_t))
+    if replicas.drained == NULL or not make_list(&replicas.collected, replicas.count):
         return NO_MEMORY
-    for i in range(count):
-        replicas.homes += is_home[i]
-        replicas.reserved += stride_for(sizes[i]) * (4 if is_home[i] else 3)
-    replicas.vectors = <char*>reserve(replicas.reserved)
-    if replicas.vectors == NULL:
-        return NO_MEMORY
-    for i in range(count):
+    for i in range(replicas.count):
         replica = &replicas.all[i]
         replica.key = keys[i]
         replica.bytes = sizes[i]
         replica.stride = stride_for(sizes[i])
-        replica.value = replicas.vectors + at
-        at += 3 * replica.stride
+        replica.at = vectors - <char*>replica
+        vectors += 3 * replica.stride
+        replicas.homes += is_home[i]
+        replicas.reserved += replica.stride * is_home[i]
+    if replicas.homes == 0:
+        return OK
+    at = replicas.sums = <char*>reserve(replicas.reserved)
+    if at == NULL:
+        return NO_MEMORY
+    for i in range(replicas.count):
         if is_home[i]:
-            replica.sum = replicas.vectors + at
-            at += replica.stride
-    replicas.count = count
+            replicas.all[i].sum = at
+            at += replicas.all[i].stride
     return OK
 
 
-cdef int set_levels(replicas_t* replicas, const uint8_t* levels) noexcept:
+cdef void set_levels(replicas_t* replicas, const uint8_t* levels) noexcept:
     """Give each replica a level, before anything is pushed."""
-    cdef uint32_t counts[NUM_TURNS]
     cdef uint32_t i
-    cdef int turn
-    memset(counts, 0, sizeof(counts))
     for i in range(replicas.count):
         replicas.all[i].level = levels[i]
         replicas.all[i].turn = <uint16_t>(first_turn(levels[i]) + i % turns_of(levels[i]))
-        counts[replicas.all[i].turn] += 1
-    for turn in range(NUM_TURNS):
-        free_list(&replicas.changed[turn])
-        if not make_list(&replicas.changed[turn], counts[turn]):
-            return NO_MEMORY
-    return OK
 
 
 cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept:
@@ -246,13 +263,11 @@ cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
 
 
 cdef void free_replicas(replicas_t* replicas) noexcept:
-    cdef int turn
-    if replicas.vectors != NULL:
-        release(replicas.vectors, replicas.reserved)
+    if replicas.sums != NULL:
+        release(replicas.sums, replicas.reserved)
     if replicas.more_vectors != NULL:
         release(replicas.more_vectors, replicas.more_reserved)
-    free(replicas.all)
-    for turn in range(NUM_TURNS):
-        free_list(&replicas.changed[turn])
-    free_list(&replicas.collected)
+    free(replicas.drained)
+    free(replicas.collected.growing)
+    free(replicas.collected.drained)
     memset(replicas, 0, sizeof(replicas_t))

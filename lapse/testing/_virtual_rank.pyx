@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 import numpy as np
 
 from lapse.messaging._kinds import MESSAGE_KINDS
+from lapse.protocol._replica_memory import replica_bytes, replicate
 
 from lapse.messaging._messages cimport frame_t
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
@@ -60,7 +61,7 @@ cdef class Call:
         """Whether the call has taken effect for all keys."""
         if self.issued < len(self.keys) or load(&self.c.pending):
             return False
-        return self.c.kind != SYNC or load(&self.rank.protocol.c.replication.rounds.summed) >= self.last_round
+        return self.c.kind != SYNC or load(&self.rank.protocol.c.replication.rounds.common.summed) >= self.last_round
 
     def __dealloc__(self):
         free(self.c.offsets)
@@ -70,8 +71,24 @@ cdef inline char* place_of(Call call, uint32_t position) noexcept nogil:
     return call.c.out + call.c.offsets[position]
 
 
-def share_memory(ranks):
-    """Let virtual ranks be ranks of one host, before they do anything."""
+def share_memory(ranks, int sharing):
+    """Let each so many neighbours among all virtual ranks be ranks of one host, before they do anything."""
+    cdef VirtualRank rank
+    leaders = [place - place % sharing for place in range(len(ranks))]
+    for first in range(0, len(ranks), sharing):
+        join_memory(ranks[first : first + sharing])
+    for rank in ranks:
+        leader = <VirtualRank>ranks[leaders[rank.rank]]
+        if leader is rank and rank.rank + 1 < rank.size and leaders[rank.rank + 1] == rank.rank:
+            rank.segment = Segment(replica_bytes(rank.store, rank.replicated))
+        rank.make_protocol(leaders, (<VirtualRank>leader).segment)
+
+
+def join_memory(ranks):
+    for rank in ranks:
+        (<VirtualRank>rank).make_store()
+    if len(ranks) == 1:
+        return
     hints = Segment((<VirtualRank>ranks[0]).store.hint_bytes)
     segments = {place: (<VirtualRank>rank).store.segment for place, rank in enumerate(ranks)}
     for place, rank in enumerate(ranks):
@@ -93,19 +110,33 @@ cdef class VirtualRank:
 
     cdef Store store
     cdef Protocol protocol
+    cdef Segment segment            # of a leader: the replicas that ranks of a host have in common
+    cdef object arguments           # of the store
+    cdef object replicated
+    cdef object management
     cdef readonly int rank
     cdef readonly int size
     cdef readonly int64_t shared    # steps that were served at a rank that shares memory
     cdef readonly int64_t declined  # localizes of contended keys that stay where they are
 
     def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, **management):
-        self.store = Store(num_keys, lengths, dtype, rank, size, replicated)
-        self.protocol = Protocol(self.store)
+        self.arguments = num_keys, lengths, dtype, rank, size
+        self.replicated = np.array(replicated, dtype=np.int64)
         if levels is not None:
-            levels = np.array(levels, dtype=np.uint8)
-        self.protocol.manage_replicas(levels=levels, **management)
+            management["levels"] = np.array(levels, dtype=np.uint8)
+        self.management = management
         self.rank = rank
         self.size = size
+        self.make_store()
+        self.make_protocol(range(size), None)
+
+    cdef make_store(self):
+        self.store = Store(*self.arguments)
+
+    cdef make_protocol(self, leaders, Segment segment):
+        replicate(self.store, self.replicated, leaders, segment)
+        self.protocol = Protocol(self.store)
+        self.protocol.manage_replicas(**self.management)
 
     def begin(self, kind, keys, values=None):
         """A call that has asked for nothing yet.
@@ -153,6 +184,7 @@ cdef class VirtualRank:
         """
         cdef int64_t done = 0, declined = 0, parked = 0, key
         cdef int status = OK
+        cdef bint is_replicated
         cdef char* given = NULL
         cdef uint32_t position = call.issued
         if call.issued < len(call.keys):
@@ -160,6 +192,7 @@ cdef class VirtualRank:
             if call.kind in ("push", "set"):
                 given = <char*><size_t>(call.values.ctypes.data
                                         + int(call.lengths_before[position]) * self.store.dtype.itemsize)
+            is_replicated = self.store.c.entries[key].state == REPLICATED
             fetch_add(&call.c.pending, 1)
             with nogil:
                 if call.c.kind == SYNC:
@@ -173,11 +206,11 @@ cdef class VirtualRank:
                 elif access_host_peer(&self.store.c, call.c.kind, key,
                                     given if call.c.kind != PULL else place_of(call, position)):
                     done = 1
-                    self.shared += 1
+                    self.shared += not is_replicated
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
-                    if call.c.kind == PUSH and status == OK and self.store.c.entries[key].state == REPLICATED:
-                        status = note_pushes(&self.protocol.c.replication.rounds, 1)
+                if call.c.kind == PUSH and status == OK and is_replicated:
+                    status = note_pushes(&self.protocol.c.replication.rounds, 1)
                 complete(&call.c, done + declined)
             self.declined += declined
             if status != OK:

@@ -17,7 +17,7 @@ from lapse.sampling._sampler cimport batch_t
 from lapse._store cimport access_batch, find_unreachable, value_bytes
 from lapse.worker._slot_operations cimport new_operation, reuse_detached, settle
 from lapse.worker._waiter cimport has_room
-from lapse.base._sync cimport fetch_add, load32
+from lapse.base._sync cimport fetch_add, load, load32, store32
 from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
@@ -307,13 +307,13 @@ cdef class Caller(Waiter):
     cdef inline Py_ssize_t chunk_step(self, const call_t* call) noexcept nogil:
         """How many keys a chunk has at most."""
         cdef Py_ssize_t step
+        cdef int64_t most = load(&self.protocol.replication.rounds.common.max_pending)  # it may change
         if self.length < 0 and not self.chooses_keys(call):
             step = CHUNK_BYTES  # `chunk_end` adds lengths up
         else:
             step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
-        if call.kind == PUSH and self.store.replicas.count and self.protocol.replication.rounds.max_pending:
-            # whether to wait is tested before each chunk
-            step = min(step, self.protocol.replication.rounds.max_pending)
+        if call.kind == PUSH and self.store.replicas.count and most:
+            step = min(step, most)  # whether to wait is tested before each chunk
         return step
 
     cdef inline Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil:
@@ -358,8 +358,13 @@ cdef class Caller(Waiter):
         return 0
 
     cdef inline void nudge(self, int64_t keys) noexcept nogil:
-        if not self.holds_messages:
-            self.comm.nudge(self.worker_slot, keys, False)
+        cdef uint32_t* has_news = &self.protocol.replication.rounds.has_news
+        cdef bint is_urgent = load32(has_news)
+        if self.holds_messages:
+            return
+        if is_urgent:
+            store32(has_news, 0)
+        self.comm.nudge(self.worker_slot, keys, is_urgent)
 
 
 cdef inline void count_chunk(call_t* call, int64_t size, int64_t misses, int64_t shared) noexcept nogil:

@@ -14,7 +14,7 @@ from lapse.errors import ClosedError
 
 from lapse.communication._failure cimport is_broken
 from lapse.protocol._rank cimport rank_t
-from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead
+from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead, waiting_here
 from lapse.worker._slot_operations cimport is_finished
 from lapse.base._sync cimport fetch_add32, load, load32, now, store
 from lapse.base._types cimport (BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT,
@@ -65,7 +65,7 @@ cdef struct round_wait_t:
 cdef bint has_ended(void* what) noexcept nogil:
     """Whether all ranks have ended a round."""
     cdef round_wait_t* wanted = <round_wait_t*>what
-    return load(&wanted.rounds.summed) >= wanted.number
+    return load(&wanted.rounds.common.summed) >= wanted.number
 
 
 cdef struct mail_wait_t:
@@ -168,22 +168,22 @@ cdef class Waiter:
         """This rank runs ahead of what the others know of it: drive until its next round has begun."""
         cdef rounds_t* rounds = &self.protocol.replication.rounds
         cdef int status
-        fetch_add32(&rounds.waiting, 1)
+        fetch_add32(waiting_here(rounds), 1)
         status = begin_round_if_due(rounds)
         if status == OK:
             status = self.wait_or_interrupt(keeps_pace, rounds)
-        fetch_add32(&rounds.waiting, <uint32_t>-1)
+        fetch_add32(waiting_here(rounds), <uint32_t>-1)
         return status
 
     cdef int block_on_round(self, int64_t number) except -1 nogil:
         cdef round_wait_t wanted
         wanted.rounds = &self.protocol.replication.rounds
         wanted.number = number
-        fetch_add32(&wanted.rounds.waiting, 1)
+        fetch_add32(waiting_here(wanted.rounds), 1)
         try:
             self.block(has_ended, &wanted, INT64_MAX)
         finally:
-            fetch_add32(&wanted.rounds.waiting, <uint32_t>-1)
+            fetch_add32(waiting_here(wanted.rounds), <uint32_t>-1)
         return 0
 
     cdef int wait_or_interrupt(self, ready_t ready, void* what) noexcept nogil:

@@ -390,14 +390,17 @@ cdef class Worker(Door):
             self.sync_replicas()
 
     def pace_rounds(self, syncs_per_second=0, max_pending=None, max_late=None):
-        """Change when this rank begins rounds of replicas, from now on; the other ranks join them.
+        """Change when this host begins rounds of replicas, from now on; the other hosts join them.
+
+        Ranks that share memory have one pace: what any of them has said last.
 
         Parameters
         ----------
         syncs_per_second, max_pending
             As of `Replication`.
         max_late : int, optional
-            A worker also waits when more key positions than these have been pushed here while a round is under way.
+            A worker also waits when more key positions than these have been pushed on its host while a round is under
+            way.
             With 0 workers wait for the result of each round; the more, the more of the exchange is hidden behind
             computing, and the later its result. By default 1.5 times `max_pending`; needs `max_pending`.
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import lapse
+from groups import GROUP, HOSTS, several_hosts
 from lapse.server import network
 from lapse.storage._segment import Segment
 from mpi4py.MPI import COMM_WORLD as comm
 from mpi4py.MPI import Intracomm
 
-GROUP = int(os.environ.get("LAPSE_SHARED_MEMORY_RANKS") or comm.size)
 IS_OFF = os.environ.get("LAPSE_SHARED_MEMORY") == "0"
 
 needs_sharing = pytest.mark.skipif(IS_OFF or comm.size == 1, reason="rank count: shared memory is off")
@@ -174,15 +174,51 @@ def test_where_the_first_rank_has_no_addresses_for_what_all_share_nobody_hangs(m
 
 
 @needs_sharing
-def test_replicated_keys_stay_replicated():
-    with lapse.Server(20, 1, "float64", replicated_keys=[1, 2, 3]) as server, server.worker() as kv:
+def test_ranks_of_a_host_have_one_copy_of_what_is_replicated():
+    """What one of them pushes the others read at once; one of them sends it, once."""
+    replication = lapse.Replication(syncs_per_second=0)
+    with (
+        lapse.Server(20, 1, "float64", replicated_keys=[1, 2, 3], replication=replication) as server,
+        server.worker() as kv,
+    ):
         kv.push(range(20), np.ones((20, 1)))
         kv.wait_all()
+        kv.barrier()
+        assert (kv.pull([1, 2, 3]).wait() == len(server.sharing_ranks)).all()
+        assert kv.is_local([1, 2, 3]).all() and kv.localize([1, 2, 3]).test()
+        kv.barrier()
         kv.wait_replica_sync()
         kv.barrier()
         assert (kv.pull(range(20)).wait() == comm.size).all()
-        assert server.stats()["pushed_shared"] < 20
+        sent = server.stats()["replica_keys_sent"]
+        assert comm.allreduce(sent) == 3 * 2 * (HOSTS - 1)  # from each host but the home, and back to each
+        assert sent == 0 or comm.rank == server.sharing_ranks[0]
         kv.barrier()
+
+
+@needs_sharing
+@several_hosts
+@pytest.mark.parametrize("max_late", [None, 0])
+def test_members_get_their_rounds_while_leaders_push_nothing(max_late):
+    """Workers of leaders wait for each other: the communication thread begins the rounds that others need."""
+    positions, most = 1500, 25
+
+    def work(kv):
+        kv.pace_rounds(max_pending=most, max_late=max_late)
+        for number in range(positions if kv.rank not in leaders else 0):
+            kv.push(number % 7, [1.0])
+        kv.barrier()
+        if kv.rank not in leaders:
+            kv.wait_replica_sync()
+        kv.barrier()
+        pushing = 2 * (comm.size - len(leaders))
+        assert kv.pull(range(7)).wait().sum() == pushing * positions
+
+    with lapse.Server(7, 1, workers=2, replicated_keys=range(7), replication=lapse.Replication(0)) as server:
+        leaders = set(comm.allgather(server.sharing_ranks[0]))
+        server.run(work)
+        if comm.rank in leaders and len(server.sharing_ranks) > 1:
+            assert server.stats()["replica_syncs"] >= 2 * positions / (2 * most + 2) - 1
 
 
 def test_memory_of_values_that_nobody_wrote_is_not_taken():

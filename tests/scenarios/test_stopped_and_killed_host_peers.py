@@ -69,6 +69,48 @@ def test_a_killed_rank_ends_the_job():
     assert ended.returncode != 0 and "the end" not in ended.stdout
 
 
+#: One of two ranks that share a replica pushes to it, and so holds its latch nearly all the time; the other kills it.
+REPLICA_SCRIPT = """
+import os, signal, time
+import numpy as np
+import lapse
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+ELEMENTS = 5_000_000
+pace = lapse.Replication(syncs_per_second=0)
+with lapse.Server(1, ELEMENTS, replicated_keys=[0], replication=pace) as server, server.worker() as kv:
+    ones = np.ones(ELEMENTS, "f4")
+    kv.push(0, ones)
+    kv.wait_replica_sync()
+    kv.barrier()
+    assert len(server.sharing_ranks) == (2 if world.rank < 2 else 1)
+    processes = world.allgather(os.getpid())
+    if world.rank == {victim}:
+        world.send(None, dest={killer})
+        while True:
+            kv.push(0, ones)
+    elif world.rank == {killer}:
+        world.recv(source={victim})
+        time.sleep(0.2)
+        os.kill(processes[{victim}], signal.SIGKILL)
+        while True:
+            kv.pull(0).wait()
+    kv.barrier()
+"""
+
+
+@pytest.mark.deadline(90)
+@pytest.mark.skipif(_build_info.family != "mpich", reason="an option of MPICH's mpirun")
+@pytest.mark.parametrize("victim", [0, 1], ids=["leader", "member"])
+def test_a_rank_killed_while_it_changes_a_replica_that_another_shares_ends_the_job(victim):
+    script = REPLICA_SCRIPT.replace("{victim}", str(victim)).replace("{killer}", str(1 - victim))
+    env = {"LAPSE_SHARED_MEMORY": None, "LAPSE_SHARED_MEMORY_RANKS": "2"}
+    ended = mpirun(3, script, timeout=60, options=["-disable-auto-cleanup"], env=env)
+    assert not ended.timed_out, f"the job hung\n{ended.output}"
+    assert ended.returncode != 0 and "died while it changed a value" in ended.output
+
+
 @pytest.mark.deadline(90)
 @pytest.mark.skipif(_build_info.family != "mpich", reason="an option of MPICH's mpirun")
 def test_a_killed_rank_ends_the_job_if_the_launcher_does_not():

@@ -291,7 +291,7 @@ def add_combining_options(group: Group, *, combine: str, wire: str) -> None:
     group.add(
         "--replica-memory MB",
         positive_int,
-        "lapse2: replicate no more than fits into this memory on each rank",
+        "lapse2: replicate no more than fits into this memory on each host (ranks that share no memory count as hosts)",
         default=512,
     )
 

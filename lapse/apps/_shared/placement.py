@@ -58,6 +58,11 @@ class Ranks:
         """Whether some ranks share no memory."""
         return self.sharing < self.count
 
+    @property
+    def share(self) -> float:
+        """The share of all ranks that have replicas together: those that share memory."""
+        return self.sharing / self.count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -214,7 +219,7 @@ def most_used(counts: np.ndarray, number: int) -> np.ndarray:
 def pace(usage: Usage, replicated: np.ndarray, items_per_round: int, ranks: Ranks) -> lapse.Replication:
     """Rounds by work: all ranks together train at most `items_per_round` items between two rounds of one rank."""
     pushes_per_item = usage.together[replicated].sum() / max(usage.items, 1)
-    return lapse.Replication(max_pending=max(int(PACE * pushes_per_item * items_per_round / ranks.count), 1))
+    return lapse.Replication(max_pending=max(int(PACE * pushes_per_item * items_per_round * ranks.share), 1))
 
 
 def log_replicated(placement: Placement, num_keys: int, keys: str, pace: str) -> None:

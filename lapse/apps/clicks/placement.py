@@ -29,7 +29,7 @@ class Placement(shared.Placement):
     most_per_round
         How many examples all ranks together train at most between two rounds.
     pushes_per_example
-        To replicas, of each rank for each example of all.
+        To replicas, of each host for each example of all.
     """
 
     most_per_round: int
@@ -66,7 +66,7 @@ def decide(args: argparse.Namespace, counts: np.ndarray, examples: int, ranks: R
         replicated_keys=replicated,
         replication=replication,
         most_per_round=args.sync_examples,
-        pushes_per_example=usage.positive[replicated].sum() / examples / ranks.count,
+        pushes_per_example=usage.positive[replicated].sum() / examples * ranks.share,
     )
 
 

@@ -28,7 +28,7 @@ TRIPLES_OF_SUMS = 4096
 
 
 class Pace(NamedTuple):
-    """When a rank begins rounds, and when its workers wait; see `lapse.Worker.pace_rounds`."""
+    """When a host begins rounds, and when its workers wait; see `lapse.Worker.pace_rounds`."""
 
     max_pending: int
     max_late: int | None = None
@@ -103,8 +103,8 @@ def choose_paces(args: argparse.Namespace, usage: Usage, replicated: np.ndarray,
         most = shared.pace(usage, replicated, triples, ranks).max_pending
         assert most is not None
         return (Pace(most),)
-    of_a_rank = usage.together[replicated].sum() / ranks.count
-    at_first, later = (max(int(of_a_rank / rounds), 1) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
+    of_a_host = usage.together[replicated].sum() * ranks.share
+    at_first, later = (max(int(of_a_host / rounds), 1) for rounds in (ROUNDS_AT_FIRST, ROUNDS_LATER))
     return (Pace(at_first, 0),) * FIRST_EPOCHS + (Pace(later),)
 
 

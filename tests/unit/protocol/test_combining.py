@@ -179,8 +179,8 @@ def test_adagrad_scales_each_parameter_by_the_growth_of_all_squares(size):
 
 @pytest.mark.parametrize("combine", ["sum", "adaptive", "adagrad"])
 @pytest.mark.parametrize("wire", ["exact", "bfloat16"])
-@pytest.mark.parametrize("size", [2, 3, 5, 8])
-def test_replicas_are_equal_to_the_last_bit_with_every_rule(size, wire, combine):
+@pytest.mark.parametrize("size, sharing", [(2, 1), (3, 1), (5, 1), (8, 1), (4, 2), (5, 2), (8, 3)])
+def test_replicas_are_equal_to_the_last_bit_with_every_rule(size, sharing, wire, combine):
     """Beside pushes, sets and synchronizations of all ranks, and with levels."""
 
     def program(network, rank, random):
@@ -204,6 +204,7 @@ def test_replicas_are_equal_to_the_last_bit_with_every_rule(size, wire, combine)
             levels=levels,
             max_pending=4,
             interval=0.02 * (seed % 2),
+            sharing=sharing,
         )
         for rank in range(size):
             network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))

@@ -22,6 +22,11 @@ def make_network(size, seed, **options):
     return Network(size, NUM_KEYS, LENGTHS, seed, replicated=REPLICATED, **options)
 
 
+def of_seed(size, seed):
+    """A pace, and how many neighbours share memory; not all ranks, since then nothing is replicated."""
+    return {**PACES[seed % len(PACES)], "sharing": min(1 + seed // len(PACES) % 3, max(size - 1, 1))}
+
+
 def end(network):
     """Run to the end, then let every rank bring its updates to all."""
     network.run()
@@ -59,7 +64,7 @@ def test_exact_sums_of_replicated_and_relocated_keys(size):
 
     rounds = 0
     for seed in range(SEEDS_PER_SIZE // size):
-        network = make_network(size, seed, **PACES[seed % len(PACES)])
+        network = make_network(size, seed, **of_seed(size, seed))
         sums, calls = np.zeros(NUM_KEYS), []
         for rank in range(size):
             for worker in range(2):
@@ -95,7 +100,7 @@ def test_replicas_are_equal_to_the_last_bit_when_sums_round(size, dtype):
 
     for seed in range(SEEDS_PER_SIZE // size // 2):
         with_sets = seed % 2 == 1
-        network = make_network(size, seed, dtype=dtype, **PACES[seed % len(PACES)])
+        network = make_network(size, seed, dtype=dtype, **of_seed(size, seed))
         sums = np.zeros(NUM_KEYS)
         for rank in range(size):
             network.worker(rank, program(network, rank, np.random.default_rng([seed, rank]), sums))
@@ -127,7 +132,7 @@ def test_after_a_sync_every_rank_has_what_was_pushed_before_it(size):
     own = REPLICATED * 2
     for seed in range(SEEDS_PER_SIZE // size // 2):
         threshold = float(seed % 2) * 1e9
-        network = make_network(size, seed, threshold=threshold, **PACES[seed % len(PACES)])
+        network = make_network(size, seed, threshold=threshold, **of_seed(size, seed))
         for rank in range(min(size, len(REPLICATED))):
             network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))
         end(network)
@@ -163,7 +168,7 @@ def test_a_set_replaces_what_was_pushed_before_and_nothing_that_comes_after(size
 
     for seed in range(SEEDS_PER_SIZE // size // 2):
         key = REPLICATED[seed % len(REPLICATED)]
-        network = make_network(size, seed, **PACES[seed % len(PACES)])
+        network = make_network(size, seed, **of_seed(size, seed))
         state = {"round": -1, "pushers": 0, "expected": 0.0}
         random = np.random.default_rng(seed)
         network.worker(0, setter(network, state, random))
@@ -187,7 +192,7 @@ def test_a_worker_never_sees_less_than_it_pushed_itself(size):
             seen[rank] = call.values.max()
 
     for seed in range(SEEDS_PER_SIZE // size // 2):
-        network = make_network(size, seed, **PACES[seed % len(PACES)])
+        network = make_network(size, seed, **of_seed(size, seed))
         seen = np.zeros(size)
         for rank in range(size):
             network.worker(rank, program(network, rank, np.random.default_rng([seed, rank])))

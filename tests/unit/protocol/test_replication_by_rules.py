@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lapse.testing._virtual_rank import VirtualRank
 
-from simulated_network import Channels, Network
+from simulated_network import Channels, Network, share_in_groups
 
 NUM_KEYS = 4
 REPLICATED = (0, 2, 3)
@@ -32,18 +32,20 @@ STEP_OF_SETS = 1000.0  # sets give multiples of it, and all pushes together come
 
 class Ranks(RuleBasedStateMachine):
     @initialize(
-        size=st.integers(1, 4),
+        size=st.integers(1, 5),
+        sharing=st.integers(1, 3),
         lengths=st.sampled_from([1, 3, (2, 1, 2, 3)]),
         dtype=st.sampled_from(["float32", "float64"]),
         pace=st.sampled_from(PACES),
         with_sets=st.booleans(),
     )
-    def start(self, size, lengths, dtype, pace, with_sets):
+    def start(self, size, sharing, lengths, dtype, pace, with_sets):
         lengths = lengths if isinstance(lengths, int) else np.array(lengths)
         self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths, dtype, REPLICATED, **pace) for rank in range(size)]
+        share_in_groups(self.ranks, sharing)
         self.size = size
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
-        self.replicated = REPLICATED if size > 1 else ()
+        self.replicated = REPLICATED if size > sharing else ()
         self.with_sets = with_sets
         self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
@@ -66,25 +68,25 @@ class Ranks(RuleBasedStateMachine):
         return np.full(int(self.lengths[keys].sum()) if keys else 0, float(number))
 
     @rule(
-        rank=st.integers(0, 3),
+        rank=st.integers(0, 4),
         kind=st.sampled_from(["pull", "localize", "locate"]),
         keys=st.lists(KEYS, max_size=3),
     )
     def ask(self, rank, kind, keys):
         self.begin(rank % self.size, kind, keys)
 
-    @rule(rank=st.integers(0, 3), keys=st.lists(KEYS, max_size=4), number=st.integers(1, 5))
+    @rule(rank=st.integers(0, 4), keys=st.lists(KEYS, max_size=4), number=st.integers(1, 5))
     def push(self, rank, keys, number):
         self.begin(rank % self.size, "push", keys, self.values_for(keys, number))
 
     @precondition(lambda self: self.with_sets and self.replicated)
-    @rule(rank=st.integers(0, 3), key=st.sampled_from(REPLICATED))
+    @rule(rank=st.integers(0, 4), key=st.sampled_from(REPLICATED))
     def set(self, rank, key):
         value = STEP_OF_SETS * (len(self.sets) + 1)
         call = self.begin(rank % self.size, "set", [key], self.values_for([key], value))
         self.sets[value] = [key, None, call, None]
 
-    @rule(rank=st.integers(0, 3))
+    @rule(rank=st.integers(0, 4))
     def sync(self, rank):
         rank %= self.size
         self.syncs.append((self.begin(rank, "sync", []), self.pushed_by(rank)))
@@ -111,7 +113,7 @@ class Ranks(RuleBasedStateMachine):
         self.clock += 1
         self.after(self.channels.deliver(which))
 
-    @rule(rank=st.integers(0, 3), milliseconds=st.sampled_from([0, 1, 3, 11, 30]))
+    @rule(rank=st.integers(0, 4), milliseconds=st.sampled_from([0, 1, 3, 11, 30]))
     def tick(self, rank, milliseconds):
         self.time += milliseconds / 1000
         self.ranks[rank % self.size].tick(self.time)

@@ -9,6 +9,7 @@ from lapse.testing._sampling import pull_here
 import lapse
 from frequencies import assert_conform
 from lapse._store import Store
+from lapse.protocol._replica_memory import replicate
 from lapse.sampling._draws import Generator, Table
 from lapse.sampling.schemes import make_sampler
 
@@ -125,7 +126,8 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once():
 
 
 def find(weights, count, group_size=250, replicated=(), scheme="local", **options):
-    store = Store(len(weights), 2, "float32", 0, 3, np.array(replicated, np.int64))
+    store = Store(len(weights), 2, "float32", 0, 3)
+    replicate(store, replicated)
     distribution = lapse.Weighted(weights)
     if scheme in ("pool", "local"):
         options["group_size"] = group_size
