@@ -113,7 +113,13 @@ def test_whatever_ends_the_program_nothing_is_left(tmp_path, number):
     )
     command = [str(word) for word in (*HOSTS, "--hosts", 2, sys.executable, script)]
     folders = set(Path("/tmp").glob("lapse-hosts-*"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=job_environment())
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=job_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
+    )
     try:
         for _ in range(4):
             assert process.stdout.readline() == "up\n"
