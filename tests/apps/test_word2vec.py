@@ -180,6 +180,7 @@ def test_samples_of_the_local_scheme_are_local_and_replicas_are_synchronized_by_
         2000,
         "--sampling-scheme",
         "local",
+        env={"LAPSE_SHARED_MEMORY": "0"},
     )
     stats = line["stats"]
     assert stats["sampled_local"] > 0.9 * stats["sampled_keys"] > 0  # a rank may own none of so few
