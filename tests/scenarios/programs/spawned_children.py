@@ -30,6 +30,7 @@ if __name__ == "__main__":
         with lapse.Server(10, 2) as server:
             rank = server.rank
     with multiprocessing.get_context(method).Pool(2) as pool:
-        print(f"[{rank}]", pool.map(child, range(3)), flush=True)
+        sys.stdout.write(f"[{rank}] {pool.map(child, range(3))}\n")  # in one write: ranks cannot mix it
+        sys.stdout.flush()
     with lapse.Server(10, 2) as server:
         server.run(lambda kv: kv.pull(range(10)).wait())
