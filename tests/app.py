@@ -2,7 +2,9 @@
 
 import json
 import random
+import sys
 
+import launch
 from launch import mpirun
 
 #: How ``--metrics`` splits the time of an epoch.
@@ -15,6 +17,11 @@ def run_app(name, ranks, *options, timeout=120, env=None):
     """Run ``python -m lapse.apps.<name>`` on some ranks."""
     args = ["-m", f"lapse.apps.{name}", *map(str, options)]
     return mpirun(ranks, args, timeout=timeout, env=env)
+
+
+def start_app(name, ranks, *options):
+    """Start the same, in a process group of its own, without waiting for its end."""
+    return launch.start([launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{name}", *options])
 
 
 def result_of(job):

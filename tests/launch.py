@@ -80,17 +80,7 @@ def run(command, timeout=120, env=None, cwd=None):
     Job
     """
     command = [str(word) for word in command]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=job_environment(env),
-        cwd=cwd,
-        start_new_session=True,
-    )
+    process = start(command, env, cwd)
     try:
         out, err = process.communicate(timeout=timeout)
         return Job(command, process.returncode, out, err)
@@ -100,6 +90,21 @@ def run(command, timeout=120, env=None, cwd=None):
     finally:
         if process.poll() is None:
             kill_group(process)
+
+
+def start(command, env=None, cwd=None):
+    """Start a command in a process group of its own; its output is text, for `Popen.communicate`."""
+    return subprocess.Popen(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=job_environment(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
 
 
 def kill_group(process):

@@ -32,6 +32,7 @@ import safetensors
 import safetensors.numpy
 
 from lapse._store import Store
+from lapse.base.disk import sync
 from lapse.errors import CheckpointError
 from lapse.server.digests import sha256_of_integers
 
@@ -109,7 +110,7 @@ def begin_step(path: StrPath) -> str:
     path = Path(path)
     with contextlib.suppress(FileExistsError):
         path.mkdir()
-        _sync_folder(path.absolute().parent)
+        sync(path.absolute().parent)
     step = f"step-{max(_steps(path), default=0) + 1:06d}"
     (path / step).mkdir()
     return step
@@ -124,7 +125,7 @@ def write_values(folder: StrPath, store: Store, rank: int) -> list[dict[str, Any
         if len(keys):
             name = f"rank-{rank:05d}-{len(described):05d}.safetensors"
             described.append(_write_file(Path(folder) / name, store, keys))
-    _sync_folder(folder)
+    sync(folder)
     return described
 
 
@@ -169,7 +170,7 @@ def commit_step(
         "streams": streams,
     }
     _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    _sync_folder(folder)
+    sync(folder)
     write_atomically(Path(path) / CURRENT, f"{step}\n".encode())
 
 
@@ -179,7 +180,7 @@ def write_atomically(path: StrPath, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.new")
     _write(temporary, data)
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def discard_step(path: StrPath, step: str) -> None:
@@ -219,15 +220,6 @@ def _write(path: StrPath, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: StrPath) -> None:
-    """Bring the names in a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading ----------------------------------------------------------------------------------------------

@@ -4,30 +4,9 @@ The programs are the files of programs/. No job may hang: a limit of 60 s stands
 seconds says so.
 """
 
-import time
-from pathlib import Path
-
 import pytest
 
-from launch import mpirun
-
-PROGRAMS = Path(__file__).parent / "programs"
-
-NEVER = 60
-
-
-def job(ranks, program, *args, env=None):
-    """Run a program to its end; the job gets `seconds`, how long it took."""
-    began = time.monotonic()
-    ended = mpirun(ranks, [PROGRAMS / f"{program}.py", *args], timeout=NEVER, env=env)
-    ended.seconds = time.monotonic() - began
-    assert not ended.timed_out, f"the job hung\n{ended.output}"
-    return ended
-
-
-def lines(ended, rank):
-    return [line.split("] ", 1)[1] for line in ended.stdout.splitlines() if line.startswith(f"[{rank}] ")]
-
+from program_jobs import job, lines
 
 # An exception in a worker -------------------------------------------------------------------------
 

@@ -1,31 +1,11 @@
 """What goes wrong on one rank, thread or process alone: an error that names it on all of them, and never a hang."""
 
 import concurrent.futures
-import time
-from pathlib import Path
 
 import pytest
 
 import shim
-from launch import mpirun
-
-PROGRAMS = Path(__file__).parent / "programs"
-
-NEVER = 60
-
-
-def job(ranks, program, *args, env=None):
-    """Run a program to its end; the job gets `seconds`, how long it took."""
-    began = time.monotonic()
-    ended = mpirun(ranks, [PROGRAMS / f"{program}.py", *args], timeout=NEVER, env=env)
-    ended.seconds = time.monotonic() - began
-    assert not ended.timed_out, f"the job hung\n{ended.output}"
-    return ended
-
-
-def lines(ended, rank):
-    return [line.split("] ", 1)[1] for line in ended.stdout.splitlines() if line.startswith(f"[{rank}] ")]
-
+from program_jobs import PROGRAMS, job, lines
 
 # Errors that are hard to report --------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -16,7 +14,7 @@ import zipfile
 import pytest
 
 import launch
-from app import result_of, run_app, write_topics
+from app import result_of, run_app, start_app, write_topics
 
 SMALL = ("--dim", 8, "--epochs", 1, "--sample", 0, "--no-progress")
 
@@ -128,24 +126,11 @@ def test_vectors_that_fit_nowhere(topics):
     )
 
 
-def start(ranks, app, *options):
-    command = [launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{app}", *options]
-    return subprocess.Popen(
-        [str(word) for word in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=launch.job_environment(),
-        start_new_session=True,
-    )
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_block_ends_the_job(tmp_path, number):
     """Rank 0 waits for somebody who writes into the pipe, rank 1 for rank 0."""
     os.mkfifo(tmp_path / "pipe")
-    process = start(2, "word2vec", "--corpus", tmp_path / "pipe", "--output", tmp_path / "out", *SMALL)
+    process = start_app("word2vec", 2, "--corpus", tmp_path / "pipe", "--output", tmp_path / "out", *SMALL)
     try:
         lock = tmp_path / "out" / ".lapse-lock"
         while process.poll() is None and not (lock.exists() and lock.read_text()):
@@ -160,7 +145,7 @@ def test_a_signal_before_the_first_block_ends_the_job(tmp_path, number):
 
 def test_a_second_run_into_the_same_folder_is_refused(topics, tmp_path):
     out = ("--corpus", topics, "--output", tmp_path / "out", "--metrics", tmp_path / "m")
-    process = start(2, "word2vec", *out, *SMALL, "--epochs", 100_000)
+    process = start_app("word2vec", 2, *out, *SMALL, "--epochs", 100_000)
     try:
         while process.poll() is None and not (tmp_path / "m").exists():
             time.sleep(0.05)

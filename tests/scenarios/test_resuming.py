@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from app import TIMES, result_of, run_app, write_topics
+from app import TIMES, result_of, run_app, start_app, write_topics
 
 EPOCHS = 12
 OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
@@ -28,16 +27,7 @@ def topics(tmp_path_factory):
 @contextlib.contextmanager
 def started(ranks, *options, app="word2vec"):
     """A job of an application in a session of its own."""
-    command = [launch.mpirun_command(), "-n", ranks, sys.executable, "-m", f"lapse.apps.{app}", *options]
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=launch.job_environment(),
-        start_new_session=True,
-    )
+    process = start_app(app, ranks, *options)
     try:
         yield process
     finally:

@@ -13,6 +13,7 @@ import numpy as np
 
 import lapse
 from lapse.apps._shared.job import AppError, describe
+from lapse.base.disk import sync
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
