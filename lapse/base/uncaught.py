@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
+ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr; what it has not, an abort discards
 GRACE_SECONDS = 10  # for the other ranks to end
 MAX_LINE = 300  # characters of another rank's error
 

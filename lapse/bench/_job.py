@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 
+from lapse.base.uncaught import ABORT_DELAY
 from lapse.bench._groups import Context, load
 
 #: Starts the lines that are rows; all other output is for the user.
@@ -57,7 +58,7 @@ def _ending_together(ranks: int) -> Iterator[None]:
         sys.stderr.flush()
         if ranks < 2:
             sys.exit(1)
-        time.sleep(0.5)  # gives the launcher time to forward the message
+        time.sleep(ABORT_DELAY)
         _world().Abort(1)
 
 

@@ -13,6 +13,7 @@ from lapse.communication._text cimport text_t
 
 cdef enum:
     MAX_ELAPSED = 750000000     # nanoseconds between two looks; in what is beyond that the process was stopped
+    ABORT_DELAY = 300000000     # nanoseconds until the launcher has read why; what it has not, an abort discards
     ABORT_SECONDS = 5           # after which MPI_Abort has not ended this process: the launcher cannot be reached
 
 

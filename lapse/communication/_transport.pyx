@@ -9,8 +9,9 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
                             MPI_MAX_ERROR_STRING, MPI_Request, MPI_Status, MPI_Test, MPI_Testsome, MPI_UNDEFINED,
                             MPI_Wait)
 
+from lapse.base._sync cimport sleep_for
 from lapse.communication._failure cimport Failure
-from lapse.communication._guard cimport ABORT_SECONDS, end_process_after
+from lapse.communication._guard cimport ABORT_DELAY, ABORT_SECONDS, end_process_after
 from lapse.messaging._messages cimport HEARTBEAT, make_header, set_header
 from lapse.messaging._outbox cimport PACKET_BYTES, block_data, block_t, give_block_back, packet_size, take_block
 
@@ -232,9 +233,10 @@ cdef class Transport:
     # The end and errors ---------------------------------------------------------------------------------
 
     cdef void abort_job(self) noexcept nogil:
-        """Terminate all ranks at once; this process in any case, also if the launcher cannot be reached."""
+        """Terminate all ranks; this process in any case, also if the launcher cannot be reached."""
         fflush(stderr)
         end_process_after(ABORT_SECONDS)
+        sleep_for(ABORT_DELAY)
         MPI_Abort(self.requests.comm, 1)
 
     cdef int check(self, int code) noexcept nogil:

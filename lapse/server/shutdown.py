@@ -12,12 +12,11 @@ import time
 
 from lapse._comm import Comm
 from lapse.base import environment
+from lapse.base.uncaught import ABORT_DELAY
 from lapse.communication import _guard
 from lapse.communication._failure import GRACE_SECONDS
 from lapse.server.rank_calls import RankCalls
 from mpi4py import MPI
-
-ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr
 
 _open: dict["Shutdown", None] = {}  # an ordered set: in the order of creation
 _silent_ranks: set[int] = set()  # of MPI.COMM_WORLD: they did not answer a failure

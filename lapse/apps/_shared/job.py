@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from lapse.base.uncaught import ABORT_DELAY
+
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
@@ -92,7 +94,7 @@ def start() -> Iterator[Intracomm]:
         print(f"error on rank {comm.rank}:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         if comm.size == 1:
             sys.exit(1)
-        time.sleep(0.5)  # gives the launcher time to forward the message
+        time.sleep(ABORT_DELAY)
         comm.Abort(1)
 
 
