@@ -1,4 +1,4 @@
-"""Let the n-th call of a function of MPI or of the system fail on one rank: a library for LD_PRELOAD."""
+"""Let the n-th call of a function of MPI or of the system fail, or spoil a message: libraries for LD_PRELOAD."""
 
 import contextlib
 import functools
@@ -11,8 +11,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "shims" / "fail_call.c"
-ROOT = SOURCE.parents[2]
+SOURCES = Path(__file__).parent / "shims"
+ROOT = SOURCES.parents[1]
 
 _lock = threading.Lock()
 
@@ -40,31 +40,62 @@ def failing(*calls, large_bytes=None):
     from lapse import _mpi_loader
 
     env = {
-        "LD_PRELOAD": str(_library()),
+        "LD_PRELOAD": str(_library("fail_call.c")),
         "LAPSE_FAIL": ",".join(":".join(map(str, call)) for call in calls),
         "LAPSE_FAIL_MPI": _mpi_loader.library_path(),
     }
     return env if large_bytes is None else {**env, "LAPSE_FAIL_BYTES": str(large_bytes)}
 
 
+def spoiling(kind, n, value_bytes, old=False):
+    """Return the variables of a job in which the value in a message is another one.
+
+    Parameters
+    ----------
+    kind : str
+        Of the message, such as ``"TRANSFER"``; its first value is replaced by zeros.
+    n : int
+        Which one of those that a rank sends, from 1.
+    value_bytes : int
+        The size of every value.
+    old : bool
+        By what the message before it had, instead of zeros.
+
+    Raises
+    ------
+    Unavailable
+        Where there is no compiler.
+    """
+    from lapse.messaging._kinds import MESSAGE_KINDS
+
+    from lapse import _mpi_loader
+
+    number = next(number for number, each in MESSAGE_KINDS.items() if each.name == kind)
+    return {
+        "LD_PRELOAD": str(_library("spoil_message.c")),
+        "LAPSE_SPOIL": f"{number}:{n}:{value_bytes}:{int(old)}",
+        "LAPSE_SPOIL_MPI": _mpi_loader.library_path(),
+    }
+
+
 class Unavailable(Exception):
     """The shim cannot be compiled here; the message says why."""
 
 
-def _library():
+def _library(name):
     with _lock:  # several threads may start jobs
-        return _compiled()
+        return _compiled(SOURCES / name)
 
 
 @functools.cache
-def _compiled():
-    """Compile the shim unless that was done before."""
+def _compiled(source):
+    """Compile a shim unless that was done before."""
     compiler = _mpi_compiler()
-    name = hashlib.sha256(repr(compiler).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    name = hashlib.sha256(repr(compiler).encode() + source.read_bytes()).hexdigest()[:16]
     path = Path(tempfile.gettempdir(), f"lapse-shim-{os.getuid()}-{name}.so")
     if not path.exists():
         new = path.with_suffix(f".{os.getpid()}")
-        command = [*compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", str(new), str(SOURCE), "-ldl", "-pthread"]
+        command = [*compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", str(new), str(source), "-ldl", "-pthread"]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode:
             raise Unavailable(f"{shlex.join(command)} failed: {made.stderr.strip()[-500:]}")
