@@ -14,8 +14,8 @@ the order also respects the clock: what had ended before another operation began
 `order_of` searches the order, as Wing and Gong did ("Testing and verifying concurrent objects", 1993) with the memory
 of Lowe ("Testing for linearizability", 2017). In general that takes time exponential in the number of operations
 (Gibbons and Korach, "Testing shared memories", 1997), but here what is written tells itself apart: a set writes a
-number of its own, and a push a digit of its own, so that a pulled value names the last set and all the pushes after it. Then
-nearly every step of the search is forced.
+number of its own, and a push a digit of its own, so that a pulled value names the last set and all the pushes after it.
+Then nearly every step of the search is forced.
 
 Replicas promise less, and `check_replicas` looks for that.
 """
@@ -306,8 +306,8 @@ def check_replicas(operations: Sequence[Operation], hosts: Sequence[int]) -> Non
     """Check the pulls, pushes and syncs of one replicated key, which nobody sets.
 
     Each push takes effect once in each replica (`read_vector` has looked). A pull sees what ended before it on its
-    host, and whatever an earlier pull there has seen. Of each worker it sees the first pushes, without a gap, and what was
-    pushed on a rank before that rank's `wait_replica_sync`, when that has ended.
+    host, and whatever an earlier pull there has seen. Of each worker it sees the first pushes, without a gap, and what
+    was pushed on a rank before that rank's `wait_replica_sync`, when that has ended.
 
     Parameters
     ----------

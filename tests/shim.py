@@ -48,14 +48,14 @@ def failing(*calls, large_bytes=None):
 
 
 def spoiling(kind, n, value_bytes, old=False):
-    """Return the variables of a job in which the value in a message is another one.
+    """Return the variables of a job in which every n-th message of a kind has another value.
 
     Parameters
     ----------
     kind : str
         Of the message, such as ``"TRANSFER"``; its first value is replaced by zeros.
     n : int
-        Which one of those that a rank sends, from 1.
+        Of those that a rank sends.
     value_bytes : int
         The size of every value.
     old : bool

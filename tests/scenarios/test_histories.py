@@ -28,6 +28,6 @@ def test_operations_of_a_job_have_an_order(job):
     "kind, old", [("PUSH", False), ("SET", False), ("TRANSFER", True), ("PULL_REPLY", True), ("DELTA", False)]
 )
 def test_a_value_that_is_changed_on_its_way_is_found(kind, old):
-    env = shim.spoiling(kind, 12, 8 * histories.LENGTH, old)
+    env = shim.spoiling(kind, 6, 8 * histories.LENGTH, old)
     with pytest.raises(histories.WrongError):
         histories.check_job(*histories.record(Job(3, 2, 100, 5), env))

@@ -1,8 +1,8 @@
 /* Spoils the values in messages of Lapse: for LD_PRELOAD. `tests/shim.py` compiles it and sets its variables.
  *
- * LAPSE_SPOIL=KIND:N:BYTES:OLD   in the N-th message (from 1) of the kind with this number that a rank sends, each value
- *                                of BYTES bytes is replaced by zeros, or, if OLD is 1, by what the message of this kind
- *                                before it had at this place. Every rank does so.
+ * LAPSE_SPOIL=KIND:N:BYTES:OLD   in every N-th message of the kind with this number that a rank sends, the first value, of
+ *                                BYTES bytes, is replaced by zeros, or, if OLD is 1, by what the message of this kind
+ *                                before it had there.
  *
  * A packet that does not begin with a whole message is left alone. What was spoiled is said on stderr. */
 #define _GNU_SOURCE
@@ -36,9 +36,9 @@ static void spoil(char *packet, int size)
             char *value = packet + at + sizeof frame + RECORD;
             char present[sizeof before];
             memcpy(present, value, bytes);
-            if (++seen == number) {
+            if (++seen % number == 0) {
                 char text[64];
-                int length = snprintf(text, sizeof text, "shim: message %ld of kind %u is spoiled\n", number, kind);
+                int length = snprintf(text, sizeof text, "shim: message %ld of kind %u is spoiled\n", seen, kind);
                 syscall(SYS_write, 2, text, length);
                 if (old) memcpy(value, before, bytes);
                 else memset(value, 0, bytes);
