@@ -1,6 +1,5 @@
 """Ranks of one host share values: what others see when one is stopped or killed while it changes one."""
 
-import shlex
 import sys
 import textwrap
 
@@ -9,7 +8,8 @@ import pytest
 from launch import mpirun
 
 #: A launcher may kill all ranks when one is killed, before they can say why; it sees this shell only, which lives on.
-HIDDEN_FROM_LAUNCHER = ["-c", f'{shlex.quote(sys.executable)} -c "$0"; status=$?; test $status -ne 137 || sleep 20']
+SHELL = '"$PYTHON" -c "$0"; status=$?; test $status -ne 137 || sleep 20; exit $status'
+HIDDEN_FROM_LAUNCHER = ["-c", SHELL.replace("$PYTHON", sys.executable)]
 
 #: Rank 1 pushes to a value so long that it holds the value's latch nearly all the time.
 SCRIPT = """
