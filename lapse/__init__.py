@@ -16,7 +16,9 @@ __all__ = [
     "CheckpointError",
     "ClosedError",
     "CommError",
+    "Columns",
     "Constant",
+    "FromFile",
     "LapseError",
     "Network",
     "Normal",
@@ -26,22 +28,28 @@ __all__ = [
     "Sample",
     "Sampling",
     "Server",
+    "Table",
+    "Tables",
     "Uniform",
     "UniformValues",
+    "Vectorized",
     "Weighted",
     "Worker",
     "__version__",
     "choose_hot_spots",
     "measure_network",
+    "optim",
     "sharing_ranks",
 ]
 
 if TYPE_CHECKING:
+    from lapse import optim
     from lapse.options.hot_spots import choose_hot_spots
-    from lapse.options.initializers import Constant, Normal, UniformValues
+    from lapse.options.initializers import Columns, Constant, FromFile, Normal, UniformValues, Vectorized
     from lapse.options.network import Network
     from lapse.options.replication import Replication
     from lapse.options.sampling import Sampling, Uniform, Weighted
+    from lapse.options.tables import Table, Tables
     from lapse.sampling._sampler import Sample
     from lapse.server.host import sharing_ranks
     from lapse.server.network import measure_network
@@ -56,7 +64,12 @@ _LAZY = {  # name: the module that is loaded when the name is used for the first
     "Normal": "lapse.options.initializers",
     "UniformValues": "lapse.options.initializers",
     "Constant": "lapse.options.initializers",
+    "Vectorized": "lapse.options.initializers",
+    "FromFile": "lapse.options.initializers",
+    "Columns": "lapse.options.initializers",
     "Replication": "lapse.options.replication",
+    "Table": "lapse.options.tables",
+    "Tables": "lapse.options.tables",
     "Sample": "lapse.sampling._sampler",
     "Sampling": "lapse.options.sampling",
     "Uniform": "lapse.options.sampling",
@@ -72,6 +85,8 @@ uncaught.install(_mpi_loader.ranks_started())
 
 
 def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return importlib.import_module("lapse.optim")
     if name not in _LAZY:
         raise AttributeError(f"module 'lapse' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from lapse.storage._replicas cimport replicas_t
 from lapse.storage._segment cimport Segment
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
-from lapse.base._types cimport key_t, status_t
+from lapse.base._types cimport GRADIENT, key_t, status_t
 
 cdef enum key_state:
     # Odd values: the value can be read here.
@@ -56,12 +56,15 @@ cdef struct pool_t:
 
 
 cdef struct slab_t:
-    # All values of one length on a rank. Addresses are reserved for every key of this length, because any rank may
-    # come to own all of them; memory is allocated when a row is first written.
+    # All values of one length, and with one optimizer, on a rank. Addresses are reserved for every such key, because
+    # any rank may come to own all of them; memory is allocated when a row is first written.
     char* rows
     pool_t* pool
-    size_t row_bytes
+    size_t row_bytes    # of a value
+    size_t held_bytes   # of a value and the state of its optimizer, which lies behind it and moves with it
+    size_t stride       # from one row to the next
     size_t num_rows
+    void* optimizer     # its parameters, see `base/_optimizers`; NULL: gradients cannot be applied
 
 
 cdef struct store_t:
@@ -87,6 +90,8 @@ cdef struct store_t:
     uint8_t* hints
     store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
     bint reaches_all    # every key is here or in the memory of a rank of this host, for good: nothing ever moves
+    void* optimizers    # one for each slab
+    bint takes_gradients    # every slab has an optimizer
 
 
 cdef struct tally_t:
@@ -151,8 +156,13 @@ cdef inline size_t value_bytes(const store_t* store, key_t key) noexcept nogil:
     return slab_for(store, key).row_bytes
 
 
+cdef inline size_t change_bytes(const store_t* store, int kind, key_t key) noexcept nogil:
+    """What a message or a parked operation carries to change a value: of a gradient the rate in front of it."""
+    return slab_for(store, key).row_bytes + (sizeof(double) if kind == GRADIENT else 0)
+
+
 cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
-    return slab.rows + slot * slab.row_bytes
+    return slab.rows + slot * slab.stride
 
 
 cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
@@ -182,17 +192,19 @@ cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
 
 # One key. The caller holds its latch if a slot is passed, or taken from the entry. -------------------
 
-cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept nogil
+cdef uint32_t take_row(const store_t* store, slab_t* slab, size_t written) noexcept nogil
 cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil
-cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil
-cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil
+cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,
+                       double weight) noexcept nogil
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, double weight) noexcept nogil
 
 # Batches ------------------------------------------------------------------------------------------------
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, const float* weights, uint32_t* missed, tally_t* tally) noexcept nogil
+                          char* values, const float* weights, double weight, uint32_t* missed,
+                          tally_t* tally) noexcept nogil
 cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil
 
 

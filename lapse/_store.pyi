@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +7,7 @@ from typing_extensions import Self
 
 from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
-
-def count_lengths(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+from lapse.storage.slabs import Parameters
 
 class Store:
     def __new__(
@@ -19,6 +18,7 @@ class Store:
         rank: int = 0,
         size: int = 1,
         shareable: bool = False,
+        optimizers: Sequence[tuple[int, Parameters | None]] = (),
     ) -> Self: ...
     @property
     def segment(self) -> Segment: ...

@@ -1,20 +1,22 @@
 """Floor 1. The values stored on this rank, and what this rank knows about every key."""
 
 cimport cython
+from libc.math cimport isnan
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-import collections
-
 import numpy as np
 
+from lapse.storage.slabs import BLOCK, plan_slabs
+
 from lapse.base._memory cimport release, reserve
+from lapse.base._optimizers cimport optimizer_t, prepare_optimizer, state_length
 from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_vectors, push_replica,
                                       read_replica)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
-from lapse.base._types cimport PULL, PUSH, SET
+from lapse.base._types cimport GRADIENT, PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
 
 
@@ -33,14 +35,15 @@ cdef enum:
     ENTRIES_AHEAD = 24
     HINTS_AHEAD = 36        # the hint, if ranks share memory
     PAGE_BYTES = 4096
-    BLOCK = 65536           # keys per step of a loop over all keys while a store is created
     NUM_VIEWS = 256         # a hint is a byte
     MAX_PREFETCHED = 1024   # bytes of one row; the processor prefetches the rest of a longer run by itself
+    ALIGNED_FROM = 256      # bytes; rows with a state begin at cache lines from this size on, shorter ones are packed
 
 
 # One key ---------------------------------------------------------------------------------------------
 
-cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept nogil:
+cdef uint32_t take_row(const store_t* store, slab_t* slab, size_t written) noexcept nogil:
+    """A row of zeros, apart from so many bytes at its beginning, which the caller writes."""
     cdef pool_t* pool = slab.pool
     cdef uint32_t slot
     cdef bint used = False
@@ -53,8 +56,8 @@ cdef uint32_t take_row(const store_t* store, slab_t* slab, bint zeroed) noexcept
         slot = pool.next_row
         pool.next_row += 1
     drop_latch(&pool.latch)
-    if used and zeroed:
-        memset(row_at(slab, slot), 0, slab.row_bytes)
+    if used and written < slab.held_bytes:
+        memset(row_at(slab, slot) + written, 0, slab.held_bytes - written)
     return slot
 
 
@@ -76,29 +79,40 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
         memcpy(out, row_at(slab, slot), slab.row_bytes)
 
 
-cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given) noexcept nogil:
-    # The only place where an update meets the value of a key that is not replicated. Another rule than addition (an
-    # optimizer that runs where the value lies) belongs here, but not for replicated keys: `push_replica` adds an update
-    # to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md), which is
-    # correct only because additions commute and can be combined. See docs/extending.md.
+cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,
+                       double weight) noexcept nogil:
+    # The only place where an update meets the value of a key that is not replicated. For replicated keys an update is
+    # added to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md),
+    # which is correct only because additions commute and can be combined.
     cdef slab_t* slab = slab_for(store, key)
     if slot[0] == NO_SLOT:
-        slot[0] = take_row(store, slab, kind == PUSH)
+        slot[0] = take_row(store, slab, slab.row_bytes if kind == SET else 0)
     if kind == PUSH:
         add_values(store.itemsize, row_at(slab, slot[0]), given, slab.row_bytes)
-    else:
+    elif kind == SET:
         memcpy(row_at(slab, slot[0]), given, slab.row_bytes)
+    else:
+        take_step(slab, store.itemsize, row_at(slab, slot[0]), given, weight)
 
 
-cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entry, char* value) noexcept nogil:
+cdef inline void take_step(const slab_t* slab, int32_t itemsize, char* row, const char* gradient,
+                           double rate) noexcept nogil:
+    # The rate is NaN if the call gave none.
+    cdef const optimizer_t* optimizer = <const optimizer_t*>slab.optimizer
+    optimizer.step(optimizer, optimizer.rate if isnan(rate) else rate, row, row + slab.row_bytes, gradient,
+                   slab.row_bytes // itemsize)
+
+
+cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entry, char* value,
+                              double weight) noexcept nogil:
     # under the key's latch
     if kind == PULL:
         read_value(store, key, entry.slot, value)
     else:
-        change_value(store, key, &entry.slot, kind, value)
+        change_value(store, key, &entry.slot, kind, value, weight)
 
 
-cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, char* value, float weight,
+cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, char* value, double weight,
                                 tally_t* tally) noexcept nogil:
     """Under the key's latch, in the leader's store: pull or push a key that is replicated; return whether it was done.
 
@@ -109,13 +123,13 @@ cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, 
     if kind == PULL:
         read_replica(&store.replicas.all[entry.slot], value)
     else:
-        push_replica(&store.replicas, entry.slot, value, weight)
+        push_replica(&store.replicas, entry.slot, value, <float>weight)
         tally.replicated += 1
     return True
 
 
-cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noexcept nogil:
-    """Pull, push or set a key at another rank of this host, if that owns it or has its replica; return whether so."""
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, double weight) noexcept nogil:
+    """Pull or change a key at another rank of this host, if that owns it or has its replica; return whether so."""
     cdef store_t* view = view_of(store, key)
     cdef entry_t* entry = &view.entries[key]
     cdef tally_t tally
@@ -126,19 +140,19 @@ cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value) noe
     note_use(entry)
     served = entry.state == OWNED or (kind == PULL and is_lent(entry))
     if served:
-        access_owned(view, kind, key, entry, value)
+        access_owned(view, kind, key, entry, value, weight)
     else:
-        served = access_replica(view, kind, entry, value, 1, &tally)
+        served = access_replica(view, kind, entry, value, weight, &tally)
     unlock_entry(entry)
     return served
 
 
 cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry, char* value,
-                             float weight, tally_t* tally) noexcept nogil:
-    """Under the key's latch: pull, push or set a key of this rank; return whether it is here."""
+                             double weight, tally_t* tally) noexcept nogil:
+    """Under the key's latch: pull or change a key of this rank; return whether it is here."""
     note_use(entry)
     if entry.state == OWNED:
-        access_owned(store, kind, key, entry, value)
+        access_owned(store, kind, key, entry, value, weight)
     elif kind == PULL and is_lent(entry):
         read_value(store, key, entry.slot, value)
     else:
@@ -146,7 +160,7 @@ cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry
     return True
 
 
-cdef bint access_here(store_t* store, int kind, key_t key, char* value, float weight, tally_t* tally) noexcept nogil:
+cdef bint access_here(store_t* store, int kind, key_t key, char* value, double weight, tally_t* tally) noexcept nogil:
     """As `access_held`, for a caller that does not hold the latch."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint served
@@ -159,10 +173,10 @@ cdef bint access_here(store_t* store, int kind, key_t key, char* value, float we
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
     """Copy a value if it is owned or replicated here, or owned by a rank that shares memory; return whether it was."""
     cdef tally_t tally
-    return access_host_peer(store, PULL, key, out) or access_here(store, PULL, key, out, 0, &tally)
+    return access_host_peer(store, PULL, key, out, 0) or access_here(store, PULL, key, out, 0, &tally)
 
 
-cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, char* value, float weight,
+cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, char* value, double weight,
                            tally_t* tally) noexcept nogil:
     """What `access_batch` does with a key whose state in the view is not OWNED; return whether it was served.
 
@@ -177,7 +191,7 @@ cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, c
     note_use(entry)
     served = entry.state == OWNED
     if served:
-        access_owned(view, kind, key, entry, value)
+        access_owned(view, kind, key, entry, value, weight)
         tally.shared += 1
     else:
         served = access_replica(view, kind, entry, value, weight, tally)
@@ -187,7 +201,7 @@ cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, c
 
 # Batches ---------------------------------------------------------------------------------------------
 
-cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
+cdef inline void prefetch_row(store_t* store, int kind, key_t key) noexcept nogil:
     # Reads the slot without the latch: a stale slot, or what the slot of an absent key remembers, costs a useless
     # prefetch, nothing more.
     cdef store_t* view = view_of(store, key)
@@ -202,7 +216,9 @@ cdef inline void prefetch_row(store_t* store, key_t key) noexcept nogil:
         prefetch_vectors(&view.replicas.all[slot], MAX_PREFETCHED)
         return
     row = row_at(slab, slot)
-    end = slab.row_bytes if slab.row_bytes < MAX_PREFETCHED else MAX_PREFETCHED
+    end = slab.held_bytes if kind == GRADIENT else slab.row_bytes
+    if end > MAX_PREFETCHED:
+        end = MAX_PREFETCHED
     at = 0
     while at < end:
         prefetch(row + at)
@@ -223,12 +239,12 @@ cdef inline void look_for_replica(store_t* store, key_t key) noexcept nogil:
         prefetch_replica(&store.replicas.all[entry.slot])
 
 
-cdef inline void look_ahead(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
+cdef inline void look_ahead(store_t* store, int kind, const key_t* keys, int64_t i, int64_t count) noexcept nogil:
     look_for_entries(store, keys, i, count)
     if store.replicas.count and i + REPLICAS_AHEAD < count:
         look_for_replica(store, keys[i + REPLICAS_AHEAD])
     if i + ROWS_AHEAD < count:
-        prefetch_row(store, keys[i + ROWS_AHEAD])
+        prefetch_row(store, kind, keys[i + ROWS_AHEAD])
 
 
 cdef inline void start_looking_for_entries(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
@@ -240,21 +256,23 @@ cdef inline void start_looking_for_entries(store_t* store, const key_t* keys, in
         prefetch(&view_of(store, keys[i]).entries[keys[i]])
 
 
-cdef inline void start_looking_ahead(store_t* store, const key_t* keys, int64_t count) noexcept nogil:
+cdef inline void start_looking_ahead(store_t* store, int kind, const key_t* keys, int64_t count) noexcept nogil:
     cdef int64_t i
     start_looking_for_entries(store, keys, count)
     if store.replicas.count:
         for i in range(min(count, <int64_t>REPLICAS_AHEAD)):
             look_for_replica(store, keys[i])
     for i in range(min(count, <int64_t>ROWS_AHEAD)):
-        prefetch_row(store, keys[i])
+        prefetch_row(store, kind, keys[i])
 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, const float* weights, uint32_t* missed, tally_t* tally) noexcept nogil:
-    """Pull into `values`, or push or set from it.
+                          char* values, const float* weights, double weight, uint32_t* missed,
+                          tally_t* tally) noexcept nogil:
+    """Pull into `values`, or push, set or apply gradients from it.
 
-    `weights` are those of pushes to replicas; NULL: each has the weight 1.
+    `weights` are those of pushes to replicas; NULL: each has the weight `weight`. Of gradients that is the learning
+    rate, NaN for each optimizer's own.
 
     Returns the number of keys that could not be served; their positions are written to `missed`.
     """
@@ -264,19 +282,20 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
     cdef entry_t* entry
     cdef char* value
     if count > 1:
-        start_looking_ahead(store, keys, count)
+        start_looking_ahead(store, kind, keys, count)
     for i in range(count):
-        look_ahead(store, keys, i, count)
+        look_ahead(store, kind, keys, i, count)
         value = values + (i * row_bytes if offsets == NULL else offsets[i])
         # Whose memory it is makes no difference, hence no branch: where owners are random it would be mispredicted.
         view = view_of(store, keys[i])
         entry = &view.entries[keys[i]]
         lock_entry(view, entry)
         if is_likely(entry.state == OWNED):  # keeps the rest out of the loop
-            access_owned(view, kind, keys[i], entry, value)
+            access_owned(view, kind, keys[i], entry, value, weight)
             unlock_entry(entry)
             tally.shared += view != store
-        elif not access_not_owned(store, view, kind, keys[i], value, 1 if weights == NULL else weights[i], tally):
+        elif not access_not_owned(store, view, kind, keys[i], value, weight if weights == NULL else weights[i],
+                                  tally):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses
@@ -321,20 +340,29 @@ cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
     for i in range(store.num_slabs):
         slab = &store.slabs[i]
         slab.rows = address + at
-        at = to_pages(at + slab.row_bytes * slab.num_rows)
+        at = to_pages(at + slab.stride * slab.num_rows)
     return at
 
 
-def count_lengths(lengths):
-    """Return the distinct lengths, ascending, and how many keys have each.
+cdef size_t stride_for(const slab_t* slab) noexcept nogil:
+    """Bytes from one row to the next: cache lines are not shared if that costs little."""
+    if slab.held_bytes == slab.row_bytes:
+        return slab.row_bytes
+    if slab.held_bytes < ALIGNED_FROM:
+        return (slab.held_bytes + 7) & ~<size_t>7
+    return (slab.held_bytes + 63) & ~<size_t>63
 
-    Works in blocks, as every loop over the keys here: the process would keep the memory of large temporary arrays.
-    """
-    total = collections.Counter()
-    for first in range(0, len(lengths), BLOCK):
-        total.update(dict(zip(*map(np.ndarray.tolist, np.unique(lengths[first : first + BLOCK], return_counts=True)))))
-    distinct = np.array(sorted(total), dtype=np.int64)
-    return distinct, np.array([total[length] for length in distinct.tolist()])
+
+cdef int read_parameters(optimizer_t* optimizer, dict given, int itemsize) except -1:
+    """Fill in an optimizer from what `plan_slabs` took over."""
+    optimizer.rate = given["rate"]
+    optimizer.weight_decay = given["weight_decay"]
+    optimizer.epsilon = given["epsilon"]
+    optimizer.initial = given["initial"]
+    optimizer.beta1, optimizer.beta2 = given["betas"]
+    if not prepare_optimizer(optimizer, given["kind"], itemsize):
+        raise MemoryError("no memory for an optimizer")
+    return 0
 
 
 cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
@@ -387,6 +415,8 @@ cdef class Store:
         This rank, and how many there are.
     shareable : bool
         Whether other ranks of this host may map this store (see `join`).
+    optimizers : sequence of (int, dict or None)
+        Which keys have which optimizer: see `plan_slabs`.
 
     Raises
     ------
@@ -394,7 +424,8 @@ cdef class Store:
         If the directory or the address range for the values cannot be allocated.
     """
 
-    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, bint shareable=False):
+    def __cinit__(self, int64_t num_keys, lengths, dtype, int rank=0, int size=1, bint shareable=False,
+                  optimizers=()):
         cdef int i
         self.length = lengths if isinstance(lengths, int) else -1
         self.dtype = np.dtype(dtype)
@@ -407,7 +438,7 @@ cdef class Store:
         bits = max(1, int(num_keys - 1).bit_length())
         self.c.mix_mask = (1 << bits) - 1
         self.c.mix_shift = (bits + 1) // 2
-        self._plan_slabs(lengths)
+        self._plan_slabs(lengths, optimizers)
         self.segment = Segment(lay_out(&self.c, NULL), shareable)
         lay_out(&self.c, self.segment.address)
         self._fill_directory()
@@ -418,30 +449,41 @@ cdef class Store:
             self.c.leaders[i] = i
         self.c.num_leaders = size
 
-    def _plan_slabs(self, lengths):
+    def _plan_slabs(self, lengths, optimizers):
         cdef int i
-        if self.length >= 0:
-            distinct, counts = np.array([lengths]), np.array([self.c.num_keys])
-        else:
-            distinct, counts = count_lengths(lengths)
-            self._number_slabs(lengths, distinct)
-        self.c.slabs = <slab_t*>calloc(len(distinct), sizeof(slab_t))
-        if self.c.slabs == NULL:
-            raise MemoryError(f"no memory for {len(distinct)} value lengths")
-        self.c.num_slabs = len(distinct)
-        for i in range(self.c.num_slabs):
-            self.c.slabs[i].row_bytes = int(distinct[i]) * self.c.itemsize
-            self.c.slabs[i].num_rows = int(counts[i])
+        cdef slab_t* slab
+        cdef optimizer_t* own
+        plans, number = plan_slabs(self.c.num_keys, lengths, optimizers)
+        self.c.slabs = <slab_t*>calloc(len(plans), sizeof(slab_t))
+        own = <optimizer_t*>calloc(len(plans), sizeof(optimizer_t))
+        self.c.optimizers = own
+        if self.c.slabs == NULL or own == NULL:
+            raise MemoryError(f"no memory for {len(plans)} value lengths")
+        self.c.num_slabs = len(plans)
+        self.c.takes_gradients = True
+        for i, plan in enumerate(plans):
+            slab = &self.c.slabs[i]
+            slab.row_bytes = slab.held_bytes = plan.length * self.c.itemsize
+            slab.num_rows = plan.count
+            if plan.optimizer is None:
+                self.c.takes_gradients = False
+            else:
+                slab.held_bytes += state_length(plan.optimizer["kind"], plan.length) * self.c.itemsize
+                slab.optimizer = &own[i]
+                read_parameters(&own[i], plan.optimizer, self.c.itemsize)
+            slab.stride = stride_for(slab)
+        if number is not None:
+            self._number_slabs(number)
 
-    def _number_slabs(self, lengths, distinct):
+    def _number_slabs(self, number):
         """Record the slab of each key."""
-        cdef uint32_t[::1] view
+        cdef const uint32_t[::1] view
         cdef int64_t i, first
         self.c.slab_of = <uint32_t*>reserve(self.c.num_keys * sizeof(uint32_t))
         if self.c.slab_of == NULL:
             raise MemoryError(f"no memory for the lengths of {self.c.num_keys} keys")
-        for first in range(0, self.c.num_keys, BLOCK):
-            view = np.searchsorted(distinct, lengths[first : first + BLOCK]).astype(np.uint32)
+        for first in range(0, self.c.num_keys, <int64_t>BLOCK):
+            view = number(first)
             for i in range(view.shape[0]):
                 self.c.slab_of[first + i] = view[i]
 
@@ -468,6 +510,9 @@ cdef class Store:
             for i in range(1, NUM_VIEWS):
                 free_view(&self.c, self.c.views[i])
         free(self.c.views)
+        for i in range(self.c.num_slabs):
+            free((<optimizer_t*>self.c.optimizers)[i].corrections)
+        free(self.c.optimizers)
         free(self.c.slabs)
         free(self.c.leaders)
         if self.c.slab_of != NULL:
@@ -571,7 +616,7 @@ cdef class Store:
         first : int
             The key to start from.
         max_bytes : int
-            Stop before keys and values together exceed this size; at least one key is returned, if there is any.
+            Stop before keys, values and states together exceed this size; at least one key is returned, if there is any.
 
         Returns
         -------
@@ -589,7 +634,7 @@ cdef class Store:
         with nogil:
             while key < self.c.num_keys:
                 if is_written(&self.c, key):
-                    size = value_bytes(&self.c, key) + sizeof(key_t)
+                    size = slab_for(&self.c, key).held_bytes + sizeof(key_t)
                     if count > 0 and taken + size > max_bytes:
                         break
                     taken += size
@@ -619,7 +664,7 @@ cdef class Store:
     def fill(self, const key_t[::1] keys, values):
         """Write initial values of keys that are here, without a message; replicas by the leader alone.
 
-        No other thread or rank may use the keys during the call.
+        The states of their optimizers begin anew. No other thread or rank may use the keys during the call.
 
         Parameters
         ----------
@@ -634,6 +679,7 @@ cdef class Store:
         """
         cdef int64_t i
         cdef entry_t* entry
+        cdef slab_t* slab
         cdef const unsigned char[::1] data = np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8)
         cdef size_t at = 0
         for i in range(keys.shape[0]):
@@ -648,7 +694,9 @@ cdef class Store:
             if entry.state == REPLICATED and is_leader(&self.c):
                 fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
             elif is_owned(entry):
-                change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at])
+                slab = slab_for(&self.c, keys[i])
+                change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at], 0)
+                memset(row_at(slab, entry.slot) + slab.row_bytes, 0, slab.held_bytes - slab.row_bytes)
             unlock_entry(entry)
             at += value_bytes(&self.c, keys[i])
 

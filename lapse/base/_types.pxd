@@ -32,6 +32,7 @@ cdef enum operation_kind:
     LOCALIZE = 4
     LOCATE = 5          # asks homes for the owners of keys
     RENDEZVOUS = 6      # a worker that waits for the other workers of its rank; never in a message
+    GRADIENT = 7        # a step of the optimizer where the value lies
 
 
 cdef enum wait_kind:
@@ -73,6 +74,7 @@ cdef struct operation_t:
     operation_t* next           # in its worker slot's list of spare or of detached operations
     int64_t count               # all key positions, for error messages
     key_t asked_key             # one of those that other ranks were asked for, for reports
+    double rate                 # of gradients: the learning rate; NaN: each optimizer's own
     uint8_t kind
 
 

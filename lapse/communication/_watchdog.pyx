@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
 from lapse.base._sync cimport load, load32, now, store32
-from lapse.base._types cimport (FAILURE_GRACE_SECONDS, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, WAITS_FOR_MAIL,
+from lapse.base._types cimport (FAILURE_GRACE_SECONDS, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, WAITS_FOR_MAIL,
                                 WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM, WAITS_FOR_ROUND, key_t,
                                 wait_t)
 from lapse.communication._doorbells cimport is_near
@@ -314,6 +314,8 @@ cdef const char* name_of(int what) noexcept nogil:
         return b"push"
     if what == SET:
         return b"set"
+    if what == GRADIENT:
+        return b"step with gradients"
     if what == LOCALIZE:
         return b"localize"
     if what == LOCATE:

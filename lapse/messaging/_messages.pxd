@@ -13,6 +13,7 @@ the enum behind it, and a step in the module that handles it; `_senders` is the 
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 
 cdef extern from *:
@@ -30,7 +31,7 @@ cdef extern from *:
         LAPSE_IN_BULK = 16      /* nobody waits for it: goes in as few packets as possible */
     };
 
-    /* KIND(name, number, flags, from -> to, meaning). Numbers are below 64; the first five are also those of the
+    /* KIND(name, number, flags, from -> to, meaning). Numbers are below 64; the first six are also those of the
        operations in base/_types. */
     #define LAPSE_MESSAGE_KINDS(KIND) \
         KIND(PULL, 1, LAPSE_RELOCATION | LAPSE_IN_PARTS, "any -> home -> owner", \
@@ -43,10 +44,12 @@ cdef extern from *:
              "the origin wants to own these keys") \
         KIND(LOCATE, 5, LAPSE_RELOCATION, "any -> home", \
              "which ranks own these keys?") \
+        KIND(GRADIENT, 7, LAPSE_RELOCATION, "any -> home -> owner", \
+             "take a step of the optimizer with these gradients") \
         KIND(PULL_REPLY, 8, LAPSE_RELOCATION, "owner -> origin", \
              "the values") \
         KIND(ACK, 9, LAPSE_RELOCATION, "owner or home -> origin", \
-             "this many pushes, sets or marks took effect") \
+             "this many pushes, sets, gradients or marks took effect") \
         KIND(HAND_OVER, 10, LAPSE_RELOCATION | LAPSE_IN_PARTS, "home -> last requester", \
              "give these keys to the origin once you have had them") \
         KIND(TRANSFER, 11, LAPSE_RELOCATION, "last owner -> requester", \
@@ -149,7 +152,7 @@ cdef extern from *:
     #endif
     """
     enum message_kind:
-        # PULL, PUSH, SET, LOCALIZE, LOCATE: the operations in base/_types
+        # PULL, PUSH, SET, LOCALIZE, LOCATE, GRADIENT: the operations in base/_types
         PULL_REPLY "LAPSE_PULL_REPLY"
         ACK "LAPSE_ACK"
         HAND_OVER "LAPSE_HAND_OVER"
@@ -215,6 +218,13 @@ cdef inline bint is_of_full_round(const record_t* record) noexcept nogil:
 cdef inline int64_t size_of_text(const record_t* record) noexcept nogil:
     """MAIL, FAILURE, BYE: the bytes behind the record, without what pads them."""
     return record.key
+
+
+cdef inline double rate_in(const char* payload) noexcept nogil:
+    """GRADIENT: the learning rate, in front of the value; NaN: the optimizer's own."""
+    cdef double rate
+    memcpy(&rate, payload, sizeof(double))
+    return rate
 
 
 cdef inline char* value_behind(record_t* record) noexcept nogil:

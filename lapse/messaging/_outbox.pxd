@@ -43,6 +43,8 @@ cdef struct outbox_t:
 
 cdef int append_record(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
                        int64_t size) noexcept nogil
+cdef int append_in_two(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* head,
+                       int64_t head_size, const char* value, int64_t size) noexcept nogil
 cdef int append_count(outbox_t* outbox, header_t header, uint32_t count, uint64_t amount) noexcept nogil
 cdef frame_t* open_frame(outbox_t* outbox, header_t header, int64_t size) noexcept nogil
 cdef void close_frame(outbox_t* outbox, frame_t* frame, uint32_t count, const char* end) noexcept nogil

@@ -81,27 +81,32 @@ cdef inline int64_t padded(int64_t size) noexcept nogil:
     return (size + 3) & ~<int64_t>3
 
 
-cdef void add_record(block_t* block, frame_t* frame, uint32_t key, uint32_t position,
-                     const char* value, int64_t size) noexcept nogil:
+cdef void add_record(block_t* block, frame_t* frame, uint32_t key, uint32_t position, const char* head,
+                     int64_t head_size, const char* value, int64_t size) noexcept nogil:
     cdef record_t* record = <record_t*>(block_data(block) + block.used)
+    cdef char* at = <char*>(record + 1)
     record.key = key
     record.position = position
+    if head_size:
+        memcpy(at, head, head_size)
+        at += head_size
     if value != NULL:
-        memcpy(record + 1, value, size)
+        memcpy(at, value, size)
     else:  # a value that was never written
-        memset(record + 1, 0, size)
+        memset(at, 0, size)
+    size += head_size
     block.used += sizeof(record_t) + padded(size)
     frame.bytes += <uint32_t>(sizeof(record_t) + padded(size))
     frame.count += 1
 
 
-cdef int append_large(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
-                      int64_t size) noexcept nogil:
+cdef int append_large(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* head,
+                      int64_t head_size, const char* value, int64_t size) noexcept nogil:
     # A frame above the packet size has a block of its own, filled before the latch is taken.
-    cdef block_t* block = new_block(sizeof(frame_t) + sizeof(record_t) + padded(size))
+    cdef block_t* block = new_block(sizeof(frame_t) + sizeof(record_t) + padded(head_size + size))
     if block == NULL:
         return NO_MEMORY
-    add_record(block, start_frame(block, header), key, position, value, size)
+    add_record(block, start_frame(block, header), key, position, head, head_size, value, size)
     take_latch(&outbox.latch)
     if outbox.closed:
         free(block)
@@ -111,9 +116,9 @@ cdef int append_large(outbox_t* outbox, header_t header, uint32_t key, uint32_t 
     return OK
 
 
-cdef int append_latched(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
-                        int64_t size) noexcept nogil:
-    cdef int64_t needed = sizeof(record_t) + padded(size)
+cdef int append_latched(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* head,
+                        int64_t head_size, const char* value, int64_t size) noexcept nogil:
+    cdef int64_t needed = sizeof(record_t) + padded(head_size + size)
     cdef block_t* block = outbox.tail
     cdef frame_t* frame
     if outbox.closed:
@@ -124,17 +129,23 @@ cdef int append_latched(outbox_t* outbox, header_t header, uint32_t key, uint32_
         if block == NULL:
             return NO_MEMORY
         frame = start_frame(block, header)
-    add_record(block, frame, key, position, value, size)
+    add_record(block, frame, key, position, head, head_size, value, size)
     return OK
 
 
 cdef int append_record(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* value,
                        int64_t size) noexcept nogil:
+    return append_in_two(outbox, header, key, position, NULL, 0, value, size)
+
+
+cdef int append_in_two(outbox_t* outbox, header_t header, uint32_t key, uint32_t position, const char* head,
+                       int64_t head_size, const char* value, int64_t size) noexcept nogil:
+    """A record whose value comes from two places."""
     cdef int status
-    if <int64_t>(sizeof(frame_t) + sizeof(record_t)) + padded(size) > BLOCK_BYTES:
-        return append_large(outbox, header, key, position, value, size)
+    if <int64_t>(sizeof(frame_t) + sizeof(record_t)) + padded(head_size + size) > BLOCK_BYTES:
+        return append_large(outbox, header, key, position, head, head_size, value, size)
     take_latch(&outbox.latch)
-    status = append_latched(outbox, header, key, position, value, size)
+    status = append_latched(outbox, header, key, position, head, head_size, value, size)
     drop_latch(&outbox.latch)
     return status
 
@@ -202,7 +213,7 @@ cdef int append_last(outbox_t* outbox, header_t header, const char* text, int64_
     cdef int status
     size = min(size, <int64_t>MAX_LAST_BYTES)
     take_latch(&outbox.latch)
-    status = append_latched(outbox, header, <uint32_t>size, 0, text, size)
+    status = append_latched(outbox, header, <uint32_t>size, 0, NULL, 0, text, size)
     outbox.closed = True
     drop_latch(&outbox.latch)
     return status

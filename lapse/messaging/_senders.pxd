@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAILURE, HAND_OVER, LEAVING,
                                         LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
                                         TRANSFER, TRANSFER_ZERO, header_t, make_header, record_t, with_kind)
-from lapse.messaging._outbox cimport append_count, append_last, append_record, outbox_t
+from lapse.messaging._outbox cimport append_count, append_in_two, append_last, append_record, outbox_t
 from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
 
@@ -17,8 +17,14 @@ from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
 
 cdef inline int send_request(outbox_t* outbox, header_t request, key_t key, uint32_t position, const char* value,
                              int64_t size) noexcept nogil:
-    """PULL, PUSH or SET of one key, first sent or sent on; a pull carries no value."""
+    """PULL, PUSH or SET of one key, or any such request sent on; a pull carries no value, a gradient its rate in front."""
     return append_record(outbox, request, <uint32_t>key, position, value, 0 if request.kind == PULL else size)
+
+
+cdef inline int send_gradient(outbox_t* outbox, header_t request, key_t key, uint32_t position, double rate,
+                              const char* gradient, int64_t size) noexcept nogil:
+    """GRADIENT of one key."""
+    return append_in_two(outbox, request, <uint32_t>key, position, <const char*>&rate, sizeof(rate), gradient, size)
 
 
 cdef inline int send_pull_reply(outbox_t* outbox, header_t request, key_t key, uint32_t position, const char* value,

@@ -111,17 +111,19 @@ cdef inline bint add_waiter(arrival_t* arrival, operation_t* operation) noexcept
     return True
 
 
-cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* given,
-                      size_t size) noexcept nogil:
-    # under the key's latch
-    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + (size if given != NULL else 0))
+cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* head, size_t head_size,
+                      const char* given, size_t size) noexcept nogil:
+    # Under the key's latch. What is carried with the request comes from two places.
+    cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + head_size + (size if given != NULL else 0))
     if parked == NULL:
         return False
     parked.next = NULL
     parked.request = request
     parked.position = position
+    if head_size:
+        memcpy(parked + 1, head, head_size)
     if given != NULL:
-        memcpy(parked + 1, given, size)
+        memcpy(<char*>(parked + 1) + head_size, given, size)
     if arrival.last == NULL:
         arrival.first = parked
     else:

@@ -38,7 +38,7 @@ cdef inline void* lend_key(store_t* store, bint shared, key_t key) noexcept nogi
     note_use(entry)
     if entry.state == OWNED:
         if entry.slot == NO_SLOT:
-            entry.slot = take_row(store, slab, True)
+            entry.slot = take_row(store, slab, 0)
         entry.state = LENT if shared else LENT_ALONE
         value = row_at(slab, entry.slot)
     elif shared and entry.state >= LENT and entry.state < LENT_TO_MOST:

@@ -59,7 +59,7 @@ cdef class Sampler:
 
     cdef int64_t read_here(self, store_t* store, key_t* keys, int64_t count, int64_t* offsets, char* values,
                            uint32_t* missed, tally_t* tally) noexcept nogil:
-        return access_batch(store, PULL, keys, count, offsets, values, NULL, missed, tally)
+        return access_batch(store, PULL, keys, count, offsets, values, NULL, 0, missed, tally)
 
     cdef int64_t count_here(self, store_t* store, key_t* keys, int64_t count) noexcept nogil:
         cdef int64_t i, here = 0

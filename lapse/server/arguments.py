@@ -14,8 +14,10 @@ from lapse.base import environment
 from lapse.base.checks import brief, check_int, check_lengths
 from lapse.base.uncaught import note_known
 from lapse.errors import CommError
+from lapse.options.optimizers import Optimizer, check_optimizer
 from lapse.options.replication import MAX_ADAPTIVE_LENGTH, Replication
 from lapse.options.sampling import Sampling
+from lapse.options.tables import Tables
 from lapse.server.arrival import wait_for_all
 from lapse.server.digests import sha256_of_array
 from mpi4py import MPI
@@ -36,6 +38,9 @@ class Arguments:
     dtype : numpy.dtype
     value_lengths : int or numpy.ndarray
         For all keys, or one for each.
+    tables : Tables or None
+    optimizers : list of (int, Optimizer or None)
+        Those of the keys from the end of the one before up to this end; empty: none has one.
     replicated_keys : numpy.ndarray of int64
         Sorted.
     replication : Replication
@@ -58,6 +63,8 @@ class Arguments:
     num_keys: int
     dtype: np.dtype
     value_lengths: int | np.ndarray
+    tables: Tables | None
+    optimizers: list[tuple[int, Optimizer | None]]
     replicated_keys: np.ndarray
     replication: Replication
     replica_levels: np.ndarray | None
@@ -157,10 +164,21 @@ def _check_equal(first: dict[str, Any], theirs: dict[str, Any], rank: int) -> No
 
 
 def _check_arguments(given: dict[str, Any]) -> Arguments:
-    num_keys = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS)
+    tables = given["num_keys"] if isinstance(given["num_keys"], Tables) else None
+    if tables is not None:
+        _check_no_more_than(given)
+        num_keys, lengths, optimizers = tables.num_keys, tables.value_lengths, tables.optimizers
+    else:
+        if given["value_lengths"] is None:
+            raise TypeError("value_lengths is None: give a number, or one for each key; or lapse.Tables(...) in place of num_keys")
+        num_keys, lengths = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS), given["value_lengths"]
+        optimizers = [(num_keys, check_optimizer(given["optimizer"]))]
     dtype = _check_dtype(given["dtype"])
-    value_lengths = check_lengths(given["value_lengths"], num_keys, MAX_VALUE_BYTES // dtype.itemsize)
+    value_lengths = check_lengths(lengths, num_keys, MAX_VALUE_BYTES // dtype.itemsize)
+    if all(optimizer is None for _, optimizer in optimizers):
+        optimizers = []
     replicated_keys, order = _check_replicated(given["replicated_keys"], num_keys)
+    _check_not_replicated(replicated_keys, optimizers)
     replication = _check_replication(given["replication"])
     if len(replicated_keys):
         lengths = value_lengths if isinstance(value_lengths, int) else value_lengths[replicated_keys]
@@ -169,6 +187,8 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         num_keys=num_keys,
         dtype=dtype,
         value_lengths=value_lengths,
+        tables=tables,
+        optimizers=optimizers,
         replicated_keys=replicated_keys,
         replication=replication,
         replica_levels=_check_levels(replication, order),
@@ -182,6 +202,25 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         max_in_flight=check_int(given["max_in_flight"], "max_in_flight", 1, 2**62),
         seed=check_int(given["seed"], "seed", 0, 2**60),
     )
+
+
+def _check_no_more_than(given: dict[str, Any]) -> None:
+    """Whether tables are given, and nothing that they say themselves."""
+    for name in ("value_lengths", "optimizer"):
+        if given[name] is not None:
+            raise TypeError(f"{name} is {brief(given[name])}, but there are tables: give it to each lapse.Table")
+
+
+def _check_not_replicated(replicated_keys: np.ndarray, optimizers: list[tuple[int, Optimizer | None]]) -> None:
+    first = 0
+    for end, optimizer in optimizers:
+        at = np.searchsorted(replicated_keys, first)
+        if optimizer is not None and at < len(replicated_keys) and replicated_keys[at] < end:
+            raise ValueError(
+                f"replicated_keys has {replicated_keys[at]}, which has the optimizer {optimizer}: replicas take "
+                "additions only; leave it out, or use no optimizer and push"
+            )
+        first = end
 
 
 def _check_dtype(given: Any) -> np.dtype:
@@ -284,6 +323,8 @@ def _digest(arguments: Arguments) -> dict[str, Any]:
         "seed": arguments.seed,
         "LAPSE_SILENCE_SECONDS": arguments.silence,
         "sampling": repr(arguments.sampling),  # with a digest of the weights
+        "tables": repr(arguments.tables),
+        "optimizer": repr([optimizer for _, optimizer in arguments.optimizers]),
         "value_lengths": lengths if isinstance(lengths, int) else f"array {sha256_of_array(lengths)}",
         "replicated_keys": f"{len(keys)} keys {sha256_of_array(keys)[:12]}",
         "replication": repr(arguments.replication),

@@ -134,6 +134,9 @@ def _make_store(comm: MPI.Intracomm, arguments: Arguments, has_neighbours: bool)
         comm.rank,
         comm.size,
         shareable=arguments.shared_memory and has_neighbours,
+        optimizers=[
+            (end, None if optimizer is None else optimizer.parameters()) for end, optimizer in arguments.optimizers
+        ],
     )
 
 

@@ -4,10 +4,12 @@
     path/step-000012/manifest.json      what the step contains, with a checksum for each file
     path/step-000012/rank-00003-00000.safetensors
 
-The manifest also has the random streams of all workers (`lapse.worker.streams`).
+The manifest also has the random streams of all workers (`lapse.worker.streams`), the tables, and the optimizers whose
+states are saved.
 
 A file holds some keys of one rank: `keys`, int64 of shape (n,), ascending, and their `values`, of shape (n, L)
 if all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
+With optimizers there are their `states`, of shape (n, S) if all have one length; else 1-D, with `state_lengths`.
 Any reader of the safetensors format can read them (https://huggingface.co/docs/safetensors). Values that were never
 written are left out: they are zero.
 
@@ -18,12 +20,11 @@ whatever moment, CURRENT names a complete step. This module has the format and w
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,49 +35,20 @@ import safetensors.numpy
 from lapse._store import Store
 from lapse.base.disk import sync
 from lapse.errors import CheckpointError
-from lapse.server.digests import sha256_of_integers
+from lapse.server._states import fill_states, read_states, state_lengths
+from lapse.server.shapes import Manifest, Shape, is_optimizers, is_tables
 
 VERSION = 1
+VERSION_WITH_STATES = 2
 CURRENT, MANIFEST = "CURRENT", "manifest.json"
 FILE_BYTES = 64 << 20  # of keys and values in one file, and in memory while it is written
 BLOCK_BYTES = 4 << 20  # of values that are read at a time
-BLOCK_KEYS = 65536
 
 StrPath = str | os.PathLike[str]
-Manifest = dict[str, Any]
+Renumber = Callable[[np.ndarray], np.ndarray]
 
 _STEP = re.compile(r"step-(\d{6,})")
 _OURS = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|manifest\.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What a server and its checkpoint must have in common.
-
-    Attributes
-    ----------
-    num_keys : int
-    dtype : str
-    value_lengths : int or str
-        Elements of every value, or a digest of the lengths by key if they vary.
-    """
-
-    num_keys: int
-    dtype: str
-    value_lengths: int | str
-
-
-def shape_of(store: Store) -> Shape:
-    """The `Shape` of the values of a `Store`."""
-    if store.length >= 0:
-        return Shape(store.num_keys, store.dtype.name, store.length)
-    digest = sha256_of_integers(store.value_length(keys) for keys in _blocks_of_keys(store.num_keys))
-    return Shape(store.num_keys, store.dtype.name, f"sha256:{digest}")
-
-
-def _blocks_of_keys(num_keys: int) -> Iterator[np.ndarray]:
-    for first in range(0, num_keys, BLOCK_KEYS):
-        yield np.arange(first, min(first + BLOCK_KEYS, num_keys))
 
 
 # Writing ----------------------------------------------------------------------------------------------
@@ -116,7 +88,7 @@ def begin_step(path: StrPath) -> str:
     return step
 
 
-def write_values(folder: StrPath, store: Store, rank: int) -> list[dict[str, Any]]:
+def write_values(folder: StrPath, store: Store, rank: int, with_states: bool = False) -> list[dict[str, Any]]:
     """Write the values that are this rank's to save; returns a description of each file for the manifest."""
     described: list[dict[str, Any]] = []
     key = 0
@@ -124,20 +96,30 @@ def write_values(folder: StrPath, store: Store, rank: int) -> list[dict[str, Any
         keys, key = store.written_keys(key, FILE_BYTES)
         if len(keys):
             name = f"rank-{rank:05d}-{len(described):05d}.safetensors"
-            described.append(_write_file(Path(folder) / name, store, keys))
+            described.append(_write_file(Path(folder) / name, store, keys, with_states))
     sync(folder)
     return described
 
 
-def _write_file(path: Path, store: Store, keys: np.ndarray) -> dict[str, Any]:
+def _write_file(path: Path, store: Store, keys: np.ndarray, with_states: bool) -> dict[str, Any]:
     values = store.read(keys)
     if store.length >= 0:
         tensors = {"keys": keys, "values": values.reshape(len(keys), -1)}
     else:
         tensors = {"keys": keys, "values": values, "lengths": store.value_length(keys)}
-    data = safetensors.numpy.save(tensors, {"format": "lapse", "version": str(VERSION)})
+    if with_states:
+        tensors |= _tensors_of_states(store, keys)
+    version = VERSION_WITH_STATES if with_states else VERSION
+    data = safetensors.numpy.save(tensors, {"format": "lapse", "version": str(version)})
     _write(path, data)
     return {"name": path.name, "bytes": len(data), "crc32": zlib.crc32(data), "keys": len(keys)}
+
+
+def _tensors_of_states(store: Store, keys: np.ndarray) -> dict[str, np.ndarray]:
+    states, lengths = read_states(store, keys), state_lengths(store, keys)
+    if (lengths == lengths[0]).all():
+        return {"states": states.reshape(len(keys), -1)}
+    return {"states": states, "state_lengths": lengths}
 
 
 def commit_step(
@@ -162,8 +144,8 @@ def commit_step(
     folder = Path(path) / step
     manifest = {
         "format": "lapse checkpoint",
-        "version": VERSION,
-        **dataclasses.asdict(shape),
+        "version": VERSION if shape.optimizers is None else VERSION_WITH_STATES,
+        **shape.as_manifest(),
         "ranks": len(files),
         "files": [file for rank in files for file in rank],
         "metadata": metadata,
@@ -275,9 +257,10 @@ def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "lapse checkpoint":
         raise CheckpointError(f"{file} is not the manifest of a Lapse checkpoint")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (VERSION, VERSION_WITH_STATES):
         raise CheckpointError(
-            f"{file}: version {manifest.get('version')!r} of the format, but this Lapse reads version {VERSION}"
+            f"{file}: version {manifest.get('version')!r} of the format, but this Lapse reads versions {VERSION} and "
+            f"{VERSION_WITH_STATES}"
         )
     _check_fields(file, manifest)
     return {**manifest, "step": step}
@@ -295,6 +278,10 @@ def _check_fields(file: Path, manifest: Manifest) -> None:
         value = manifest.get(name)
         if not isinstance(value, kind) or (isinstance(value, int) and not _is_count(value)):
             raise CheckpointError(f"{file}: {name} is {_cut(value)}")
+    if "tables" in manifest and not is_tables(manifest["tables"]):
+        raise CheckpointError(f"{file}: tables is {_cut(manifest['tables'])}")
+    if "optimizers" in manifest and not is_optimizers(manifest["optimizers"], manifest["num_keys"]):
+        raise CheckpointError(f"{file}: optimizers is {_cut(manifest['optimizers'])}")
     for entry in manifest["files"]:
         if not _describes_a_file(entry):
             raise CheckpointError(f"{file}: not the description of a file: {_cut(entry)}")
@@ -322,24 +309,16 @@ def _cut(value: Any) -> str:
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
-def check_shape(path: StrPath, manifest: Manifest, shape: Shape) -> None:
-    """Raise when a checkpoint was saved by a server with other keys, lengths or dtype."""
-    for name, ours in dataclasses.asdict(shape).items():
-        if manifest[name] != ours:
-            raise CheckpointError(
-                f"{path}: {name} is {_cut(manifest[name])} in the checkpoint, but {ours!r} in this server: "
-                "load it into a server with the keys, lengths and dtype of the one that saved it"
-            )
-
-
-def check_files(path: StrPath, manifest: Manifest, store: Store, share: int, shares: int) -> None:
+def check_files(
+    path: StrPath, manifest: Manifest, store: Store, renumber: Renumber, share: int, shares: int
+) -> None:
     """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest and the store."""
     folder = Path(path) / manifest["step"]
     for entry in manifest["files"][share::shares]:
-        _check_file(folder / entry["name"], entry, manifest, store)
+        _check_file(folder / entry["name"], entry, manifest, store, renumber)
 
 
-def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: Store) -> None:
+def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: Store, renumber: Renumber) -> None:
     crc, size = 0, 0
     try:
         with open(path, "rb") as file:
@@ -352,13 +331,17 @@ def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: St
     if crc != entry["crc32"]:
         raise CheckpointError(f"{path} is damaged: its checksum is {crc}, but was {entry['crc32']}")
     with _opened(path) as file:
-        _check_tensors(path, file, entry, manifest, store)
+        _check_tensors(path, file, entry, manifest, store, renumber)
 
 
-def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manifest, store: Store) -> None:
+def _check_tensors(
+    path: Path, file: Any, entry: dict[str, Any], manifest: Manifest, store: Store, renumber: Renumber
+) -> None:
     """Compare names, dtypes, shapes and keys with the manifest: checksums find damage only."""
     uniform = isinstance(manifest["value_lengths"], int)
     names = {"keys", "values"} if uniform else {"keys", "values", "lengths"}
+    if "optimizers" in manifest:
+        names |= {"states"} | (set(file.keys()) & {"state_lengths"})
     if set(file.keys()) != names:
         raise CheckpointError(f"{path} has tensors {sorted(file.keys())}, not {sorted(names)}")
     keys = file.get_tensor("keys")
@@ -367,12 +350,27 @@ def _check_tensors(path: Path, file: Any, entry: dict[str, Any], manifest: Manif
     if len(keys) and not (keys[0] >= 0 and keys[-1] < manifest["num_keys"] and (np.diff(keys) > 0).all()):
         raise CheckpointError(f"{path}: keys are not ascending numbers below {manifest['num_keys']}")
     values = file.get_slice("values")
-    rows = (len(keys), manifest["value_lengths"]) if uniform else (_total_length(path, file, keys, store),)
+    own = renumber(keys)
+    rows = (len(keys), manifest["value_lengths"]) if uniform else (_total_length(path, file, own, store),)
     dtype = {"F32": "float32", "F64": "float64"}.get(values.get_dtype(), values.get_dtype())
     if dtype != manifest["dtype"] or tuple(values.get_shape()) != rows:
         raise CheckpointError(
             f"{path}: values are {dtype} of shape {tuple(values.get_shape())}, not {manifest['dtype']} of {rows}"
         )
+
+
+    if "optimizers" in manifest:
+        _check_states(path, file, own, store)
+
+
+def _check_states(path: Path, file: Any, keys: np.ndarray, store: Store) -> None:
+    """Whether there is a state of the right length for each key."""
+    lengths, states = state_lengths(store, keys), file.get_slice("states")
+    uniform = "state_lengths" not in file.keys()
+    noted = np.full(len(keys), states.get_shape()[-1]) if uniform else file.get_tensor("state_lengths")
+    shape = (len(keys), *states.get_shape()[1:]) if uniform else (int(lengths.sum()),)
+    if tuple(states.get_shape()) != shape or noted.shape != lengths.shape or (noted != lengths).any():
+        raise CheckpointError(f"{path}: states of shape {tuple(states.get_shape())} are not those of this server's keys")
 
 
 def _total_length(path: Path, file: Any, keys: np.ndarray, store: Store) -> int:
@@ -392,7 +390,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
-def read_values(path: StrPath, manifest: Manifest, store: Store) -> None:
+def read_values(path: StrPath, manifest: Manifest, store: Store, renumber: Renumber) -> None:
     """Give the keys that lie on this rank their values in the checkpoint, or zeros if it has none.
 
     What `check_files` has checked is not checked again. Reads a few MB at a time.
@@ -400,11 +398,14 @@ def read_values(path: StrPath, manifest: Manifest, store: Store) -> None:
     store.clear()
     for entry in manifest["files"]:
         with _opened(Path(path) / manifest["step"] / entry["name"]) as file:
-            _read_file(file, store)
+            keys = renumber(file.get_tensor("keys"))
+            is_uniform = isinstance(manifest["value_lengths"], int)
+            _read_file(file, store, keys, is_uniform)
+            if "optimizers" in manifest:
+                _read_states(file, store, keys)
 
 
-def _read_file(file: Any, store: Store) -> None:
-    keys = file.get_tensor("keys")
+def _read_file(file: Any, store: Store, keys: np.ndarray, is_uniform: bool) -> None:
     lengths = store.value_length(keys)
     ends = np.cumsum(lengths)
     values, first = file.get_slice("values"), 0
@@ -413,9 +414,23 @@ def _read_file(file: Any, store: Store) -> None:
         last = max(first + 1, int(np.searchsorted(ends, begin + BLOCK_BYTES // store.dtype.itemsize, side="right")))
         here = store.is_here(keys[first:last])
         if here.any():
-            rows = (first, last) if store.length >= 0 else (int(begin), int(ends[last - 1]))
+            rows = (first, last) if is_uniform else (int(begin), int(ends[last - 1]))
             block = values[rows[0] : rows[1]].reshape(-1)
             if not here.all():
                 block = block[np.repeat(here, lengths[first:last])]
             store.fill(keys[first:last][here], block)
         first = last
+
+
+def _read_states(file: Any, store: Store, keys: np.ndarray) -> None:
+    lengths = state_lengths(store, keys)
+    ends = np.cumsum(lengths)
+    states, is_uniform = file.get_slice("states"), "state_lengths" not in file.keys()
+    most = max(1, BLOCK_BYTES // (store.dtype.itemsize * max(int(lengths.max(initial=1)), 1)))
+    for first in range(0, len(keys), most):
+        last = min(first + most, len(keys))
+        here = store.is_here(keys[first:last])
+        if here.any():
+            rows = (first, last) if is_uniform else (int(ends[first] - lengths[first]), int(ends[last - 1]))
+            block = states[rows[0] : rows[1]].reshape(-1)
+            fill_states(store, keys[first:last][here], block[np.repeat(here, lengths[first:last])])

@@ -7,10 +7,12 @@ import numpy as np
 
 from lapse._store import Store
 from lapse.options.initializers import Initializer
+from lapse.options.tables import NamedTable, RowsOf, Tables
 from lapse.server.digests import sha256_of_array
 from lapse.server.rank_calls import RankCalls
 
 BLOCK_KEYS = 4096
+ROWS_AT_ONCE = 1 << 20  # of a table, whose keys are listed
 
 
 def initialize(
@@ -26,21 +28,42 @@ def initialize(
     """
     given: list[Any] = []
 
-    def digest() -> tuple[str, str]:
+    def digest() -> dict[str, str]:
         given[:] = check()
         keys, init = given
-        return f"{len(keys)} keys, sha256 {sha256_of_array(keys)[:16]}", _described(init)
+        return {"keys": f"{len(keys)} keys, sha256 {sha256_of_array(keys)[:16]}", "init": _described(init)}
 
-    digests = calls.attempt("the arguments of initialize", digest)
-    for rank, theirs in enumerate(digests):
-        for name, first, other in zip(("keys", "init"), digests[0], theirs):
-            if other != first:
-                raise ValueError(
-                    f"initialize needs the same {name} on all ranks: {first} on rank 0, {other} on rank {rank}"
-                )
+    _compare(calls, digest)
     keys, init = given
     calls.come_to_rest("initialize")
-    calls.attempt("the values of initialize", _fill, store, keys[store.is_here(keys)], init, own_seed)
+    calls.attempt("the values of initialize", _fill, store, keys, init, own_seed)
+
+
+def initialize_tables(calls: RankCalls, store: Store, tables: Tables, own_seed: int) -> None:
+    """Set the values of all tables that have initial values, on all ranks."""
+    _compare(calls, lambda: {f"init of table {table.name!r}": _described(table.init) for table in tables.values()})
+    calls.come_to_rest("initialize")
+    for table in tables.values():
+        calls.attempt("the values of initialize", fill_rows, store, table, 0, own_seed)
+
+
+def fill_rows(store: Store, table: NamedTable, first: int, seed: int) -> None:
+    """Set the initial values of the rows of a table from `first` on, as far as they are here and the table has any."""
+    if table.init is None:
+        return
+    for begin in range(table.first + first, table.end, ROWS_AT_ONCE):
+        keys = np.arange(begin, min(begin + ROWS_AT_ONCE, table.end))
+        _fill(store, keys, RowsOf(table), seed)
+
+
+def _compare(calls: RankCalls, digest: Callable[[], dict[str, str]]) -> None:
+    digests = calls.attempt("the arguments of initialize", digest)
+    for rank, theirs in enumerate(digests):
+        for name, first in digests[0].items():
+            if theirs[name] != first:
+                raise ValueError(
+                    f"initialize needs the same {name} on all ranks: {first} on rank 0, {theirs[name]} on rank {rank}"
+                )
 
 
 def _described(init: Initializer) -> str:
@@ -53,6 +76,7 @@ def _described(init: Initializer) -> str:
 
 
 def _fill(store: Store, keys: np.ndarray, init: Initializer, seed: int) -> None:
+    keys = keys[store.is_here(keys)]
     lengths = store.value_length(keys)
     for length in np.unique(lengths):
         group = keys[lengths == length]

@@ -19,8 +19,10 @@ from lapse import _mpi_loader
 from lapse.communication._guard import waiting
 from lapse.errors import ClosedError
 from lapse.options.initializers import Initializer, as_initializer
+from lapse.options.optimizers import Optimizer
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
+from lapse.options.tables import Tables
 from lapse.server import initialization, save_load
 from lapse.server.arguments import agree
 from lapse.server.assembly import assemble, start
@@ -38,10 +40,11 @@ class Server:
 
     Parameters
     ----------
-    num_keys : int
-        Keys are the integers 0 .. num_keys - 1; at most 2**32 - 2.
+    num_keys : int or Tables
+        Keys are the integers 0 .. num_keys - 1; at most 2**32 - 2. Tables say how many, how long the values are, what
+        they begin with, and what optimizers they have.
     value_lengths : int or array_like of int
-        Elements per value: one number for all keys, or one for each key, shape (num_keys,).
+        Elements per value: one number for all keys, or one for each key, shape (num_keys,). Not with tables.
     dtype : {"float32", "float64"}
         Of all values.
     workers : int
@@ -55,6 +58,9 @@ class Server:
         How replicas are synchronized; by default 5 times a second.
     sampling : Sampling, optional
         How `Worker.prepare_sample` and `Worker.pull_sample` draw keys; without it they raise.
+    optimizer : lapse.optim.Optimizer, optional
+        What `Worker.apply_gradients` does with gradients; without it they can only be pushed, which adds. Not with
+        tables, which have their own.
     shared_memory : bool, optional
         Whether ranks of one host reach each other's values directly, without messages: what one of them owns is local
         to all. By default the environment variable LAPSE_SHARED_MEMORY (0 or 1) decides, and without it True. If the
@@ -81,7 +87,7 @@ class Server:
 
     Notes
     -----
-    Values start at zero. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
+    Values start at zero, those of tables with what their `init` says. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
     Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a worker reads includes all
     updates of its own host, and those of other hosts up to the last synchronization.
 
@@ -95,14 +101,15 @@ class Server:
 
     def __init__(
         self,
-        num_keys: int,
-        value_lengths: ArrayLike,
+        num_keys: int | Tables,
+        value_lengths: ArrayLike | None = None,
         dtype: DTypeLike = "float32",
         workers: int = 1,
         replicated_keys: ArrayLike | None = None,
         replication: Replication | None = None,
         sampling: Sampling | None = None,
         *,
+        optimizer: Optimizer | None = None,
         shared_memory: bool | None = None,
         max_in_flight: int = 64 << 20,
         comm: MPI.Intracomm | None = None,
@@ -122,6 +129,7 @@ class Server:
             "replicated_keys": replicated_keys,
             "replication": replication,
             "sampling": sampling,
+            "optimizer": optimizer,
             "shared_memory": shared_memory,
             "max_in_flight": max_in_flight,
             "seed": seed,
@@ -130,7 +138,8 @@ class Server:
         with waiting("the creation of a Server"):
             arguments, worker_counts = agree(comm, given)
             parts = assemble(comm, arguments, worker_counts)
-        self._comm_given, self._sampling = comm, arguments.sampling
+        self._comm_given, self._sampling, self._tables = comm, arguments.sampling, arguments.tables
+        self._optimizers = arguments.optimizers
         self._group, self._sharing = parts.group, parts.sharing
         self._store, self._failure = parts.group.store, parts.group.comm.failure
         self._lock = threading.Lock()  # one call of the server's own at a time
@@ -139,6 +148,9 @@ class Server:
         with waiting("the creation of a Server"):
             start(comm, parts)
         self._shutdown = Shutdown(parts.group.comm, parts.communicator, comm, self._calls)
+        if self._tables is not None:
+            with self._closing_after_an_error():
+                self.initialize()
 
     # What it is ------------------------------------------------------------------------------------------
 
@@ -161,6 +173,11 @@ class Server:
     def sampling(self) -> Sampling | None:
         """The `Sampling` that was passed, or None."""
         return self._sampling
+
+    @property
+    def tables(self) -> Tables | None:
+        """The `Tables` that were passed, or None."""
+        return self._tables
 
     @property
     def rank(self) -> int:
@@ -271,13 +288,17 @@ class Server:
 
     # Values ----------------------------------------------------------------------------------------------
 
-    def initialize(self, keys: ArrayLike, init: Initializer | Callable[[np.ndarray, np.random.Generator], Any]) -> None:
+    def initialize(
+        self,
+        keys: ArrayLike | None = None,
+        init: Initializer | Callable[[np.ndarray, np.random.Generator], Any] | None = None,
+    ) -> None:
         """Set initial values without messages: every rank fills the keys that it holds. Collective.
 
         Parameters
         ----------
-        keys : array_like of int
-            The same on all ranks.
+        keys : array_like of int, optional
+            The same on all ranks. Without keys and `init`, all tables begin as their `init` says.
         init : Normal, UniformValues, Constant or callable
             A function is called as `fn(keys, rng)` for one key at a time, `keys` of shape (1,), with a
             `numpy.random.Generator` of that key's own, and returns the elements of the value. Values depend
@@ -296,12 +317,17 @@ class Server:
         self._check_open()
 
         def check() -> tuple[np.ndarray, Initializer]:
+            if keys is None or init is None:
+                raise TypeError("give both keys and init, or, for a server with tables, neither")
             return np.unique(self._as_keys(keys)), as_initializer(init)
 
         with self._lock:
-            initialization.initialize(self._calls, self._store, check, self.seed)
+            if keys is None and init is None and self._tables is not None:
+                initialization.initialize_tables(self._calls, self._store, self._tables, self.seed)
+            else:
+                initialization.initialize(self._calls, self._store, check, self.seed)
 
-    def save(self, path: StrPath, metadata: dict[str, Any] | None = None) -> None:
+    def save(self, path: StrPath, metadata: dict[str, Any] | None = None, *, state: bool = True) -> None:
         """Write all values into a folder, every rank those that it owns. Collective.
 
         The values are those after all operations that were issued before the call. The server must not be used
@@ -316,6 +342,9 @@ class Server:
             parent is not.
         metadata : dict, optional
             Anything that can be written as JSON; `load` returns it. That of rank 0 is saved.
+        state : bool
+            Whether the states of optimizers are saved. Without them a checkpoint can be loaded into a server with any
+            optimizer, or none.
 
         The random streams of the workers (`Worker.rng`, and what samples are drawn from) are saved as well.
 
@@ -331,12 +360,15 @@ class Server:
         """
         self._check_open()
         with self._lock:
-            save_load.save(self._calls, self._store, self._group.streams, path, metadata)
+            save_load.save(self._calls, self._saved(), path, metadata, state)
 
     def load(self, path: StrPath) -> dict[str, Any]:
         """Read what `save` wrote, with any number of ranks; values go to where their keys are now. Collective.
 
-        Every value of the server is replaced, by zeros if the checkpoint has none. The random streams of the workers go
+        Every value of the server is replaced, by zeros if the checkpoint has none, and so is the state of its
+        optimizer. If the checkpoint has no states (`save(state=False)`, or another server without optimizers), they
+        begin anew. Tables may have more rows than in the checkpoint, and there may be new ones: what the checkpoint
+        does not have begins as the table's `init` says, and rows keep their numbers. The random streams of the workers go
         on from where they were, if there are as many workers as then; else they begin anew, unlike those before.
 
         Parameters
@@ -354,13 +386,17 @@ class Server:
         FileNotFoundError
             On every rank, when there is no complete checkpoint.
         CheckpointError
-            On every rank, when the checkpoint is damaged or of a server with other keys, lengths or dtype; the
+            On every rank, when the checkpoint is damaged, of a server with other keys, lengths, dtype or tables, or has
+            states of other optimizers; the
             values are then as they were before. (After an OSError of a disk that fails while values are read, some
             values may be replaced and others not.)
         """
         self._check_open()
         with self._lock:
-            return save_load.load(self._calls, self._store, self._group.streams, path)
+            return save_load.load(self._calls, self._saved(), path)
+
+    def _saved(self) -> save_load.Saved:
+        return save_load.Saved(self._store, self._group.streams, self._tables, self._optimizers, self.seed)
 
     def owner(self, keys: ArrayLike) -> int | np.ndarray:
         """The rank that owns each key now, as its home knows it. Not collective.
@@ -514,6 +550,15 @@ class Server:
         if error is not None and is_failure(error) and not self._shutdown.is_done and not self._shutdown.is_in_child:
             self._failure.report(error)
         self.close()
+
+    @contextlib.contextmanager
+    def _closing_after_an_error(self) -> Iterator[None]:
+        """A constructor that raises, on every rank, leaves nothing behind."""
+        try:
+            yield
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
     def _check_open(self) -> None:
         if self._shutdown.is_done:

@@ -4,6 +4,7 @@ For the simulated network of the tests, and to watch the protocol: calls advance
 messages are bytes that the caller carries from rank to rank in an order of its choice.
 """
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -25,13 +26,13 @@ from lapse.storage._segment cimport Segment
 from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, Store, access_host_peer, entry_t,
                            is_owned, is_reachable, read_reachable)
 from lapse.base._sync cimport fetch_add, load
-from lapse.base._types cimport (FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, RENDEZVOUS, SET, operation_t,
+from lapse.base._types cimport (FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, operation_t,
                                 worker_slot_t)
 
 cdef enum:
-    SYNC = RENDEZVOUS + 1   # of the calls here only: a worker waits for rounds, not for an operation
+    SYNC = 64   # of the calls here only: a worker waits for rounds, not for an operation
 
-KINDS = {"pull": PULL, "push": PUSH, "set": SET, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "gradient": GRADIENT, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
 
 
@@ -104,6 +105,8 @@ cdef class VirtualRank:
     lengths : int or int64 array
     dtype : numpy.dtype
     replicated : sorted sequence of int
+    optimizer : dict, optional
+        Parameters of that of all keys, as `plan_slabs` takes them.
     **management
         As `Protocol.manage_replicas` takes it.
     """
@@ -119,8 +122,9 @@ cdef class VirtualRank:
     cdef readonly int64_t shared    # steps that were served at a rank that shares memory
     cdef readonly int64_t declined  # localizes of contended keys that stay where they are
 
-    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, **management):
-        self.arguments = num_keys, lengths, dtype, rank, size
+    def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, optimizer=None,
+                 **management):
+        self.arguments = num_keys, lengths, dtype, rank, size, False, () if optimizer is None else ((num_keys, optimizer),)
         self.replicated = np.array(replicated, dtype=np.int64)
         if levels is not None:
             management["levels"] = np.array(levels, dtype=np.uint8)
@@ -138,16 +142,18 @@ cdef class VirtualRank:
         self.protocol = Protocol(self.store)
         self.protocol.manage_replicas(**self.management)
 
-    def begin(self, kind, keys, values=None):
+    def begin(self, kind, keys, values=None, double rate=NAN):
         """A call that has asked for nothing yet.
 
         Parameters
         ----------
-        kind : {"pull", "push", "set", "localize", "locate", "sync"}
+        kind : {"pull", "push", "set", "gradient", "localize", "locate", "sync"}
             A sync takes no keys.
         keys : sequence of int
         values : array, optional
-            For pushes and sets: 1-D, one value after another.
+            For pushes, sets and gradients: 1-D, one value after another.
+        rate : float
+            Of gradients; NaN: the optimizer's own.
 
         Returns
         -------
@@ -167,6 +173,7 @@ cdef class VirtualRank:
             call.values = np.array(values, dtype=self.store.dtype).reshape(-1)
         call.lengths_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         call.c.kind = KINDS[kind]
+        call.c.rate = rate
         call.c.worker_slot = &call.worker_slot
         call.c.count = len(call.keys)
         if kind == "pull":
@@ -189,7 +196,7 @@ cdef class VirtualRank:
         cdef uint32_t position = call.issued
         if call.issued < len(call.keys):
             key = call.keys[position]
-            if call.kind in ("push", "set"):
+            if call.kind in ("push", "set", "gradient"):
                 given = <char*><size_t>(call.values.ctypes.data
                                         + int(call.lengths_before[position]) * self.store.dtype.itemsize)
             is_replicated = self.store.c.entries[key].state == REPLICATED
@@ -204,7 +211,8 @@ cdef class VirtualRank:
                 elif call.c.kind == LOCATE:
                     status = ask_location(&self.protocol.c, &call.c, key, position, &done)
                 elif access_host_peer(&self.store.c, call.c.kind, key,
-                                    given if call.c.kind != PULL else place_of(call, position)):
+                                    given if call.c.kind != PULL else place_of(call, position),
+                                    1 if call.c.kind == PUSH else call.c.rate):
                     done = 1
                     self.shared += not is_replicated
                 else:

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t
 
 from lapse.sampling._sampler cimport Sampler, sample_t
 from lapse._store cimport Store, store_t, tally_t
+from lapse.worker._sums cimport sums_t
 from lapse.worker._waiter cimport Waiter
 from lapse.base._types cimport counters_t, key_t, operation_t
 
@@ -17,10 +18,12 @@ cdef struct call_t:
     key_t* keys             # written only if a sampler chooses them
     Py_ssize_t count
     const char* given       # the values of a push or set
-    const float* weights    # of the updates of a push, for replicas; NULL: each counts as 1
+    const float* weights    # of the updates of a push, for replicas; NULL: each counts as `weight`
+    double weight           # of gradients: the learning rate; NaN: each optimizer's own
     char* out               # of a pull or locate
     counters_t* counters    # where the call counts
     bint is_sample          # the sampler reads what is here
+    bint is_scattered       # `offsets` are in no order
     # Filled while the call starts.
     int64_t* offsets        # of the values, in bytes; NULL if all have one length
     operation_t* operation  # NULL until something is elsewhere
@@ -36,11 +39,14 @@ cdef class Caller(Waiter):
     cdef Sampler sampler            # the worker slot's; None without sampling
     cdef int64_t length             # elements per value; -1 if it varies
     cdef bint holds_messages
+    cdef sums_t sums                # of gradients
 
     # These start a call. `handle` receives the operation, or NULL if the call is done already.
     cdef int start_pull(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_change(self, int kind, const key_t* keys, Py_ssize_t count, const char* given,
                           const float* weights, operation_t** handle) noexcept nogil
+    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, double rate,
+                             operation_t** handle) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil
     cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_sampled_pull(self, sample_t* sample, key_t* keys, Py_ssize_t count, char* out,
@@ -51,6 +57,7 @@ cdef class Caller(Waiter):
     cdef int sync_all_replicas(self) except -1 nogil
     cdef int64_t read_if_here(self, const key_t* keys, Py_ssize_t count, char* out) except -1 nogil
     cdef int first_bad_key(self, const key_t* keys, Py_ssize_t count) except -1 nogil
+    cdef int first_without_optimizer(self, const key_t* keys, Py_ssize_t count) except -1 nogil
     cdef void nudge(self, int64_t keys) noexcept nogil
 
     cdef int may_start(self, operation_t** handle) noexcept nogil
@@ -61,6 +68,7 @@ cdef class Caller(Waiter):
     cdef int issue_localize(self, call_t* call, operation_t** handle) noexcept nogil
     cdef int localize_chunk(self, call_t* call, Py_ssize_t first, Py_ssize_t size) noexcept nogil
     cdef bint chooses_keys(self, const call_t* call) noexcept nogil
+    cdef bint has_ends(self, const call_t* call) noexcept nogil
     cdef Py_ssize_t chunk_step(self, const call_t* call) noexcept nogil
     cdef Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil
     cdef int make_offsets(self, call_t* call) noexcept nogil

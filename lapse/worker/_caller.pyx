@@ -14,11 +14,12 @@ from lapse.messaging._operations cimport complete
 from lapse.protocol._protocol cimport ask, ask_location, localize
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead
 from lapse.sampling._sampler cimport batch_t
-from lapse._store cimport access_batch, find_unreachable, value_bytes
+from lapse._store cimport access_batch, find_unreachable, slab_for, value_bytes
 from lapse.worker._slot_operations cimport new_operation, reuse_detached, settle
+from lapse.worker._sums cimport free_sums, sum_repeated
 from lapse.worker._waiter cimport has_room
 from lapse.base._sync cimport fetch_add, load, load32, store32
-from lapse.base._types cimport CLOSED, FAILED, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
+from lapse.base._types cimport CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
 cdef Py_ssize_t MAX_KEYS_OF_CALL = 0xFFFFFFFF  # positions are 32 bits in messages
@@ -32,9 +33,10 @@ cdef inline call_t new_call(int kind, const key_t* keys, Py_ssize_t count, count
     call.count = count
     call.given = NULL
     call.weights = NULL
+    call.weight = 1
     call.out = NULL
     call.counters = counters
-    call.is_sample = False
+    call.is_sample = call.is_scattered = False
     call.offsets = NULL
     call.operation = NULL
     return call
@@ -42,6 +44,9 @@ cdef inline call_t new_call(int kind, const key_t* keys, Py_ssize_t count, count
 
 cdef class Caller(Waiter):
     """One thread that makes calls. Nothing of it is for users."""
+
+    def __dealloc__(self):
+        free_sums(&self.sums)
 
     # The kinds of calls -----------------------------------------------------------------------------------------------
 
@@ -55,6 +60,28 @@ cdef class Caller(Waiter):
         cdef call_t call = new_call(kind, keys, count, &self.worker_slot.counters)
         call.given = given
         call.weights = weights
+        return self.issue(&call, handle)
+
+    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, double rate,
+                             operation_t** handle) noexcept nogil:
+        """Take a step with each distinct key's gradient; those of repeated keys are summed first."""
+        cdef call_t call = new_call(GRADIENT, keys, count, &self.worker_slot.counters)
+        cdef int64_t distinct
+        cdef int status = self.make_offsets(&call)
+        if handle != NULL:
+            handle[0] = NULL
+        if status != OK:
+            return status
+        distinct = sum_repeated(&self.sums, self.store, keys, count, gradients, &call.offsets)
+        if distinct < 0:
+            free(call.offsets)
+            return NO_MEMORY
+        if distinct < count:
+            call.keys = self.sums.keys
+            call.count = distinct
+            call.is_scattered = True
+        call.given = gradients
+        call.weight = rate
         return self.issue(&call, handle)
 
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil:
@@ -142,7 +169,8 @@ cdef class Caller(Waiter):
         call.out = out
         self.check(make_scratch(self.worker_slot, count))
         self.check(self.make_offsets(&call))
-        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, NULL, self.worker_slot.missed, &tally)
+        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, NULL, 0, self.worker_slot.missed,
+                              &tally)
         free(call.offsets)
         return misses
 
@@ -166,6 +194,7 @@ cdef class Caller(Waiter):
         if status == OK:
             status = self.make_offsets(call)
         if status != OK:
+            free(call.offsets)
             return status
         step = self.chunk_step(call)
         while first < call.count and status == OK:
@@ -223,12 +252,13 @@ cdef class Caller(Waiter):
                                           self.worker_slot.missed, tally)
         return access_batch(self.store, call.kind, call.keys + first, size, offsets,
                             (call.out if call.kind == PULL else <char*>call.given) + shift,
-                            weights, self.worker_slot.missed, tally)
+                            weights, call.weight, self.worker_slot.missed, tally)
 
     cdef int begin_operation(self, call_t* call) noexcept nogil:
         call.operation = new_operation(self.worker_slot, call.kind, call.count, call.out)
         if call.operation == NULL:
             return NO_MEMORY
+        call.operation.rate = call.weight
         if call.kind == PULL:
             call.operation.offsets = call.offsets
         return OK
@@ -304,11 +334,15 @@ cdef class Caller(Waiter):
     cdef inline bint chooses_keys(self, const call_t* call) noexcept nogil:
         return call.is_sample and self.sampler.chooses_among_local
 
+    cdef inline bint has_ends(self, const call_t* call) noexcept nogil:
+        """Whether the values lie one after another, and the offsets are known."""
+        return call.offsets != NULL and not call.is_scattered and not self.chooses_keys(call)
+
     cdef inline Py_ssize_t chunk_step(self, const call_t* call) noexcept nogil:
         """How many keys a chunk has at most."""
         cdef Py_ssize_t step
         cdef int64_t most = load(&self.protocol.replication.rounds.common.max_pending)  # it may change
-        if self.length < 0 and not self.chooses_keys(call):
+        if self.has_ends(call):
             step = CHUNK_BYTES  # `chunk_end` adds lengths up
         else:
             step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
@@ -318,7 +352,7 @@ cdef class Caller(Waiter):
 
     cdef inline Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil:
         cdef Py_ssize_t end
-        if call.offsets == NULL or self.chooses_keys(call):
+        if not self.has_ends(call):
             return min(first + step, call.count)
         end = first + 1
         while end < call.count and end - first < step and call.offsets[end + 1] - call.offsets[first] <= CHUNK_BYTES:
@@ -331,7 +365,7 @@ cdef class Caller(Waiter):
         Of keys that a sampler chooses only the first offset is known; the others follow as it chooses.
         """
         cdef Py_ssize_t i
-        if self.length >= 0:
+        if self.length >= 0 or call.offsets != NULL:
             return OK
         call.offsets = <int64_t*>malloc((call.count + 1) * sizeof(int64_t))
         if call.offsets == NULL:
@@ -355,6 +389,19 @@ cdef class Caller(Waiter):
             if <unsigned long long>keys[i] >= <unsigned long long>self.store.num_keys:
                 with gil:
                     raise IndexError(outside(keys[i], self.store.num_keys))
+        return 0
+
+    cdef int first_without_optimizer(self, const key_t* keys, Py_ssize_t count) except -1 nogil:
+        """Raise for the first key whose gradients cannot be applied."""
+        cdef Py_ssize_t i
+        if self.store.takes_gradients:
+            return 0
+        for i in range(count):
+            if slab_for(self.store, keys[i]).optimizer == NULL:
+                with gil:
+                    raise ValueError(f"gradients cannot be applied to key {keys[i]}, which has no optimizer: create the "
+                                     "server with Server(..., optimizer=lapse.optim.Adagrad()), or its table with "
+                                     "lapse.Table(..., optimizer=...); push adds to a value")
         return 0
 
     cdef inline void nudge(self, int64_t keys) noexcept nogil:

@@ -10,7 +10,7 @@ cdef class Door(Borrower):
     # What may be borrowed is in `Borrower`. Every function raises as its Python twin does, and may be called without
     # the GIL. `operation` receives a handle for `wait_for`, or NULL if the call is done already;
     # without a place for it nobody waits for this one (`wait_everything` and the end of `run` do).
-    # `keys`, `updates` and `values` may be reused on return; `out` is written until the operation
+    # `keys`, `updates`, `gradients` and `values` may be reused on return; `out` is written until the operation
     # is waited for or cancelled, so that memory must live until then, on error paths too.
     # A call by another thread than the worker's, in a forked child, or after the worker's run raises; those that cannot
     # raise do nothing then, and `test_for` says that `wait_for` would not wait.
@@ -24,6 +24,9 @@ cdef class Door(Borrower):
                                 operation_t** operation) except -1 nogil
     cdef int set_keys(self, const key_t* keys, Py_ssize_t count, const void* values,
                       operation_t** operation) except -1 nogil
+    # `rate` is the learning rate, at least 0; NaN: that of each key's optimizer. See `apply_gradients`.
+    cdef int apply_gradients_to(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
+                                operation_t** operation) except -1 nogil
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil
     cdef int wait_for(self, operation_t* operation) except -1 nogil
     cdef bint test_for(self, operation_t* operation) noexcept nogil

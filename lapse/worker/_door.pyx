@@ -2,6 +2,7 @@
 
 from lapse.base.checks import check_int
 
+from libc.float cimport DBL_MAX
 from libc.stdint cimport INT64_MAX
 
 from lapse.base._types cimport PUSH, SET, TIMED_OUT
@@ -37,6 +38,16 @@ cdef class Door(Borrower):
         check_caller(self)
         self.first_bad_key(keys, count)
         return self.check(self.start_change(SET, keys, count, <const char*>values, NULL, operation))
+
+    cdef int apply_gradients_to(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
+                                operation_t** operation) except -1 nogil:
+        check_caller(self)
+        self.first_bad_key(keys, count)
+        self.first_without_optimizer(keys, count)
+        if rate < 0 or rate > DBL_MAX:
+            with gil:
+                raise ValueError(f"rate is {rate}, but must be from 0 to {DBL_MAX}, or NaN for the optimizer's own")
+        return self.check(self.start_gradients(keys, count, <const char*>gradients, rate, operation))
 
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil:
         check_caller(self)

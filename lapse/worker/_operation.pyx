@@ -10,9 +10,9 @@ from lapse.messaging._operations cimport complete
 from lapse.worker._slot_operations cimport give_back, is_finished, new_operation
 from lapse.worker._waiter cimport may_call
 from lapse.base._sync cimport load, now
-from lapse.base._types cimport (CLOSED, FAILED, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, TIMED_OUT)
+from lapse.base._types cimport (CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, TIMED_OUT)
 
-_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", LOCALIZE: "localize", LOCATE: "owner",
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", GRADIENT: "apply_gradients", LOCALIZE: "localize", LOCATE: "owner",
                RENDEZVOUS: "collective call"}
 
 

@@ -3,11 +3,13 @@
 import numpy as np
 
 from lapse.worker._arrays import as_key_buffer, as_out, as_room, as_values, as_weights, last_occurrences, rows_at
-from lapse.base.checks import check_int
+from lapse.base.checks import check_float, check_int
 from lapse.options.replication import Replication
 from lapse.worker.setup_phase import SetupPhase
 
 cimport numpy as cnp
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN
 
 from lapse.sampling._sampler cimport Sampler, new_sample
 from lapse._comm cimport Comm
@@ -139,6 +141,46 @@ cdef class Worker(Door):
                 values = rows_at(values, lengths, last)
                 key_array = flat[last]
         return self.change(SET, key_array, values, "values")
+
+    def apply_gradients(self, keys, gradients, lr=None):
+        """Take a step of each key's optimizer, where its value lies.
+
+        The gradients of a key that is repeated are summed first, as torch does. A step takes effect exactly once,
+        wherever the key is or moves to. Steps of several workers on one key are taken one after the other.
+
+        Parameters
+        ----------
+        keys : int or array_like of int
+        gradients : array_like
+            Of the server's dtype, shape `keys.shape + (length,)` or 1-D with as many elements. May be
+            reused when this returns.
+        lr : float, optional
+            The learning rate of this call; by default each optimizer's own.
+
+        Returns
+        -------
+        Operation
+            Done when the steps have taken effect at the keys' owners.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            As in `pull`, before anything is sent; also for a key without an optimizer, and for an `lr` that is negative
+            or not finite.
+        """
+        cdef cnp.ndarray key_array = <cnp.ndarray>self.begin(keys)
+        cdef cnp.ndarray array
+        cdef operation_t* c = NULL
+        cdef const key_t* pointer = <const key_t*>cnp.PyArray_DATA(key_array)
+        cdef Py_ssize_t count = cnp.PyArray_SIZE(key_array)
+        cdef const char* source
+        cdef double rate = NAN if lr is None else check_float(lr, "lr", 0.0, DBL_MAX)
+        self.first_without_optimizer(pointer, count)
+        array = as_values(gradients, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "gradients")
+        source = <const char*>cnp.PyArray_DATA(array)
+        with nogil:
+            self.check(self.start_gradients(pointer, count, source, rate, &c))
+        return self.nothing if c == NULL else new_handle(self, c, None, None)
 
     cdef object change(self, int kind, keys, given, name, weights=None):
         cdef cnp.ndarray key_array = <cnp.ndarray>keys

@@ -11,6 +11,7 @@ import pytest
 from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
 from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
+from lapse.base.word_vectors import read_vectors
 from lapse.apps.word2vec.synthetic import Recipe
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
@@ -24,7 +25,7 @@ def topics(tmp_path_factory):
 
 
 def share_of_neighbours_of_the_same_topic(folder):
-    words, vectors = model_io.read_vectors(next(folder.glob("vectors.*")))
+    words, vectors = read_vectors(next(folder.glob("vectors.*")))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
@@ -302,7 +303,7 @@ def test_synthetic_text_is_the_same_on_any_number_of_ranks_and_is_learnt(tmp_pat
     counts = [model_io.read_counts(folder / "vocab.txt") for folder in folders]
     assert counts[0] == counts[1]
     for folder in folders:
-        words, vectors = model_io.read_vectors(folder / "vectors.txt")
+        words, vectors = read_vectors(folder / "vectors.txt")
         number = {int(word[1:]): i for i, word in enumerate(words)}
         recipe = Recipe(words=500, length=60_000)
         topical = [word for word in range(recipe.common, 200) if word in number]

@@ -229,7 +229,7 @@ def test_other_varying_lengths_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"version": 99}, "version 99 of the format, but this Lapse reads version 1"),
+        ({"version": 99}, "version 99 of the format, but this Lapse reads versions 1 and 2"),
         ({"format": "cookbook"}, "not the manifest"),
         ({"files": 3}, "files is 3"),
         ({"files": [{"name": "../../etc/passwd", "bytes": 1, "crc32": 1, "keys": 1}]}, "not the description"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lapse.apps.word2vec import model_io
+from lapse.base.word_vectors import read_vectors
 
 WORDS = ["the", "naïve", "\ufffd", "a-b"]
 
@@ -17,7 +18,7 @@ def vectors():
 def test_what_is_written_is_read_back_exactly(tmp_path, vectors, binary):
     path = tmp_path / model_io.file_name("vectors", binary)
     model_io.write_vectors(path, WORDS, [vectors[:3], vectors[3:]], 7, binary)
-    words, found = model_io.read_vectors(path)
+    words, found = read_vectors(path)
     assert words == WORDS
     np.testing.assert_array_equal(found, vectors)
 
@@ -48,7 +49,7 @@ def test_a_truncated_file_is_an_error(tmp_path, vectors, binary):
     model_io.write_vectors(path, WORDS, [vectors], 7, binary)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match="vectors"):
-        model_io.read_vectors(path)
+        read_vectors(path)
 
 
 def test_counts_are_read_back(tmp_path):
@@ -63,4 +64,4 @@ def test_a_header_that_does_not_fit_the_file_takes_no_memory(tmp_path, header, s
     path = tmp_path / f"vectors.{suffix}"
     path.write_bytes(header + b"\na 1 2 3 4 5\n")
     with pytest.raises(ValueError, match=path.name):
-        model_io.read_vectors(path)
+        read_vectors(path)
