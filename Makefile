@@ -30,7 +30,7 @@ help:
 	@echo 'make install   make .venv/ with Lapse, an MPI and the test tools; or bring it up to date'
 	@echo 'make demo      train word2vec on 4 ranks on the documentation of this Python'
 	@echo 'make test      run all tests, on one rank and under mpirun (make test ARGS="-k name")'
-	@echo 'make model     explore every order of messages of small jobs, some minutes (ARGS=--help)'
+	@echo 'make model     explore every order of messages of small jobs, a million random ones (ARGS=--help)'
 	@echo 'make histories find an order that explains what workers of 100 real jobs saw (ARGS=--help)'
 	@echo 'make soak      every operation for 10 minutes: exact sums, and nothing may grow (ARGS=--help)'
 	@echo 'make faults    inject 200 random faults into short jobs (ARGS="--first 200", ARGS=--help)'
