@@ -30,8 +30,11 @@ def convert_keys(keys, num_keys):
     IndexError
         If one does not fit into 64 bits.
     """
+    if is_tensor(keys) and keys.device.type != "cpu":
+        raise TypeError(f"the tensor given as keys is on {keys.device}, but the server reads the host's memory: give "
+                        "keys.cpu()")
     try:
-        array = np.asarray(keys.detach() if hasattr(keys, "detach") else keys)
+        array = np.asarray(keys.detach() if is_tensor(keys) else keys)
     except ValueError:
         raise ValueError(f"keys are lists of different lengths or depths, {brief(keys)}: give one array of integers, "
                          "such as np.concatenate(keys)") from None
@@ -57,13 +60,31 @@ def describe(given, array):
     return f"{type(given).__name__}" if array.ndim == 0 and array.dtype == object else f"{array.dtype}"
 
 
-def as_array(given):
-    """The array that shares memory with what the caller gave."""
+def is_tensor(given):
+    """Whether it is a tensor of PyTorch, which need not be installed."""
+    return hasattr(given, "requires_grad") and hasattr(given, "detach")
+
+
+def as_array(given, dtype, name):
+    """The array that shares memory with what the caller gave as `name`."""
     if isinstance(given, np.ndarray):
         return given
-    if hasattr(given, "detach"):  # a PyTorch tensor; one on a GPU says itself that it has no NumPy view
+    if is_tensor(given):
+        check_tensor(given, dtype, name)
         return given.detach().numpy()
     return np.asarray(memoryview(given))
+
+
+def check_tensor(tensor, dtype, name):
+    """Raise what keeps a PyTorch tensor from being used as an array, with the call that helps."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"the tensor given as {name} is on {tensor.device}, but the server reads and writes the host's "
+                        f"memory: give {name}.cpu()")
+    if tensor.requires_grad:
+        raise TypeError(f"the tensor given as {name} has requires_grad=True, but autograd does not follow it into the "
+                        f"server: give {name}.detach(), or use lapse.torch.Embedding")
+    if str(tensor.dtype) != f"torch.{dtype}":
+        raise TypeError(f"{name} are {tensor.dtype}, but the server holds {dtype}: give {name}.to(torch.{dtype})")
 
 
 def check_dtype(array, dtype, name):
@@ -92,8 +113,10 @@ def as_values(given, dtype, shape, elements, name):
         array = array.astype(dtype)
     else:
         try:
-            array = as_array(given)
+            array = as_array(given, dtype, name)
         except TypeError:
+            if is_tensor(given):
+                raise
             raise TypeError(f"{name} must be an array, tensor, buffer, list or number, not {type(given).__name__}"
                             f"{': wait() returns its values' if hasattr(given, 'wait') else ''}") from None
     check_dtype(array, dtype, name)
@@ -132,8 +155,10 @@ def as_room(out, dtype, elements):
 
 def as_target(out, dtype):
     try:
-        array = as_array(out)
+        array = as_array(out, dtype, "out")
     except TypeError:
+        if is_tensor(out):
+            raise
         raise TypeError(f"out must be an array, tensor or writable buffer, not {type(out).__name__}") from None
     if array.dtype != dtype:  # a converted copy would be filled instead
         raise TypeError(f"the elements of out are {array.dtype}, but the server holds {dtype}: create out with "
@@ -153,8 +178,10 @@ def check_writable(array, name):
 def as_key_buffer(keys, count):
     """The array behind `keys`, into which a call writes so many of them."""
     try:
-        array = as_array(keys)
+        array = as_array(keys, np.dtype(np.int64), "keys")
     except TypeError:
+        if is_tensor(keys):
+            raise
         raise TypeError(f"keys must be an array, tensor or writable buffer, not {type(keys).__name__}") from None
     if array.dtype != np.int64:
         raise TypeError(f"keys are {array.dtype}, but a buffer for them must be int64")
