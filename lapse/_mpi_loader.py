@@ -38,8 +38,10 @@ OPENMPI_ENVIRONMENT = {
 _NEED_MPI = ("lapse.server.host", "lapse.server.server", "lapse.bench._pingpong")
 _NEED_LIBRARY = "lapse.communication._transport"
 
-#: What MPICH takes of /dev/shm for each rank of a host (5,266 KB were seen with 2, 4 and 8 ranks).
-SHARED_BYTES_PER_RANK = 5_300 << 10
+#: What MPICH takes of /dev/shm for each rank of a host: cells for messages, of which there are two sets, and a share of
+#: UCX unless another network module is selected. Seen: 5,266 KB by default, 16,394 KB with hostfiles/env.mpich.
+CELLS_PER_RANK, CELL_BYTES = 2 * 64, 8 << 10
+UCX_BYTES_PER_RANK = 4_300 << 10
 
 _process: int | None = None  # the one that has initialized MPI
 
@@ -80,17 +82,7 @@ def load() -> ModuleType:
         `mpi4py.MPI`; importing it initializes MPI, unless `mpi4py.rc` says otherwise.
     """
     info = _build_info()
-    # The MPICH from PyPI supports only its own launcher; under another one MPI_Init terminates the process.
-    only_hydra = info.family == "mpich" and info.folder == "wheel"
-    if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
-        raise ImportError(_wrong_launcher("openmpi"))
-    if "mpi4py.MPI" not in sys.modules:
-        if _is_child_of_rank():  # it has the rank's environment, but is none; a Server says so
-            import mpi4py
-
-            mpi4py.rc.initialize = mpi4py.rc.finalize = False
-        else:
-            _check_room_in_shared_memory()
+    _check_before_mpi()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -134,9 +126,10 @@ def check_process() -> None:
 
 
 class _LoadFirst:
-    """An import hook that loads MPI before the modules that need it.
+    """An import hook that loads MPI before the modules that need it, and looks around before MPI starts.
 
-    A kernel with ``cimport lapse`` imports them directly, as soon as it is imported itself.
+    A kernel with ``cimport lapse`` imports them directly, as soon as it is imported itself; a program imports
+    `mpi4py.MPI`.
     """
 
     @staticmethod
@@ -146,6 +139,27 @@ class _LoadFirst:
             load()
         elif name == _NEED_LIBRARY:
             _load_library()
+        elif name == "mpi4py.MPI":
+            _check_before_mpi()
+
+
+def _check_before_mpi() -> None:
+    """Raise where MPI would end the process without a word, or hang, when `mpi4py.MPI` is imported."""
+    if "mpi4py.MPI" in sys.modules:
+        return
+    info = _build_info()
+    # The MPICH from PyPI supports only its own launcher; under another one MPI_Init terminates the process.
+    only_hydra = info.family == "mpich" and info.folder == "wheel"
+    if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
+        raise ImportError(_wrong_launcher("openmpi"))
+    if only_hydra and _tasks_of_srun() > 1 and "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ:
+        raise ImportError(_wrong_srun("tasks with PMIx, which this MPI does not know"))
+    if _is_child_of_rank():  # it has the rank's environment, but is none; a Server says so
+        import mpi4py
+
+        mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    else:
+        _check_room_in_shared_memory()
 
 
 def check_launcher(comm_world_size: int) -> None:
@@ -165,21 +179,17 @@ def check_launcher(comm_world_size: int) -> None:
     """
     if comm_world_size > 1:
         return
+    tasks = _tasks_of_srun()
+    if tasks > 1:
+        raise RuntimeError(_wrong_srun(f"{tasks} tasks (SLURM_STEP_NUM_TASKS), but MPI knows only this one"))
     for family in FAMILY_NAMES:
         if _ranks_started_by(family) > 1:
             raise RuntimeError(_wrong_launcher(family))
-    tasks = _tasks_of_slurm()
-    if tasks > 1:
-        raise RuntimeError(
-            f"Slurm has started {tasks} tasks (SLURM_NTASKS), but MPI knows only this one: they are not connected. "
-            "Start them with 'srun --mpi=pmi2' (MPICH) or 'srun --mpi=pmix' (Open MPI), or with mpirun; "
-            "for a single rank inside an allocation use 'srun -n 1'"
-        )
 
 
 def ranks_started() -> int:
     """The number of ranks that a launcher reports; 0 without one."""
-    return max(_tasks_of_slurm(), *(_ranks_started_by(family) for family in FAMILY_NAMES))
+    return max(_tasks_of_srun(), *(_ranks_started_by(family) for family in FAMILY_NAMES))
 
 
 def describe_build() -> str:
@@ -267,12 +277,29 @@ def _is_child_of_rank() -> bool:
     return is_made_by_multiprocessing() and ranks_started() > 1
 
 
-def _tasks_of_slurm() -> int:
-    """The number of tasks of the step that this process is one of; 0 outside of Slurm."""
-    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 0
+def _tasks_of_srun() -> int:
+    """The number of tasks that srun has started together with this process; 0 if something else has started it.
+
+    A batch script is no such task, and has no SLURM_STEP_NUM_TASKS. Inside an allocation, mpirun starts its helpers by
+    srun: their variables, which its ranks inherit, count the nodes.
+    """
+    by_mpirun = "PMI_HOSTNAME" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    return int(tasks) if tasks.isdecimal() and not by_mpirun else 0
+
+
+def _ranks_of_this_host() -> int:
+    """How many ranks the launcher has started on this host, if it says so."""
+    ranks = os.environ.get("MPI_LOCALNRANKS", "")  # MPICH's
+    if ranks.isdecimal():
+        return int(ranks)
+    node, nodes = os.environ.get("SLURM_NODEID", ""), os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if _tasks_of_srun() <= 1 or not node.isdecimal():
+        return 1
+    per_node: list[int] = []
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", nodes):  # 4(x2),3: two nodes with 4, and one with 3
+        per_node += [int(tasks)] * int(times or 1)
+    return per_node[int(node)] if int(node) < len(per_node) else 1
 
 
 def _check_room_in_shared_memory() -> None:
@@ -280,10 +307,10 @@ def _check_room_in_shared_memory() -> None:
 
     MPICH does; Open MPI says so itself.
     """
-    ranks = os.environ.get("MPI_LOCALNRANKS", "1")
-    if not ranks.isdecimal() or int(ranks) <= 1 or os.environ.get("MPIR_CVAR_NOLOCAL") == "1":
+    ranks = _ranks_of_this_host()
+    if ranks <= 1 or _build_info().family != "mpich" or os.environ.get("MPIR_CVAR_NOLOCAL") == "1":
         return
-    needed = int(ranks) * SHARED_BYTES_PER_RANK
+    needed = ranks * _shared_bytes_per_rank()
     try:
         system = os.statvfs("/dev/shm")
     except OSError:
@@ -295,6 +322,12 @@ def _check_room_in_shared_memory() -> None:
             "('docker run --shm-size=1g', 'mount -o remount,size=1g /dev/shm'), or let ranks of one host send messages "
             "through the network (MPIR_CVAR_NOLOCAL=1)"
         )
+
+
+def _shared_bytes_per_rank() -> int:
+    cell = os.environ.get("MPIR_CVAR_CH4_SHM_POSIX_IQUEUE_CELL_SIZE", "")
+    cells = CELLS_PER_RANK * (int(cell) if cell.isdecimal() else CELL_BYTES)
+    return cells + (0 if os.environ.get("MPIR_CVAR_CH4_NETMOD") == "ofi" else UCX_BYTES_PER_RANK)
 
 
 def _is_loaded(soname: str) -> bool:
@@ -324,6 +357,14 @@ def _wrong_launcher(family: str) -> str:
         f"connected: the job was started by the mpirun of {FAMILY_NAMES[family]} (the first mpirun on PATH is "
         f"{shutil.which('mpirun')}), while lapse was built for {describe_build()}. Start it with that MPI's mpirun: "
         f"{launcher_path() or 'not found beside its library'}"
+    )
+
+
+def _wrong_srun(started: str) -> str:
+    kind = "pmi2" if _build_info().family == "mpich" else "pmix"
+    return (
+        f"srun has started {started}: they are not connected. lapse was built for {describe_build()}: start them with "
+        f"'srun --mpi={kind}', or with mpirun; for a single rank inside an allocation use 'srun -n 1'"
     )
 
 

@@ -116,8 +116,8 @@ class Server:
         seed: int = 0,
     ) -> None:
         _mpi_loader.check_process()
-        if comm is None:
-            comm = MPI.COMM_WORLD
+        comm = MPI.COMM_WORLD if comm is None else comm
+        if comm == MPI.COMM_WORLD:
             _mpi_loader.check_launcher(comm.size)
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}")

@@ -76,12 +76,16 @@ def start() -> Iterator[Intracomm]:
     terminates the job: in both cases each rank exits by itself. The other ranks may not know of any other error, so
     this one prints it and aborts the job.
     """
-    from lapse import RemoteError
+    from lapse import RemoteError, _mpi_loader
     from mpi4py import MPI  # not before: `--help` must not start MPI
 
     comm = MPI.COMM_WORLD
     configure_logging(comm.rank)
     try:
+        try:
+            _mpi_loader.check_launcher(comm.size)
+        except RuntimeError as error:
+            raise AppError(str(error)) from error
         yield comm
     except AppError as error:
         if comm.rank == 0:

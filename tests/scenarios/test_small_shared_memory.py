@@ -1,0 +1,32 @@
+"""A /dev/shm that is too small for MPI, as in many containers: words instead of a bus error."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import launch
+from lapse import _build_info
+
+IN_A_SMALL_ONE = "mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "  # in a mount namespace of its own
+
+
+def may_mount():
+    """Whether this user may mount, which most containers refuse."""
+    words = ["unshare", "--mount", "sh", "-c", IN_A_SMALL_ONE + "true"]
+    try:
+        return subprocess.run(words, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.mark.skipif(_build_info.family != "mpich", reason="Open MPI says so itself")
+@pytest.mark.skipif(not may_mount(), reason="this user may not mount")
+@pytest.mark.parametrize("program", ["import lapse; lapse.Server(1, 1)", "import lapse; from mpi4py import MPI"])
+def test_a_small_dev_shm_ends_the_job_in_words(program):
+    job = [launch.mpirun_command(), "-n", "2", sys.executable, "-c", program]
+    ended = launch.run(["unshare", "--mount", "sh", "-c", IN_A_SMALL_ONE + shlex.join(job)], timeout=60)
+    assert ended.returncode != 0 and not ended.timed_out
+    assert "/dev/shm has 8 of 8 MB free, but MPI needs some" in ended.stderr
+    assert "Bus error" not in ended.output
