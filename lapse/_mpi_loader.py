@@ -16,6 +16,7 @@ import site
 import sys
 from types import ModuleType
 
+from lapse.base import slurm
 from lapse.base.uncaught import is_made_by_multiprocessing
 
 FAMILY_NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
@@ -152,7 +153,7 @@ def _check_before_mpi() -> None:
     only_hydra = info.family == "mpich" and info.folder == "wheel"
     if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
         raise ImportError(_wrong_launcher("openmpi"))
-    if only_hydra and _tasks_of_srun() > 1 and "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ:
+    if only_hydra and slurm.tasks() > 1 and "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ:
         raise ImportError(_wrong_srun("tasks with PMIx, which this MPI does not know"))
     if _is_child_of_rank():  # it has the rank's environment, but is none; a Server says so
         import mpi4py
@@ -179,7 +180,7 @@ def check_launcher(comm_world_size: int) -> None:
     """
     if comm_world_size > 1:
         return
-    tasks = _tasks_of_srun()
+    tasks = slurm.tasks()
     if tasks > 1:
         raise RuntimeError(_wrong_srun(f"{tasks} tasks (SLURM_STEP_NUM_TASKS), but MPI knows only this one"))
     for family in FAMILY_NAMES:
@@ -189,7 +190,7 @@ def check_launcher(comm_world_size: int) -> None:
 
 def ranks_started() -> int:
     """The number of ranks that a launcher reports; 0 without one."""
-    return max(_tasks_of_srun(), *(_ranks_started_by(family) for family in FAMILY_NAMES))
+    return max(slurm.tasks(), *(_ranks_started_by(family) for family in FAMILY_NAMES))
 
 
 def describe_build() -> str:
@@ -277,37 +278,13 @@ def _is_child_of_rank() -> bool:
     return is_made_by_multiprocessing() and ranks_started() > 1
 
 
-def _tasks_of_srun() -> int:
-    """The number of tasks that srun has started together with this process; 0 if something else has started it.
-
-    A batch script is no such task, and has no SLURM_STEP_NUM_TASKS. Inside an allocation, mpirun starts its helpers by
-    srun: their variables, which its ranks inherit, count the nodes.
-    """
-    by_mpirun = "PMI_HOSTNAME" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
-    return int(tasks) if tasks.isdecimal() and not by_mpirun else 0
-
-
-def _ranks_of_this_host() -> int:
-    """How many ranks the launcher has started on this host, if it says so."""
-    ranks = os.environ.get("MPI_LOCALNRANKS", "")  # MPICH's
-    if ranks.isdecimal():
-        return int(ranks)
-    node, nodes = os.environ.get("SLURM_NODEID", ""), os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-    if _tasks_of_srun() <= 1 or not node.isdecimal():
-        return 1
-    per_node: list[int] = []
-    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", nodes):  # 4(x2),3: two nodes with 4, and one with 3
-        per_node += [int(tasks)] * int(times or 1)
-    return per_node[int(node)] if int(node) < len(per_node) else 1
-
-
 def _check_room_in_shared_memory() -> None:
     """Say that /dev/shm is too small for the messages of the ranks of this host, before MPI fails by a bus error.
 
     MPICH does; Open MPI says so itself.
     """
-    ranks = _ranks_of_this_host()
+    local = os.environ.get("MPI_LOCALNRANKS", "")  # MPICH's launcher says so
+    ranks = int(local) if local.isdecimal() else slurm.tasks_of_this_node()
     if ranks <= 1 or _build_info().family != "mpich" or os.environ.get("MPIR_CVAR_NOLOCAL") == "1":
         return
     needed = ranks * _shared_bytes_per_rank()

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from lapse.base import slurm
+
 ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr; what it has not, an abort discards
 GRACE_SECONDS = 10  # for the other ranks to end
 MAX_LINE = 300  # characters of another rank's error
@@ -128,9 +130,13 @@ def _abort_by_launcher() -> None:
     """End the job of a process that has not initialized MPI, in the words of the launcher's own protocol.
 
     That of MPICH listens at a socket, by version 1 of the process management interface; that of Open MPI ends the job
-    when a process ends with an error.
+    when a process ends with an error; Slurm has a command.
     """
     descriptor = os.environ.get("PMI_FD", "")
+    if slurm.tasks() > 1:
+        time.sleep(ABORT_DELAY)
+        slurm.end_tasks()
+        return
     with contextlib.suppress(OSError):
         if descriptor.isdecimal() and stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode):
             time.sleep(ABORT_DELAY)

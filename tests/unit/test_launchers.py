@@ -6,8 +6,8 @@ import types
 
 import pytest
 
+import launch
 from lapse import _mpi_loader
-
 
 LAUNCHERS = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "SLURM_", "MPI_LOCAL", "MPIR_CVAR_")
 
@@ -76,3 +76,18 @@ def test_a_small_dev_shm_is_named_before_mpi_fails(monkeypatch, launcher):
 def test_the_library_is_known_by_what_it_exports():
     assert _mpi_loader._family_of(_mpi_loader.library_path()) == _mpi_loader._build_info().family
     assert _mpi_loader._family_of("no library") is None
+
+
+def test_a_task_of_srun_that_fails_before_mpi_ends_the_others(tmp_path):
+    """By the command of Slurm: srun itself would wait for them."""
+    command = tmp_path / "scancel"
+    command.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\n')
+    command.chmod(0o755)
+    env = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_STEP_NUM_TASKS": 3, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 1, "SLURM_PROCID": 2,
+    }  # fmt: skip
+    job = launch.run([sys.executable, "-c", "import lapse; raise ValueError('injected')"], 60, env)
+    assert job.returncode == 1
+    assert "ValueError: injected" in job.stderr and "lapse: rank 2 ends the job" in job.stderr
+    assert (tmp_path / "said").read_text().split() == ["--signal=KILL", "7.1"]
