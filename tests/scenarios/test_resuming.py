@@ -13,6 +13,7 @@ import pytest
 
 import launch
 from app import TIMES, result_of, run_app, start_app, write_topics
+from lapse import _build_info
 
 EPOCHS = 12
 OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
@@ -165,14 +166,21 @@ def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(
     assert again == result
 
 
-@pytest.mark.parametrize("number, to", [(signal.SIGTERM, "all ranks"), (signal.SIGINT, "one rank")])
+#: A signal that the launcher forwards to all ranks, and waits for their end.
+FORWARDED = {"mpich": signal.SIGTERM, "openmpi": signal.SIGUSR2}[_build_info.family]
+
+
+@pytest.mark.parametrize(
+    "number, to",
+    [(signal.SIGTERM, "all ranks"), (signal.SIGINT, "one rank"), (signal.SIGUSR2, "one rank"), (FORWARDED, "mpirun")],
+)
 def test_a_signal_ends_training_with_a_checkpoint(topics, tmp_path, number, to):
     options = ("--corpus", topics, *OPTIONS, "--epochs", 10_000, "--output", tmp_path)
     with started(3, *options, "--checkpoint-every", 10) as process:
         wait_for_a_checkpoint(tmp_path, process)
         ranks = ranks_of(process)
         assert len(ranks) == 3
-        for pid in ranks if to == "all ranks" else ranks[-1:]:
+        for pid in {"all ranks": ranks, "one rank": ranks[-1:], "mpirun": [process.pid]}[to]:
             os.kill(pid, number)
         _out, err = process.communicate(timeout=40)
     assert process.returncode == 128 + number, err
@@ -236,3 +244,34 @@ def test_a_damaged_checkpoint_is_said_once_and_ends_the_job(topics, tmp_path):
     assert job.returncode != 0 and not job.timed_out
     assert job.stderr.count(f"{file.name} has") == 1
     assert "Traceback" not in job.stderr
+
+
+#: An application that gets a signal after the last block of its last epoch, before it evaluates.
+LATE_SIGNAL = """
+import importlib, sys
+from lapse.apps._shared.training import Training
+
+meet = Training.meet
+
+def late(self):
+    if self.epoch + 1 == self.args.epochs:
+        self._signals.received = 15
+    meet(self)
+
+Training.meet = late
+importlib.import_module(f"lapse.apps.{sys.argv[1]}.__main__").main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "app, options", [("mf", ("--rows", 50, "--columns", 40)), ("clicks", ("--keys", 500, "--examples", 4000))]
+)
+def test_a_run_that_is_stopped_after_its_last_block_is_evaluated_when_it_is_resumed(tmp_path, app, options):
+    given = [str(word) for word in (*options, "--epochs", 2, "--output", tmp_path / "out", "--checkpoint-every", 1)]
+    stopped = launch.mpirun(2, ["-c", LATE_SIGNAL, app, *given])
+    assert stopped.returncode == 143 and "RESULT" not in stopped.stdout, stopped.output
+    whole = result_of(run_app(app, 2, *options, "--epochs", 2))
+    result = result_of(run_app(app, 2, *given, "--resume"))
+    assert (result["resumed_from"], result["epochs"]) == (2, 2)
+    for figure in ("loss", "rmse") if app == "mf" else ("loss",):
+        assert result[figure] == pytest.approx(whole[figure], rel=0.2)

@@ -5,7 +5,7 @@ options       types of arguments, and the options that several applications have
 job           from the command line to all ranks: errors that every rank raises, one message for each
 training      the course of a run: epochs, the end by a signal or by time, the ``RESULT`` line
 checkpoints   what a resumed run takes over
-signals       SIGINT and SIGTERM end a training between two blocks
+signals       SIGINT, SIGTERM and SIGUSR2 end a training between two blocks
 metrics       counters and figures: ``--metrics``, the locality report
 progress      the progress bar of an epoch
 plot          ``--plot``

@@ -202,7 +202,7 @@ def add_checkpoint_options(group: Group) -> None:
     group.add(
         "--checkpoint-every",
         positive_int,
-        "save a checkpoint under --output every N epochs and at the end (default: only when SIGINT, SIGTERM or "
+        "save a checkpoint under --output every N epochs and at the end (default: only when a signal or "
         "--max-runtime stops the training early)",
     )
     group.add(

@@ -1,10 +1,10 @@
-"""SIGINT and SIGTERM as a request: the training stops at the next block instead of immediately.
+"""SIGINT, SIGTERM and SIGUSR2 as a request: the training stops at the next block instead of immediately.
 
-Before there is a block to stop at, both end the process at once, and with it the job: a handler of Python would not run
-while the main thread opens a pipe or waits for other ranks in MPI, and there is nothing to save yet.
+Before there is a block to stop at, each ends the process at once, and with it the job: a handler of Python would not
+run while the main thread opens a pipe or waits for other ranks in MPI, and there is nothing to save yet.
 
-The launcher of MPICH forwards both to all ranks and waits for them. That of Open MPI kills the ranks a moment
-later: with it, send the signal to the ranks themselves, or rely on the last checkpoint.
+The launcher of MPICH forwards the first two to all ranks and waits for them. That of Open MPI forwards SIGUSR2; it
+kills the ranks a moment after one of the others. SIGUSR1 asks for a report (lapse/communication/_guard.pyx).
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import time
 from types import FrameType
 from typing import Any
 
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
 #: A second signal after this many seconds stops the process immediately; an earlier one is taken for the same request
 #: (Ctrl-C in a terminal reaches a rank twice: from the terminal and from the launcher).
 PATIENCE = 2.0
 
 
 class Signals:
-    """From `note` to `restore`, records the first SIGINT or SIGTERM; a later one has its usual effect. Before, both end
-    the process. For the main thread.
+    """From `note` to `restore`, records the first request; a later one ends the process. Before, each does. For the
+    main thread.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,7 @@ class Signals:
 
     def _handle(self, handler: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in REQUESTS:
                 self._before.setdefault(number, signal.signal(number, handler))
 
     def _record(self, number: int, _frame: FrameType | None) -> None:

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
             with training.evaluating():
                 test_loss = server.run(test, plan)[0]
             training.end_epoch(loss=loss, test_loss=test_loss)
+        if test_loss is None and not training.is_interrupted:  # a resumed run that had only this left to do
+            test_loss = server.run(test, plan)[0]
         if args.output is not None and not training.is_interrupted:
             write_model(server, args.output, WEIGHTS, save, args.keys)
     training.finish(

@@ -273,6 +273,9 @@ def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
                 return False
         state = rates.learn(figures["loss"]) if not training.is_partial else rates.state
         training.end_epoch(**figures, **counted, learning_rate=used, state=state)
+    last = training.history[-1] if training.history else {}
+    if last.get("loss", 0) is None and not training.is_partial and not training.is_interrupted:
+        last.update(evaluate(server, plan))  # the run before was stopped between its last block and this
     return True
 
 

@@ -106,7 +106,7 @@ def test_metrics_start_anew_without_an_epoch(tmp_path):
     assert len((tmp_path / "m").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_the_first_signal_is_noted_and_an_impatient_one_ends(monkeypatch, number):
     before = signal.getsignal(number)
     signals = Signals()
