@@ -2,10 +2,14 @@
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    sys.exit("lapse: free-threaded builds of Python are not supported: use the ordinary build")
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import find_mpi  # a neighbour of this file, which build backends do not look for

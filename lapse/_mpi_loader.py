@@ -14,6 +14,7 @@ import re
 import shutil
 import site
 import sys
+import sysconfig
 from types import ModuleType
 
 from lapse.base import slurm
@@ -46,6 +47,11 @@ UCX_BYTES_PER_RANK = 4_300 << 10
 
 _process: int | None = None  # the one that has initialized MPI
 
+#: Importing the compiled modules would turn the GIL on again; with PYTHON_GIL=0 it would stay off, and they rely on it.
+_FREE_THREADED = (
+    "lapse does not support free-threaded builds of Python, such as this {}: use the ordinary build. (Workers compute "
+    "in parallel with it, too: lapse releases the GIL while it works.)"
+)
 _NOT_BUILT = "lapse is not built for this Python ({}): run 'make install' in its source folder"
 
 
@@ -60,8 +66,9 @@ def prepare(package_path: list[str]) -> None:
     Raises
     ------
     ImportError
-        If the package is not compiled, or another MPI was chosen or loaded before.
+        If the package is not compiled, the interpreter is free-threaded, or another MPI was chosen or loaded before.
     """
+    _require_gil()
     _require_build(package_path)
     info = _build_info()
     sys.meta_path.insert(0, _LoadFirst)
@@ -235,6 +242,11 @@ def _build_info() -> ModuleType:
 def _path_for_mpi4py(info: ModuleType) -> str:
     """Return the library under the name that mpi4py knows it by."""
     return os.path.join(os.path.dirname(__file__), info.alias) if info.alias else library_path()
+
+
+def _require_gil() -> None:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise ImportError(_FREE_THREADED.format(sys.version.split()[0]))
 
 
 def _require_build(package_path: list[str]) -> None:

@@ -166,9 +166,9 @@ def run_checks(cluster, only):
         start = time.monotonic()
         try:
             seen = check()
-        except AssertionError as error:
+        except Exception as error:  # the other checks still say what they have seen
             failures += 1
-            seen = f"FAILED: {error}"
+            seen = f"FAILED: {type(error).__name__}: {error}"
         print(f"{name:<22} {seen}  ({time.monotonic() - start:.0f} s)", flush=True)
     return failures
 

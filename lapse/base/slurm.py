@@ -9,11 +9,14 @@ import os
 import re
 import subprocess
 
+#: Variables that MPICH's, Intel's and Open MPI's mpirun give to their ranks, but srun does not.
+_OF_MPIRUN = ("PMI_HOSTNAME", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE")
+
 
 def tasks() -> int:
     """The number of tasks; 0 if this process is none."""
-    by_mpirun = "PMI_HOSTNAME" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
     number = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    by_mpirun = any(name in os.environ for name in _OF_MPIRUN)
     return int(number) if number.isdecimal() and not by_mpirun else 0
 
 

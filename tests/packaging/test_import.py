@@ -4,6 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 import lapse
 import launch
 from lapse import _build_info, _mpi_loader
@@ -75,3 +77,26 @@ def test_sources_that_are_not_compiled(tmp_path):
     job = python("import lapse", cwd=tmp_path)
     assert job.returncode != 0
     assert "run 'make install'" in job.stderr
+
+
+#: Pretend that the interpreter is a free-threaded build.
+NO_GIL = """
+import runpy, sys, sysconfig
+known = sysconfig.get_config_var
+sysconfig.get_config_var = lambda name: 1 if name == "Py_GIL_DISABLED" else known(name)
+"""
+
+
+def test_a_free_threaded_interpreter_is_refused():
+    job = python(NO_GIL + "import lapse")
+    assert job.returncode != 0
+    assert "ImportError: lapse does not support free-threaded builds of Python" in job.stderr
+
+
+def test_nothing_is_built_for_a_free_threaded_interpreter():
+    setup = Path(lapse.__file__).parents[1] / "setup.py"
+    if not setup.exists():
+        pytest.skip("installed without its sources")
+    job = python(NO_GIL + f"sys.argv = ['setup.py', 'build']; runpy.run_path({str(setup)!r})", cwd=setup.parent)
+    assert job.returncode == 1
+    assert job.stderr.strip() == "lapse: free-threaded builds of Python are not supported: use the ordinary build"
