@@ -112,14 +112,14 @@ class Never:
 
 def epochs_on_server(server, plan) -> Callable[[int], float]:
     """A function that trains so many epochs as the application does, and returns the seconds per epoch."""
-    from lapse.apps.mf import train
+    from lapse.apps.mf import descent
 
     epoch = [0]
 
     def some(count: int) -> float:
         begin = time.perf_counter()
         for _ in range(count):
-            server.run(train.train_epoch, server, plan, Never, epoch[0], 0.001)
+            server.run(descent.train_epoch, server, plan, Never, epoch[0], 0.001)
             epoch[0] += 1
         return (time.perf_counter() - begin) / count
 

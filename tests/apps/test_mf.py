@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app import TIMES, result_of, run_app
+from lapse.apps.mf import options as mf_options
 
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "rmse", "train_rmse"}
 #: Of the planted matrix; a prediction cannot be better, and after 20 epochs is not much worse.
@@ -165,6 +166,66 @@ def test_a_run_that_was_ended_and_resumed_goes_on_as_if_it_had_not_been(tmp_path
     assert part["resumed_from"] == 0 and part["epochs"] == 8
     assert part["loss"] == pytest.approx(whole["loss"], rel=0.01)
     assert train(2, *common, "--output", tmp_path, "--resume") == part
+
+
+@pytest.mark.parametrize("ranks, options", [(1, ()), (3, ("--workers", 2)), (2, ("--management", "classic"))])
+def test_least_squares_finds_planted_factors(ranks, options):
+    result = train(ranks, "--solver", "als", "--epochs", 6, *options)
+    assert result.keys() >= {*KEYS, "mae"} and result["epochs"] == 6
+    assert 0.8 * NOISE < result["rmse_covered"] < 1.25 * NOISE
+
+
+def test_a_sampler_predicts_better_than_its_draws_and_alike_for_any_number_of_ranks(tmp_path):
+    options = ("--solver", "gibbs", "--epochs", 30, "--burn-in", 10)
+    alone = train(1, *options, "--metrics", tmp_path / "metrics", "--predictions", tmp_path / "1.tsv")
+    together = train(3, *options, "--workers", 2, "--predictions", tmp_path / "3.tsv")
+    last = json.loads((tmp_path / "metrics").read_text().splitlines()[-1])
+    assert alone["rmse"] < last["sample_rmse"] and last["noise"] == pytest.approx(NOISE, rel=0.2)
+    assert together["rmse"] == pytest.approx(alone["rmse"], rel=1e-3)
+    tables = [np.loadtxt(tmp_path / f"{n}.tsv", skiprows=1) for n in (1, 3)]
+    np.testing.assert_array_equal(tables[0][:, :3], tables[1][:, :3])
+    np.testing.assert_allclose(tables[0][:, 3:], tables[1][:, 3:], rtol=0.02, atol=0.01)
+    errors = tables[0][:, 2] - tables[0][:, 3]
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(alone["rmse"], rel=1e-3)
+    covered = np.abs(errors) < 2 * np.hypot(tables[0][:, 4], NOISE)
+    assert 0.85 < covered.mean() < 1  # the deviations are those of the errors
+
+
+def write_plays(path, rows=200, columns=40, seed=0):
+    """Counts of two kinds of users, who mostly play the items of their own kind."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for row in range(rows):
+        likes = np.where(np.arange(columns) % 2 == row % 2, 0.4, 0.02)
+        lines += [f"{row}\t{column}\t{rng.integers(1, 6)}\n" for column in np.flatnonzero(rng.random(columns) < likes)]
+    path.write_text("".join(lines))
+    return path
+
+
+def test_implicit_feedback_is_ranked_alike_for_any_number_of_ranks(tmp_path):
+    plays = write_plays(tmp_path / "plays.tsv")
+    options = ("--ratings", plays, "--implicit", "--rank", 2, "--epochs", 8, "--top", 5)
+    alone, together = (result_of(run_app("mf", ranks, *options)) for ranks in (1, 3))
+    assert alone["auc"] > 0.65 and "rmse" not in alone
+    for name in ("ndcg", "recall", "map", "auc", "loss"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--solver", "als", "--learning-rate", 0.1), "--learning-rate: has no effect with --solver als"),
+        (("--solver", "gibbs", "--regularization", 0.1), "--regularization: has no effect with --solver gibbs"),
+        (("--solver", "sgd", "--implicit"), "only --solver als is for counts"),
+        (("--implicit", "--no-biases"), "--no-biases: has no effect with --implicit"),
+        (("--top", 3), "--top: has no effect with --solver sgd"),
+        (("--solver", "gibbs", "--burn-in", 300), "--burn-in: 300 of 200 --epochs"),
+    ],
+)
+def test_options_without_an_effect_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit):
+        mf_options.parse([str(option) for option in options])
+    assert message in capsys.readouterr().err
 
 
 def test_matrix_market(tmp_path):

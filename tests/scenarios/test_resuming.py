@@ -166,6 +166,22 @@ def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(
     assert again == result
 
 
+@pytest.mark.deadline(150)
+def test_a_killed_and_resumed_sampler_goes_on_as_if_it_had_not_been(tmp_path):
+    """Means over draws are means over those of all processes, and the draws are the same ones."""
+    matrix = ("--rows", 300, "--columns", 60, "--entries", 9000, "--planted-rank", 3)
+    options = (*matrix, "--solver", "gibbs", "--epochs", 60, "--burn-in", 2, "--no-progress")
+    whole = result_of(run_app("mf", 2, *options))
+    out = (*options, "--output", tmp_path, "--checkpoint-every", 1)
+    with started(2, *out, app="mf") as process:
+        while process.poll() is None and (step(tmp_path) is None or epochs_done(tmp_path) < 4):
+            time.sleep(0.01)
+        kill_ranks(process)
+    resumed = result_of(run_app("mf", 3, *out, "--resume"))
+    assert 4 <= resumed["resumed_from"] < 60
+    assert resumed["rmse"] == pytest.approx(whole["rmse"], rel=1e-3)
+
+
 #: A signal that the launcher forwards to all ranks, and waits for their end.
 FORWARDED = {"mpich": signal.SIGTERM, "openmpi": signal.SIGUSR2}[_build_info.family]
 

@@ -138,6 +138,7 @@ def add_shared_options(
     dim: int | None = None,
     dim_names: str = "--dim --vector-size",
     dim_help: str | None = None,
+    epochs_help: str | None = None,
 ) -> tuple[Group, Group]:
     """Add the options that every training application has.
 
@@ -145,6 +146,8 @@ def add_shared_options(
     ----------
     epochs, dim
         Defaults; None: they depend on other options.
+    epochs_help
+        What they depend on.
     dim_names, dim_help
         How the application's field names the length of a vector (empty: there are none), and the help text.
 
@@ -157,7 +160,7 @@ def add_shared_options(
     training.add(
         "--epochs",
         positive_int,
-        f"number of passes over the data (default: {epochs or 'depends on the model'})",
+        f"number of passes over the data (default: {epochs or epochs_help or 'depends on the model'})",
         default=epochs,
     )
     if dim_names:

@@ -198,7 +198,7 @@ cdef class Trainer(Pipeline):
             raise
 
     def evaluate(self):
-        """Sums over all ratings: squared errors, those of clipped predictions, the penalty."""
+        """Sums over all ratings; see `Model.evaluate`."""
         cdef mf_sums sums
         cdef int64_t begin = 0
         memset(&sums, 0, sizeof(sums))
@@ -209,7 +209,7 @@ cdef class Trainer(Pipeline):
         except BaseException:
             self.settle()
             raise
-        return sums.squares, sums.clipped_squares, sums.penalty
+        return sums.squares, sums.clipped_squares, sums.penalty, sums.absolute
 
     # --- preparing
 

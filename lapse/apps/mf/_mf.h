@@ -28,6 +28,7 @@ typedef struct {
     double squares;             /* of errors of the score */
     double clipped_squares;     /* of errors of the prediction, the score clipped to the range */
     double penalty;             /* regularization, once per rating */
+    double absolute;            /* absolute errors of the prediction */
 } mf_sums;
 
 /* mean + p's bias + q's bias + <p, q> */
@@ -131,6 +132,7 @@ static void mf_evaluate(const mf_model *m, const float *values, const int32_t *r
         double error = (double)ratings[i] - score, clipped = (double)ratings[i] - prediction;
         sums->squares += error * error;
         sums->clipped_squares += clipped * clipped;
+        sums->absolute += fabs(clipped);
         sums->penalty += m->regularization * (lapse_dot(p, p, m->rank) + lapse_dot(q, q, m->rank));
         if (m->biases)
             sums->penalty += m->bias_regularization * (p[m->rank] * p[m->rank] + q[m->rank] * q[m->rank]);

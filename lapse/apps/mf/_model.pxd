@@ -10,7 +10,7 @@ cdef extern from "lapse/apps/mf/_mf.h" nogil:
         int rank, biases, length
         float mean, low, high, regularization, bias_regularization
     ctypedef struct mf_sums:
-        double squares, clipped_squares, penalty
+        double squares, clipped_squares, penalty, absolute
     void mf_sgd(const mf_model* m, float* values, const int32_t* rows, const int32_t* columns, const float* ratings,
                 int64_t count, float rate)
     void mf_adagrad(const mf_model* m, float* values, const int32_t* rows, const int32_t* columns,

@@ -77,13 +77,13 @@ cdef class Model:
 
     def evaluate(self, const float[:, ::1] values, const int32_t[::1] rows, const int32_t[::1] columns,
                  const float[::1] ratings):
-        """Sums over ratings: of squared errors, of those of clipped predictions, of the penalty."""
+        """Sums over ratings: squared errors, those of clipped predictions, the penalty, absolute errors of the latter."""
         cdef mf_sums sums
         self.check(values, rows, columns, ratings)
         memset(&sums, 0, sizeof(sums))
         if ratings.shape[0]:
             mf_evaluate(&self.c, &values[0, 0], &rows[0], &columns[0], &ratings[0], ratings.shape[0], &sums)
-        return sums.squares, sums.clipped_squares, sums.penalty
+        return sums.squares, sums.clipped_squares, sums.penalty, sums.absolute
 
     cdef int check(self, const float[:, ::1] values, const int32_t[::1] rows, const int32_t[::1] columns,
                    const float[::1] ratings) except -1:

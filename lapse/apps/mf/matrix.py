@@ -136,7 +136,7 @@ def assemble(comm: Intracomm, workers: int, share: Share, test: Share | None, fr
     worker_of_row = cut_evenly(row_counts, comm.size * workers)
     bounds = np.searchsorted(worker_of_row, np.arange(comm.size * workers + 1))
     mean, low, high = _survey(comm, records)
-    mine = _exchange(comm, records, bounds[::workers])
+    mine = exchange(comm, records, bounds[::workers])
     parts = [_sorted_parts(mine, bounds, worker) for worker in range(comm.rank * workers, (comm.rank + 1) * workers)]
     training, held_out = map(list, zip(*parts))
     return Matrix(
@@ -271,9 +271,9 @@ def _survey(comm: Intracomm, records: np.ndarray) -> tuple[float, float, float]:
     return float(total / count), float(low), float(high)
 
 
-def _exchange(comm: Intracomm, records: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Send each rating to the rank of its row, in rounds of bounded size. Collective."""
-    destination = np.searchsorted(bounds, records["row"], side="right") - 1
+def exchange(comm: Intracomm, records: np.ndarray, bounds: np.ndarray, axis: str = "row") -> np.ndarray:
+    """Send each rating to the rank of its row, or of its "column", in rounds of bounded size. Collective."""
+    destination = np.searchsorted(bounds, records[axis], side="right") - 1
     # ranks without rows share a bound with the next one: the search finds the last of them, which has the row
     records = records[np.argsort(destination, kind="stable")]
     ends = np.cumsum(np.bincount(destination, minlength=comm.size))

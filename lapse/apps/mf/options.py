@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lapse.apps._shared import columns, options
-from lapse.apps._shared.options import Group, fraction, natural_float, positive_float, positive_int
+from lapse.apps._shared.options import Group, fraction, natural_float, natural_int, positive_float, positive_int
 
 DESCRIPTION = """\
-Factorize a matrix of ratings by stochastic gradient descent (Koren et al. 2009).
+Factorize a matrix of ratings: by stochastic gradient descent (Koren et al. 2009), alternating least squares
+(Zhou et al. 2008; of implicit feedback: Hu et al. 2008) or Gibbs sampling (Salakhutdinov & Mnih 2008).
 
 A rating is predicted as mean + row bias + column bias + <row factor, column factor>. Factors and biases
-are stored in a Lapse server that spans all ranks; each worker trains on the ratings of its own rows.
+are stored in a Lapse server that spans all ranks; each worker trains on the ratings of its own rows (and, with
+--solver als or gibbs, in turns on those of its own columns).
 """
 
 EXAMPLES = """\
@@ -22,6 +24,10 @@ examples:
   python -m lapse.apps.mf --ratings stdlib             which identifiers the modules of this Python use
   mpirun -n 4 python -m lapse.apps.mf --ratings ratings.csv.gz --output model
                                                        four ranks, on your own ratings (user,item,rating)
+  python -m lapse.apps.mf --ratings ratings.csv.gz --solver gibbs --predictions predictions.tsv
+                                                       the most accurate predictions, with their uncertainty
+  python -m lapse.apps.mf --ratings plays.csv.gz --implicit
+                                                       counts of what users did, to recommend other items
 
 The model folder contains rows.npy and columns.npy (factors), row_biases.npy, column_biases.npy, row_ids.txt,
 column_ids.txt (one name per line, in the same order) and model.json (mean and range of the ratings).
@@ -34,9 +40,20 @@ STDLIB = "stdlib"
 #: Defaults for ratings by people, and for the synthetic matrix, whose noise is small. On MovieLens 100k the held-out
 #: RMSE still decreases by 0.002 from 40 to 60 epochs.
 DEFAULTS: dict[str, dict] = {
-    "ratings": dict(rank=40, learning_rate=0.02, decay=0.95, regularization=0.1),
-    "synthetic": dict(rank=None, learning_rate=0.05, decay=0.97, regularization=0.003),
+    "ratings": dict(rank=40, learning_rate=0.02, decay=0.95, regularization=0.1, bias_regularization=0.02),
+    "synthetic": dict(rank=None, learning_rate=0.05, decay=0.97, regularization=0.003, bias_regularization=0.02),
 }
+#: The same for the other solvers, whose epochs are fewer, but longer. `None`: as for sgd. On MovieLens 100k least
+#: squares is best with weaker regularization and shorter factors than gradient descent; a sampler needs neither.
+SOLVER_DEFAULTS: dict[str, dict] = {
+    "als": dict(epochs=15, rank=40),
+    "implicit": dict(epochs=15, rank=32, regularization=1.0),
+    "gibbs": dict(epochs=200, rank=10, regularization=0.0, bias_regularization=0.0),
+}
+#: Options that only gradient descent has.
+DESCENT_ONLY = ("algorithm", "step", "learning_rate", "decay", "lookahead", "replicate", "sync_ratings")
+#: Options that the sampler has no use for: it draws what they would set.
+NOT_SAMPLED = ("regularization", "bias_regularization")
 #: AdaGrad divides by the gradients it has seen: it starts with larger steps, and without a decay.
 ADAGRAD_RATE = 0.05
 #: In DSGD nobody else uses the columns at the same time: a batch only needs to stay in the cache. Otherwise, with many
@@ -69,7 +86,37 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"argument --columns: {args.columns} names columns of --ratings, which is missing")
     if isinstance(args.columns, int) and args.ratings is not None:
         parser.error(f"argument --columns: {args.columns} does not name three columns of --ratings: USER,ITEM,RATING")
+    if unfit := find_unfit(args):
+        parser.error(unfit)
     return complete(args)
+
+
+def find_unfit(args: argparse.Namespace) -> str | None:
+    """The first given option that another one leaves without effect, in words; None if there is none."""
+    solver = solver_of(args)
+    useless = [] if solver == "sgd" else list(DESCENT_ONLY)
+    if solver == "gibbs":
+        useless += NOT_SAMPLED
+        if args.burn_in >= (args.epochs or SOLVER_DEFAULTS["gibbs"]["epochs"]):
+            return f"argument --burn-in: {args.burn_in} of {args.epochs or SOLVER_DEFAULTS['gibbs']['epochs']} --epochs"
+    else:
+        useless.append("burn_in")
+    if args.implicit:
+        if solver != "als":
+            return f"argument --implicit: only --solver als is for counts, not {solver}"
+        useless += ["no_biases", "bias_regularization"]
+    else:
+        useless += ["alpha", "top"]
+    for name in useless:
+        if name in args.given:
+            shown = "--implicit" if args.implicit else f"--solver {solver}"
+            return f"argument --{name.replace('_', '-')}: has no effect with {shown}"
+    return None
+
+
+def solver_of(args: argparse.Namespace) -> str:
+    """The value of ``--solver``, or what follows from other options."""
+    return args.solver or ("als" if args.implicit else "sgd")
 
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:
@@ -78,12 +125,15 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     if isinstance(args.columns, int):
         args.num_columns, args.columns = args.columns, None
         args.given = args.given - {"columns"} | {"num_columns"}
-    defaults = dict(DEFAULTS["synthetic" if args.ratings is None else "ratings"])
+    args.solver = solver_of(args)
+    defaults = {"epochs": 40, **DEFAULTS["synthetic" if args.ratings is None else "ratings"]}
+    if args.solver != "sgd":
+        defaults |= SOLVER_DEFAULTS["implicit" if args.implicit else args.solver]
     if args.ratings is None:
         defaults["rank"] = args.planted_rank
     if args.step == "adagrad":
         defaults["learning_rate"] = ADAGRAD_RATE
-    defaults["batch"] = BATCH[args.algorithm]
+    defaults["batch"] = BATCH[args.algorithm if args.solver == "sgd" else "dsgd"]
     defaults["entries"] = max(args.rows * args.num_columns // 10, args.rows)
     for name, value in defaults.items():
         if getattr(args, name) is None:
@@ -96,18 +146,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser = options.new_parser("mf", DESCRIPTION, EXAMPLES)
     add_data_options(parser)
     add_model_options(parser)
-    system, _ = options.add_shared_options(
+    system, output = options.add_shared_options(
         parser,
-        epochs=40,
+        epochs=None,
+        epochs_help="40; als: 15; gibbs: 200",
         dim=None,
         dim_names="--rank",
-        dim_help="length of each factor (default: 40; synthetic matrix: the planted rank)",
+        dim_help="length of each factor (default: 40; implicit: 32; gibbs: 10; synthetic matrix: the planted rank)",
+    )
+    output.add(
+        "--predictions FILE",
+        Path,
+        "write a line for each held-out rating: row, column, rating and prediction, with gibbs also the standard "
+        "deviation of the prediction, separated by tabs",
     )
     system.add(
         "--algorithm",
         tuple(BATCH),
-        "dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings of one column after "
-        "the other, columns in random order; plain: all ratings in random order",
+        "of sgd. dsgd: in turns, each worker has a block of columns for itself; columnwise: the ratings of one column "
+        "after the other, columns in random order; plain: all ratings in random order",
         default="dsgd",
     )
     system.add(
@@ -168,6 +225,22 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on the model and the optimizer."""
     model = Group(parser.add_argument_group("model"))
+    model.add(
+        "--solver",
+        ("sgd", "als", "gibbs"),
+        "sgd: stochastic gradient descent; als: alternating least squares; gibbs: draw factors from their distribution "
+        "given the ratings, and predict by the mean over the draws (default: sgd; with --implicit als)",
+    )
+    model.add(
+        "--implicit",
+        bool,
+        "ratings are counts of what users did: predict 1 where there are any and 0 elsewhere, with the more confidence "
+        "the larger they are; no biases. Quality is measured by how held-out items are ranked among all that are new "
+        "to the user",
+    )
+    model.add("--alpha", natural_float, "implicit: a rating r has the confidence 1 + X r", default=0.5)
+    model.add("--top K", positive_int, "implicit: evaluate the first K items of each row", default=10)
+    model.add("--burn-in", natural_int, "gibbs: predict by the draws after so many epochs", default=20)
     model.add("--no-biases", bool, "predict <row factor, column factor> alone")
     model.add("--init-std", positive_float, "standard deviation of the initial factors; biases start at 0", default=0.1)
     model.add(
@@ -191,6 +264,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add(
         "--regularization",
         natural_float,
-        "L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003)",
+        "L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003); implicit: once (default: 1)",
     )
-    model.add("--bias-regularization", natural_float, "L2 regularization of biases", default=0.02)
+    model.add("--bias-regularization", natural_float, "L2 regularization of biases, per rating (default: 0.02)")

@@ -2,7 +2,8 @@
 
 Row i has the key i, column j the key ``num_rows + j``. A row is used by one worker only, and is localized once. Columns
 are shared in the column-wise and the plain algorithm; hot ones are replicated. In DSGD no two workers use a column at
-the same time, so that nothing needs to be replicated.
+the same time, so that nothing needs to be replicated; nor in the alternating solvers, which set a row or column once in
+an epoch, on the worker that owns it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Placement(shared.Placement):
     localized_columns
         Per column, uint8: whether a batch localizes it ahead.
     moves
-        Whether rows, and blocks of DSGD, are localized.
+        Whether rows, blocks of DSGD, and columns of alternating solvers, are localized.
     """
 
     localized_columns: np.ndarray
@@ -44,7 +45,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: in
 
     `length` is that of a value.
     """
-    shares_columns = args.algorithm != "dsgd"
+    shares_columns = args.solver == "sgd" and args.algorithm != "dsgd"
     moves = shared.localizes(args, ranks)
     ahead = moves and shares_columns
     localized = np.full(matrix.num_columns, ahead, np.uint8)

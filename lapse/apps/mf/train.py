@@ -9,83 +9,65 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import lapse
-from lapse.apps._shared import inputs, job, streams
+from lapse.apps._shared import inputs, job
 from lapse.apps._shared.memory import Room
-from lapse.apps._shared.metrics import local_share
-from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, every, log_replicated, make_server
-from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
-from lapse.apps.mf import data, matrix, model_io, placement, schedule, stdlib_matrix, synthetic
-from lapse.apps.mf._kernel import Trainer
-from lapse.apps.mf._model import Model
-from lapse.apps.mf.matrix import Matrix, Part
+from lapse.apps.mf import data, held_out, matrix, model_io, placement, ranking, sides, stdlib_matrix, synthetic
+from lapse.apps.mf.alternating import Alternation
+from lapse.apps.mf.descent import Descent
+from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import STDLIB
-from lapse.apps.mf.placement import Placement
+from lapse.apps.mf.plan import Plan, model_of
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 log = logging.getLogger(__name__)
 
-#: Batches between two checks of the clock and of signals.
-BATCHES_AT_ONCE = 8
-#: Ratings of a batch in evaluation, in which nothing changes.
-EVALUATED_AT_ONCE = 16384
-#: With so many ratings per element, the factors of a row or column are determined as well as the noise allows.
-COVERED = 10
 FLOAT_BYTES = 4
-#: Factors of the bold driver after an epoch in which the loss decreased or increased (Gemulla et al.).
-FASTER, SLOWER = 1.05, 0.5
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all workers know for training and evaluation."""
-
-    args: argparse.Namespace
-    matrix: Matrix
-    model: Model
-    placement: Placement
-
-    @property
-    def num_keys(self) -> int:
-        """Row i has the key i, column j the key ``num_rows + j``."""
-        return self.matrix.num_rows + self.matrix.num_columns
 
 
 def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
-    training = Training("mf", comm, args, quality=("rmse", "train_rmse"))
+    quality = ranking.FIGURES if args.implicit else ("rmse", "train_rmse")
+    training = Training("mf", comm, args, quality=quality)
     if training.repeat_result():
         return
     plan = make_plan(comm, training.args, load(comm, training.args))
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
-        went_well = train(server, plan, training)
-        if plan.args.output is not None and went_well and not training.is_interrupted:
-            model_io.save(server, plan, plan.args.output)
+        went_well, state = train(server, plan, training)
+        if went_well and not training.is_interrupted:
+            write(comm, server, plan, state)
     if not went_well:
+        way_out = f"a --learning-rate below {plan.args.learning_rate:g}, or " if plan.args.solver == "sgd" else ""
         raise job.AppError(
-            f"the training diverged: the loss is not finite. Choose a --learning-rate below "
-            f"{plan.args.learning_rate:g}, or a --regularization other than "
+            f"the training diverged: the loss is not finite. Choose {way_out}a --regularization other than "
             f"{plan.args.regularization:g}"
         )
     training.finish(**_figures(training.history))
 
 
+def write(comm: Intracomm, server: lapse.Server, plan: Plan, state: dict) -> None:
+    """Write the model and the predictions, if they are asked for. Collective."""
+    if plan.args.output is not None:
+        model_io.save(server, plan, plan.args.output)
+    if plan.args.predictions is not None:
+        held_out.write_predictions(comm, server, plan, state.get("samples", 0), plan.args.predictions)
+
+
 def _figures(history: list[dict]) -> dict:
     """The figures of the last epoch, for ``RESULT``."""
     last = history[-1] if history else {}
-    return {name: last[name] for name in ("rmse", "train_rmse", "rmse_covered") if name in last}
+    names = ("rmse", "mae", "train_rmse", "rmse_covered", *ranking.FIGURES)
+    return {name: last[name] for name in names if name in last}
 
 
 # --- ratings ---------------------------------------------------------------------------------------
@@ -106,6 +88,8 @@ def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
         if share.shape is not None:
             check_memory(comm, args, *share.shape)
     ratings = matrix.assemble(comm, args.workers, share, test, args.test_fraction, args.seed)
+    if args.implicit and ratings.low < 0:
+        raise job.AppError(f"--implicit takes ratings as counts, but the smallest one is {ratings.low:g}")
     if args.ratings is not None:
         for doubt in matrix.doubts(comm, ratings, args.test is not None, args.test_fraction):
             if comm.rank == 0:
@@ -183,21 +167,8 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Pla
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)
     log_replicated(chosen, ratings.num_columns, "columns", every(per_round, "ratings"))
-    return Plan(args, ratings, model, chosen)
-
-
-def model_of(args: argparse.Namespace, mean: float = 0.0, low: float = 0.0, high: float = 0.0) -> Model:
-    """The model that the options describe, of ratings with this mean and range."""
-    return Model(
-        rank=args.rank,
-        biases=not args.no_biases,
-        adagrad=args.step == "adagrad",
-        mean=mean,
-        low=low,
-        high=high,
-        regularization=args.regularization,
-        bias_regularization=args.bias_regularization,
-    )
+    turns = None if args.solver == "sgd" else sides.both(comm, ratings, args.workers)
+    return Plan(args, ratings, model, chosen, turns)
 
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:
@@ -217,209 +188,23 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     return server
 
 
-def make_trainer(
-    kv: lapse.Worker,
-    plan: Plan,
-    part: Part,
-    *,
-    batch: int,
-    lookahead: int = 0,
-    localize: np.ndarray | None = None,
-    exclusive: bool = False,
-) -> Trainer:
-    """The kernel for some ratings of a worker."""
-    first, end = plan.matrix.bounds[kv.id : kv.id + 2].tolist()
-    columns = plan.matrix.num_columns
-    return Trainer(
-        kv,
-        plan.model,
-        part.rows,
-        part.columns,
-        part.values,
-        first_row=first,
-        num_rows=end - first,
-        first_column=plan.matrix.num_rows,
-        num_columns=columns,
-        batch=batch,
-        lookahead=lookahead,
-        localize=np.zeros(columns, np.uint8) if localize is None else localize,
-        exclusive=exclusive,
-        **pace_options(plan.args),
-    )
-
-
-def part_of(kv: lapse.Worker, plan: Plan, parts: list[Part]) -> Part:
-    """The part of a worker among those of its rank."""
-    return parts[kv.id - kv.rank * plan.args.workers]
-
-
 # --- training --------------------------------------------------------------------------------------
 
 
-def train(server: lapse.Server, plan: Plan, training: Training) -> bool:
-    """Run the remaining epochs while the loss is finite; returns whether it is."""
-    if plan.placement.moves:
-        server.run(localize_rows, plan)
-    rates = Rates(plan.args, training.state)
+def train(server: lapse.Server, plan: Plan, training: Training) -> tuple[bool, dict]:
+    """Run the remaining epochs while the loss is finite; returns whether it is, and the state of the method."""
+    method = (Descent if plan.args.solver == "sgd" else Alternation)(server, plan, training)
     for epoch in training.epochs(server):
-        used = rates.rate(epoch)
-        counted = server.run(train_epoch, server, plan, training, epoch, used)[0]
+        counted = method.train(epoch)
         training.meet()
         figures: dict = {"loss": None}
         if not training.is_interrupted:
             with training.evaluating():
-                figures = evaluate(server, plan)
+                figures = method.evaluate()
             if not math.isfinite(figures["loss"]):  # it will not recover, and is not saved
-                return False
-        state = rates.learn(figures["loss"]) if not training.is_partial else rates.state
-        training.end_epoch(**figures, **counted, learning_rate=used, state=state)
+                return False, method.state
+        training.end_epoch(**figures, **counted, state=method.state)
     last = training.history[-1] if training.history else {}
     if last.get("loss", 0) is None and not training.is_partial and not training.is_interrupted:
-        last.update(evaluate(server, plan))  # the run before was stopped between its last block and this
-    return True
-
-
-def localize_rows(kv: lapse.Worker, plan: Plan) -> None:
-    """Localize the rows of a worker; they stay on its rank."""
-    first, end = plan.matrix.bounds[kv.id : kv.id + 2]
-    kv.localize(np.arange(first, end)).wait()
-
-
-class Rates:
-    """Learning rates: decaying, constant (AdaGrad) or those of the bold driver.
-
-    Parameters
-    ----------
-    args
-        With ``step``, ``learning_rate`` and ``decay``.
-    state
-        The state of the run that is resumed, or None.
-    """
-
-    def __init__(self, args: argparse.Namespace, state: dict | None) -> None:
-        self._step, self._decay = args.step, args.decay
-        self.state = state or {"rate": args.learning_rate, "loss": None}
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, from 0."""
-        return self.state["rate"] * (self._decay**epoch if self._step == "sgd" else 1.0)
-
-    def learn(self, loss: float | None) -> dict:
-        """Record the training loss of a complete epoch; returns the state to resume from."""
-        rate, before = self.state["rate"], self.state["loss"]
-        if self._step == "bold-driver" and loss is not None and before is not None:
-            rate *= FASTER if loss < before else SLOWER
-        self.state = {"rate": rate, "loss": loss}
-        return self.state
-
-
-def train_epoch(
-    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, rate: float
-) -> dict:
-    """Train the ratings of a worker once; returns figures of all workers."""
-    part = part_of(kv, plan, plan.matrix.training)
-    trainer = make_trainer(
-        kv,
-        plan,
-        part,
-        batch=plan.args.batch,
-        lookahead=plan.placement.lookahead,
-        localize=plan.placement.localized_columns,
-        exclusive=plan.args.algorithm == "dsgd",
-    )
-    ratings = plan.matrix.num_training
-    progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")
-    pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
-    for _ in pass_over(kv, plan, training, epoch, rate, part, trainer):
-        progress.show(
-            trainer.trained / max(len(part), 1) * ratings,
-            lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
-        )
-    trainer.finish()
-    training.note_computing(trainer.computing_seconds)
-    progress.close()
-    return {"ratings": int(kv.allreduce(trainer.trained))}
-
-
-def train_blocks(
-    kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer
-) -> Iterator[None]:
-    """DSGD: in each sub-epoch, the ratings of a worker in a block of columns that no other worker uses."""
-    square = schedule.LatinSquare(plan.matrix.column_counts, kv.num_workers, plan.args.seed, epoch)
-    rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
-    for order in square.orders(kv.id, part.rows, part.columns, plan.args.batch, rng):
-        # the barrier between sub-epochs, at which all agree whether there is another
-        if kv.allreduce(int(training.should_stop()), op="max"):
-            break
-        if plan.placement.moves:
-            # wait, because the first batch needs most of the block anyway
-            kv.localize(plan.matrix.num_rows + np.unique(part.columns[order])).wait()
-        trainer.train(order, rate)
-        trainer.finish()  # otherwise others would take the block before all updates have arrived
-        yield
-
-
-def train_in_order(
-    kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float, part: Part, trainer: Trainer
-) -> Iterator[None]:
-    """Column-wise or plain: all ratings of a worker in a random order, while others use the same columns."""
-    rng = streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER)
-    if plan.args.algorithm == "columnwise":
-        order = schedule.columnwise_order(part.columns, plan.matrix.num_columns, rng)
-    else:
-        order = schedule.plain_order(len(part), rng)
-    at_once = plan.args.batch * BATCHES_AT_ONCE
-    for begin in range(0, len(order), at_once):
-        if training.should_stop():
-            break
-        trainer.train(order[begin : begin + at_once], rate)
-        yield
-
-
-# --- evaluation ------------------------------------------------------------------------------------
-
-
-def evaluate(server: lapse.Server, plan: Plan) -> dict:
-    """Loss and RMSE on training ratings, RMSE on held-out ones. Collective.
-
-    The loss is the mean over the training ratings of the squared error plus the regularization of the parameters of the
-    prediction. RMSEs are of predictions, which are clipped to the range of the training ratings.
-    """
-    training, covered, others = (_mean(sums) for sums in server.run(evaluate_parts, plan)[0])
-    figures = {"loss": training[0], "rmse": _rmse(covered, others), "train_rmse": _rmse(training)}
-    if plan.args.ratings is None:
-        figures["rmse_covered"] = _rmse(covered)
-    return figures
-
-
-def _mean(sums: np.ndarray) -> tuple[float | None, float, int]:
-    """Loss, sum of squared errors of predictions, and number, from the sums over ratings."""
-    squares, clipped, penalty, count = sums.tolist()
-    return (squares + penalty) / count if count else None, clipped, int(count)
-
-
-def _rmse(*parts: tuple) -> float | None:
-    count = sum(part[2] for part in parts)
-    return math.sqrt(sum(part[1] for part in parts) / count) if count else None
-
-
-def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
-    """Sums over all workers' training ratings, covered held-out ones, and other held-out ones.
-
-    Returns
-    -------
-    numpy.ndarray of shape (3, 4)
-        Squared errors, those of clipped predictions, penalty, and how many.
-    """
-    model_io.settle(kv, plan)
-    held_out = part_of(kv, plan, plan.matrix.held_out)
-    covered = is_covered(plan, held_out, int(plan.matrix.bounds[kv.id]))
-    parts = [part_of(kv, plan, plan.matrix.training), held_out.where(covered), held_out.where(~covered)]
-    sums = [(*make_trainer(kv, plan, part, batch=EVALUATED_AT_ONCE).evaluate(), len(part)) for part in parts]
-    return kv.allreduce(np.array(sums, np.float64))
-
-
-def is_covered(plan: Plan, part: Part, first_row: int) -> np.ndarray:
-    """Which ratings are in rows and columns with enough training ratings to determine their factors."""
-    least = COVERED * plan.args.rank
-    return (plan.matrix.row_counts[first_row + part.rows] >= least) & (plan.matrix.column_counts[part.columns] >= least)
+        last.update(method.evaluate())  # the run before was stopped between its last block and this
+    return True, method.state

@@ -96,14 +96,16 @@ def test_errors_agree_with_a_slow_direct_computation(rank, biases):
     rng = np.random.default_rng(1)
     rows, columns = rng.integers(0, 5, 200).astype(np.int32), rng.integers(5, 10, 200).astype(np.int32)
     ratings = rng.normal(size=200).astype(np.float32)
-    squares = clipped = penalty = 0.0
+    squares = clipped = penalty = absolute = 0.0
     for row, column, rating in zip(rows, columns, ratings.astype(np.float64)):
         p, q = values[row].astype(np.float64), values[column].astype(np.float64)
         score = sum(p[k] * q[k] for k in range(rank)) + (0.3 + p[rank] + q[rank] if biases else 0)
         squares += (rating - score) ** 2
         clipped += (rating - min(max(score, -0.5), 0.5)) ** 2
+        absolute += abs(rating - min(max(score, -0.5), 0.5))
         penalty += 2 * objective(model, values, row, column, rating) - (rating - score) ** 2
-    np.testing.assert_allclose(model.evaluate(values, rows, columns, ratings), (squares, clipped, penalty), rtol=1e-5)
+    expected = (squares, clipped, penalty, absolute)
+    np.testing.assert_allclose(model.evaluate(values, rows, columns, ratings), expected, rtol=1e-5)
 
 
 def test_what_is_not_a_number_stays_so():

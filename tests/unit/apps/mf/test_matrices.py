@@ -10,8 +10,8 @@ from lapse.apps._shared.stdlib import StrippedPythonError
 from lapse.apps.mf import matrix, placement, stdlib_matrix, synthetic
 from lapse.apps.mf import options as mf_options
 from lapse.apps.mf.data import Share, Source, read_share
+from lapse.apps.mf.descent import Rates
 from lapse.apps.mf.synthetic import Recipe
-from lapse.apps.mf.train import Rates
 from mpi4py import MPI
 
 SMALL = Recipe(rows=60, columns=40, entries=500)

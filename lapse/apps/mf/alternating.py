@@ -1,0 +1,216 @@
+"""Alternating solvers: an epoch solves all rows while columns are fixed, then all columns while rows are fixed.
+
+Least squares, for ratings (Zhou et al. 2008) and for counts of implicit feedback (Hu, Koren, Volinsky 2008), takes the
+solution of each row's normal equations; Gibbs sampling (`posterior`) draws from the distribution around it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+import lapse
+from lapse.apps._shared import streams
+from lapse.apps._shared.metrics import local_share
+from lapse.apps._shared.options import pace_options
+from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.training import Training
+from lapse.apps.mf import held_out, model_io, posterior, ranking, scores
+from lapse.apps.mf._solver import Equations, Solver
+from lapse.apps.mf.evaluation import evaluate
+from lapse.apps.mf.plan import Plan, part_of
+from lapse.apps.mf.posterior import Moments
+from lapse.apps.mf.schedule import EVERYBODY
+from lapse.apps.mf.sides import Side
+
+#: Purposes of random streams (see `streams`), by the side: its prior, its values; and the noise.
+PRIOR, VALUES, NOISE = {"row": 10, "column": 11}, {"row": 12, "column": 13}, 14
+#: Ratings between two checks of the clock and of signals.
+RATINGS_AT_ONCE = 1 << 17
+#: Values that are pulled at once for sums over them.
+SUMMED_AT_ONCE = 16384
+
+
+class Alternation:
+    """A run of an alternating solver.
+
+    Parameters
+    ----------
+    server, plan, training
+        Of the run.
+
+    Attributes
+    ----------
+    state
+        What a checkpoint needs besides the values of the server.
+    """
+
+    def __init__(self, server: lapse.Server, plan: Plan, training: Training) -> None:
+        self._server, self._plan, self._training = server, plan, training
+        self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0}
+        if plan.placement.moves:
+            server.run(localize_own, plan)
+
+    def train(self, epoch: int) -> dict:
+        """Train an epoch; returns figures of all workers. Collective."""
+        plan, training = self._plan, self._training
+        counted, squares = self._server.run(train_epoch, self._server, plan, training, epoch, self.state["noise"])[0]
+        if plan.args.solver == "gibbs" and counted == plan.matrix.num_training:
+            self._note_draw(epoch, squares)
+        return {"ratings": counted}
+
+    def _note_draw(self, epoch: int, squares: float) -> None:
+        """After a complete epoch of the sampler: draw the noise, and let the values count for the predictions."""
+        args, samples = self._plan.args, self.state["samples"]
+        rng = streams.generator(args.seed, epoch, EVERYBODY, NOISE)
+        if epoch >= args.burn_in:
+            self._server.run(held_out.add_sample, self._plan)
+            samples += 1
+        self.state = {"noise": posterior.draw_noise(squares, self._plan.matrix.num_training, rng), "samples": samples}
+
+    def evaluate(self) -> dict:
+        """The figures of quality of the present values, and of the mean over draws. Collective."""
+        plan, server = self._plan, self._server
+        if plan.args.implicit:
+            return evaluate_implicit(server, plan)
+        figures = evaluate(server, plan)
+        if plan.args.solver == "gibbs":
+            if self.state["samples"] and plan.matrix.num_held_out:
+                figures["sample_rmse"] = figures["rmse"]
+                figures |= server.run(held_out.evaluate, plan, self.state["samples"])[0]
+            figures["noise"] = 1 / math.sqrt(self.state["noise"])
+        return figures
+
+
+def localize_own(kv: lapse.Worker, plan: Plan) -> None:
+    """Localize the rows and columns of a worker; they stay on its rank."""
+    assert plan.sides is not None
+    for side in plan.sides:
+        kv.localize(side.keys_of(kv.id)).wait()
+
+
+def train_epoch(
+    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, noise: float
+) -> tuple[int, float]:
+    """Solve the rows and then the columns of a worker.
+
+    Returns
+    -------
+    ratings
+        Of all workers: how many there are, or 0 if the epoch was left early.
+    squares
+        Of the sampler: the sum of squared errors of all ratings at the end.
+    """
+    assert plan.sides is not None
+    total = plan.matrix.num_training
+    progress = Progress.of_epoch(kv, plan.args, epoch, 2 * total, "ratings")
+    done, counts = 0, np.zeros(2)
+    for side, other in (plan.sides, plan.sides[::-1]):
+        lines = side.lines[kv.id - kv.rank * plan.args.workers]
+        solver = make_solver(kv, plan, side, other, epoch, noise)
+        bounds = lines.cut(RATINGS_AT_ONCE).tolist()
+        stops = False
+        for first, end in itertools.pairwise(bounds):
+            if stops := training.should_stop():
+                break
+            solver.solve(first, end)
+            progress.show(
+                done + solver.solved / max(len(lines.values), 1) * total,
+                lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
+            )
+        solver.finish()
+        training.note_computing(solver.computing_seconds)
+        # the barrier between the sides, at which all agree whether to go on
+        if kv.allreduce(int(stops), op="max"):
+            break
+        done += total
+        counts = np.array([solver.solved, solver.squares])
+    progress.close()
+    ratings, squares = kv.allreduce(counts * (done == 2 * total)).tolist()
+    return int(ratings), squares
+
+
+def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, noise: float) -> Solver:
+    """The kernel for a worker's lines of a side."""
+    lines = side.lines[kv.id - kv.rank * plan.args.workers]
+    draws = plan.args.solver == "gibbs"
+    return Solver(
+        kv,
+        equations_of(kv, plan, side, other, epoch, noise),
+        lines.starts,
+        lines.others,
+        lines.values,
+        first_key=int(side.keys_of(kv.id)[0]) if len(lines) else 0,
+        first_other_key=other.first_key,
+        num_others=len(other),
+        batch=plan.args.batch,
+        seed=streams.start(plan.args.seed, epoch, EVERYBODY, VALUES[side.name]) if draws else None,
+        **pace_options(plan.args),
+    )
+
+
+def equations_of(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, noise: float) -> Equations:
+    """What is known of the values of a side without their ratings. Collective over all workers."""
+    args, model = plan.args, plan.model
+    if args.solver == "gibbs":
+        rng = streams.generator(args.seed, epoch, EVERYBODY, PRIOR[side.name])
+        mean, precision = posterior.draw_prior(moments_of(kv, plan, side), rng)
+        return Equations(
+            rank=model.rank, biases=model.biases, mean=plan.mean, scale=noise, prior=precision, shift=precision @ mean
+        )
+    if args.implicit:  # every cell without a rating has confidence 1 in 0
+        products = moments_of(kv, plan, other).products
+        prior = products + args.regularization * np.eye(model.rank)
+        return Equations(rank=model.rank, biases=False, implicit=True, scale=args.alpha, prior=prior)
+    return Equations(
+        rank=model.rank,
+        biases=model.biases,
+        mean=plan.mean,
+        regularization=args.regularization,
+        bias_regularization=args.bias_regularization,
+    )
+
+
+def moments_of(kv: lapse.Worker, plan: Plan, side: Side) -> Moments:
+    """Sums over the values of all lines of a side, the same on all workers. Collective over all workers."""
+    length = plan.model.length
+    sums = np.zeros((length + 1, length))
+    for values in model_io.pull_rows(kv, side.keys_of(kv.id), SUMMED_AT_ONCE):
+        some = Moments.of(values)
+        sums[0] += some.total
+        sums[1:] += some.products
+    sums = kv.allreduce(sums)
+    return Moments(len(side), sums[0], sums[1:])
+
+
+# --- implicit feedback -----------------------------------------------------------------------------
+
+
+def evaluate_implicit(server: lapse.Server, plan: Plan) -> dict:
+    """The loss over all cells, and the figures of `ranking`. Collective."""
+    return server.run(_evaluate_implicit, plan)[0]
+
+
+def _evaluate_implicit(kv: lapse.Worker, plan: Plan) -> dict:
+    assert plan.sides is not None
+    kv.barrier()
+    row_moments, column_moments = (moments_of(kv, plan, side) for side in plan.sides)
+    training = part_of(kv, plan, plan.matrix.training)
+    sums = np.zeros(len(ranking.FIGURES) + 2)
+    sums[0] = _loss_of_ratings(plan.args.alpha * training.values, scores.predict(kv, plan, training))
+    sums[1:] = ranking.rank(kv, plan, training, part_of(kv, plan, plan.matrix.held_out), plan.args.top)
+    *totals, ranked = kv.allreduce(sums).tolist()
+    loss = totals[0] + (row_moments.products * column_moments.products).sum()
+    loss += plan.args.regularization * sum(np.trace(moments.products) for moments in (row_moments, column_moments))
+    figures = dict(zip(ranking.FIGURES, totals[1:]))
+    return {"loss": float(loss / plan.matrix.num_training)} | {
+        name: value / ranked if ranked else None for name, value in figures.items()
+    }
+
+
+def _loss_of_ratings(confidence: np.ndarray, predicted: np.ndarray) -> float:
+    """What ratings add to the loss of a matrix of zeros that is believed with confidence 1."""
+    wanted = (confidence > 0).astype(np.float64)
+    return float(((1 + confidence) * (wanted - predicted) ** 2 - predicted**2).sum())
