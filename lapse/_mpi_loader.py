@@ -160,8 +160,12 @@ def _check_before_mpi() -> None:
     only_hydra = info.family == "mpich" and info.folder == "wheel"
     if only_hydra and _ranks_started_by("openmpi") > 1 >= _ranks_started_by("mpich"):
         raise ImportError(_wrong_launcher("openmpi"))
-    if only_hydra and slurm.tasks() > 1 and "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ:
-        raise ImportError(_wrong_srun("tasks with PMIx, which this MPI does not know"))
+    if slurm.tasks() > 1:
+        by_pmix, by_pmi = "PMIX_RANK" in os.environ, "PMI_RANK" in os.environ
+        if only_hydra and by_pmix and not by_pmi:
+            raise ImportError(_wrong_srun("tasks with PMIx, which this MPI does not know"))
+        if info.family == "openmpi" and not by_pmix and not by_pmi:  # MPICH takes each of them for a job of its own
+            raise ImportError(_wrong_srun(f"{slurm.tasks()} tasks without PMIx"))
     if _is_child_of_rank():  # it has the rank's environment, but is none; a Server says so
         import mpi4py
 

@@ -46,12 +46,18 @@ def test_mpirun_in_an_allocation_has_a_helper_per_node(monkeypatch):
     assert _mpi_loader.ranks_started() == 1
 
 
-@pytest.mark.skipif(_mpi_loader._build_info().folder != "wheel", reason="another MPI may know PMIx")
-def test_srun_with_another_interface_than_the_one_that_mpi_knows_is_refused(monkeypatch):
+@pytest.mark.parametrize("family, said", [("mpich", "PMIx, which this MPI does not know"), ("openmpi", "without PMIx")])
+def test_srun_without_the_interface_that_mpi_knows_is_refused(monkeypatch, family, said):
+    info = types.SimpleNamespace(family=family, version="9.9", soname="libmpi.so.99", folder="wheel", alias=None)
+    monkeypatch.setattr(_mpi_loader, "_build_info", lambda: info)
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    set_all(monkeypatch, SLURM_STEP_NUM_TASKS=2, PMIX_RANK=0)
-    with pytest.raises(ImportError, match=r"PMIx, which this MPI does not know.*srun --mpi=pmi2"):
+    kind = {"mpich": "pmi2", "openmpi": "pmix"}[family]
+    set_all(monkeypatch, SLURM_STEP_NUM_TASKS=2, **({"PMIX_RANK": 0} if family == "mpich" else {}))
+    with pytest.raises(ImportError, match=rf"tasks.*{said}.*srun --mpi={kind}"):
         _mpi_loader._check_before_mpi()
+    set_all(monkeypatch, **({"PMI_RANK": 0} if family == "mpich" else {"PMIX_RANK": 0}))
+    monkeypatch.setattr(_mpi_loader, "_check_room_in_shared_memory", lambda: None)
+    _mpi_loader._check_before_mpi()
 
 
 @pytest.mark.skipif(_mpi_loader._build_info().family != "mpich", reason="Open MPI says so itself")
