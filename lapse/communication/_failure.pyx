@@ -13,6 +13,7 @@ from lapse.base._types cimport FAILURE_GRACE_SECONDS
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._senders cimport send_failure, send_leaving
 
+from lapse.base.error_text import text_of
 from lapse.base.uncaught import note_known
 from lapse.errors import CommError, LapseError, RemoteError
 
@@ -202,12 +203,9 @@ cdef class Failure:
 
 def _described(error, worker_id):
     """An exception as the last line of its traceback shows it, or its type if it cannot be shown."""
-    try:
-        if isinstance(error, SystemExit) and worker_id is None:
-            return f"SystemExit: {error.code}"
-        return "".join(traceback.format_exception_only(type(error), error)).strip()
-    except BaseException:  # raised by the exception's own code: there is still an error to report
-        return f"{type(error).__name__} (its text cannot be shown)"
+    if isinstance(error, SystemExit) and worker_id is None:
+        return text_of(error, lambda error: f"SystemExit: {error.code}")
+    return text_of(error, lambda error: "".join(traceback.format_exception_only(type(error), error)).strip())
 
 
 def _encoded(text):

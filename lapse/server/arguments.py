@@ -12,6 +12,7 @@ import numpy as np
 from lapse._version import __version__
 from lapse.base import environment
 from lapse.base.checks import brief, check_int, check_lengths
+from lapse.base.error_text import text_of
 from lapse.base.uncaught import note_known
 from lapse.errors import CommError
 from lapse.options.optimizers import Optimizer, check_optimizer
@@ -136,14 +137,6 @@ def _known(error: Exception, texts: list[str | None], rank: int) -> Exception:
     text = text_of(error)
     note_known(error, next((other for other, theirs in enumerate(texts) if theirs == text), rank))
     return error
-
-
-def text_of(error: BaseException) -> str:
-    """The text of an exception, or its type if its own code fails to give one."""
-    try:
-        return str(error)
-    except Exception:
-        return f"{type(error).__name__} (its text cannot be shown)"
 
 
 def _check_mpi(comm: MPI.Intracomm) -> None:

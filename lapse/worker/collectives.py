@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lapse.base.error_text import text_of, with_type
 from lapse.base.uncaught import note_known
 from lapse.communication._mail import MAX_LETTER_BYTES
 from lapse.errors import LapseError
@@ -179,7 +180,8 @@ class Collectives:
         data = receive(worker, rank)
         letter, problem = _attempt(lambda: pickle.loads(data))
         if problem is not None:  # such as a class that only the other rank has
-            return None, LapseError(f"rank {self._rank} cannot read what rank {rank} sent: {shown(problem)}")
+            text = text_of(problem, with_type)
+            return None, LapseError(f"rank {self._rank} cannot read what rank {rank} sent: {text}")
         there, value, error = letter
         if there != what:
             raise self._mismatch(worker, f"rank {self._rank} is at {what}, but rank {rank} is at {there}")
@@ -235,14 +237,6 @@ def note_rank(error: Exception, rank: int) -> Exception:
     return error
 
 
-def shown(error: BaseException) -> str:
-    """An exception as the last line of its traceback, or its type if its own code fails to show it."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return f"{type(error).__name__} (its text cannot be shown)"
-
-
 def _reduce(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
@@ -255,7 +249,7 @@ def _portable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return LapseError(shown(error)) if error is not None else None
+        return LapseError(text_of(error, with_type)) if error is not None else None
     return error
 
 
