@@ -15,8 +15,8 @@ from lapse.errors import CheckpointError, ClosedError, CommError, LapseError, Re
 __all__ = [
     "CheckpointError",
     "ClosedError",
-    "CommError",
     "Columns",
+    "CommError",
     "Constant",
     "FromFile",
     "LapseError",

@@ -16,6 +16,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lapse.storage._replicas cimport replicas_t
 from lapse.storage._segment cimport Segment
+from lapse.storage._slabs cimport slab_t
 from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
 from lapse.base._types cimport GRADIENT, key_t, status_t
 
@@ -36,7 +37,6 @@ cdef enum key_state:
 
 
 cdef enum:
-    NO_SLOT = 0xFFFFFFFF
     LENT_STEP = 2
 
 
@@ -45,26 +45,6 @@ cdef struct entry_t:
     uint8_t latch   # guards the entry and the value in its slot
     uint8_t state
     uint16_t route  # at the key's home: the last rank in the chain of requesters; elsewhere: the home
-
-
-cdef struct pool_t:
-    # The mutable part of a slab; ranks that share the slab share it.
-    uint32_t next_row   # rows from here on were never used
-    uint32_t free_row   # the row that was freed last; each free row holds the number of the previous one
-    uint8_t latch       # held briefly, possibly inside a key's latch; a key's latch is never taken inside it
-    char padding[55]
-
-
-cdef struct slab_t:
-    # All values of one length, and with one optimizer, on a rank. Addresses are reserved for every such key, because
-    # any rank may come to own all of them; memory is allocated when a row is first written.
-    char* rows
-    pool_t* pool
-    size_t row_bytes    # of a value
-    size_t held_bytes   # of a value and the state of its optimizer, which lies behind it and moves with it
-    size_t stride       # from one row to the next
-    size_t num_rows
-    void* optimizer     # its parameters, see `base/_optimizers`; NULL: gradients cannot be applied
 
 
 cdef struct store_t:
@@ -90,7 +70,6 @@ cdef struct store_t:
     uint8_t* hints
     store_t** views     # by hint: that rank's store as mapped here; 0 and this rank's own number lead to this store
     bint reaches_all    # every key is here or in the memory of a rank of this host, for good: nothing ever moves
-    void* optimizers    # one for each slab
     bint takes_gradients    # every slab has an optimizer
 
 
@@ -161,10 +140,6 @@ cdef inline size_t change_bytes(const store_t* store, int kind, key_t key) noexc
     return slab_for(store, key).row_bytes + (sizeof(double) if kind == GRADIENT else 0)
 
 
-cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
-    return slab.rows + slot * slab.stride
-
-
 cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
     # The store in which the key was last owned, among the ranks that share memory with this one.
     return store if store.hints == NULL else store.views[store.hints[key]]
@@ -192,8 +167,6 @@ cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
 
 # One key. The caller holds its latch if a slot is passed, or taken from the entry. -------------------
 
-cdef uint32_t take_row(const store_t* store, slab_t* slab, size_t written) noexcept nogil
-cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,

@@ -1,7 +1,6 @@
 """Floor 1. The values stored on this rank, and what this rank knows about every key."""
 
 cimport cython
-from libc.math cimport isnan
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -10,12 +9,13 @@ import numpy as np
 from lapse.storage.slabs import BLOCK, plan_slabs
 
 from lapse.base._memory cimport release, reserve
-from lapse.base._optimizers cimport optimizer_t, prepare_optimizer, state_length
+from lapse.storage._replica_gradients cimport apply_to_replica, begin_state
 from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_vectors, push_replica,
                                       read_replica)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
+from lapse.storage._slabs cimport (NO_SLOT, free_slab, give_row_back, make_slab, pool_t, rate_for, row_at, slab_t,
+                                   take_row, take_step)
 from lapse.storage._host_peers cimport HostPeers
-from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
 from lapse.base._types cimport GRADIENT, PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
 
@@ -37,39 +37,9 @@ cdef enum:
     PAGE_BYTES = 4096
     NUM_VIEWS = 256         # a hint is a byte
     MAX_PREFETCHED = 1024   # bytes of one row; the processor prefetches the rest of a longer run by itself
-    ALIGNED_FROM = 256      # bytes; rows with a state begin at cache lines from this size on, shorter ones are packed
 
 
 # One key ---------------------------------------------------------------------------------------------
-
-cdef uint32_t take_row(const store_t* store, slab_t* slab, size_t written) noexcept nogil:
-    """A row of zeros, apart from so many bytes at its beginning, which the caller writes."""
-    cdef pool_t* pool = slab.pool
-    cdef uint32_t slot
-    cdef bint used = False
-    take_latch_as(&pool.latch, store.holder, <watch_t*>store.watch)
-    if pool.free_row != NO_SLOT:
-        used = True
-        slot = pool.free_row
-        memcpy(&pool.free_row, row_at(slab, slot), sizeof(uint32_t))
-    else:
-        slot = pool.next_row
-        pool.next_row += 1
-    drop_latch(&pool.latch)
-    if used and written < slab.held_bytes:
-        memset(row_at(slab, slot) + written, 0, slab.held_bytes - written)
-    return slot
-
-
-cdef void give_row_back(const store_t* store, slab_t* slab, uint32_t slot) noexcept nogil:
-    cdef pool_t* pool = slab.pool
-    if slot == NO_SLOT:
-        return
-    take_latch_as(&pool.latch, store.holder, <watch_t*>store.watch)
-    memcpy(row_at(slab, slot), &pool.free_row, sizeof(uint32_t))
-    pool.free_row = slot
-    drop_latch(&pool.latch)
-
 
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil:
     cdef slab_t* slab = slab_for(store, key)
@@ -81,26 +51,21 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
 
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,
                        double weight) noexcept nogil:
-    # The only place where an update meets the value of a key that is not replicated. For replicated keys an update is
-    # added to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md),
-    # which is correct only because additions commute and can be combined.
+    # The only place where an update meets the value of a key that is not replicated. A push to a replicated key is
+    # added to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md):
+    # that is correct because additions commute. Its gradients are summed, and the home takes the step
+    # (`_replica_gradients`).
     cdef slab_t* slab = slab_for(store, key)
+    cdef char* row
     if slot[0] == NO_SLOT:
-        slot[0] = take_row(store, slab, slab.row_bytes if kind == SET else 0)
+        slot[0] = take_row(slab, slab.row_bytes if kind == SET else 0, store.holder, store.watch)
+    row = row_at(slab, slot[0])
     if kind == PUSH:
-        add_values(store.itemsize, row_at(slab, slot[0]), given, slab.row_bytes)
+        add_values(store.itemsize, row, given, slab.row_bytes)
     elif kind == SET:
-        memcpy(row_at(slab, slot[0]), given, slab.row_bytes)
+        memcpy(row, given, slab.row_bytes)
     else:
-        take_step(slab, store.itemsize, row_at(slab, slot[0]), given, weight)
-
-
-cdef inline void take_step(const slab_t* slab, int32_t itemsize, char* row, const char* gradient,
-                           double rate) noexcept nogil:
-    # The rate is NaN if the call gave none.
-    cdef const optimizer_t* optimizer = <const optimizer_t*>slab.optimizer
-    optimizer.step(optimizer, optimizer.rate if isnan(rate) else rate, row, row + slab.row_bytes, gradient,
-                   slab.row_bytes // itemsize)
+        take_step(slab, row, row + slab.row_bytes, given, rate_for(slab, weight))
 
 
 cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entry, char* value,
@@ -122,6 +87,10 @@ cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, 
         return False
     if kind == PULL:
         read_replica(&store.replicas.all[entry.slot], value)
+    elif kind == GRADIENT:
+        apply_to_replica(&store.replicas, entry.slot, value,
+                         rate_for(slab_for(store, store.replicas.all[entry.slot].key), weight))
+        tally.replicated += 1
     else:
         push_replica(&store.replicas, entry.slot, value, <float>weight)
         tally.replicated += 1
@@ -344,27 +313,6 @@ cdef size_t lay_out(store_t* store, char* address) noexcept nogil:
     return at
 
 
-cdef size_t stride_for(const slab_t* slab) noexcept nogil:
-    """Bytes from one row to the next: cache lines are not shared if that costs little."""
-    if slab.held_bytes == slab.row_bytes:
-        return slab.row_bytes
-    if slab.held_bytes < ALIGNED_FROM:
-        return (slab.held_bytes + 7) & ~<size_t>7
-    return (slab.held_bytes + 63) & ~<size_t>63
-
-
-cdef int read_parameters(optimizer_t* optimizer, dict given, int itemsize) except -1:
-    """Fill in an optimizer from what `plan_slabs` took over."""
-    optimizer.rate = given["rate"]
-    optimizer.weight_decay = given["weight_decay"]
-    optimizer.epsilon = given["epsilon"]
-    optimizer.initial = given["initial"]
-    optimizer.beta1, optimizer.beta2 = given["betas"]
-    if not prepare_optimizer(optimizer, given["kind"], itemsize):
-        raise MemoryError("no memory for an optimizer")
-    return 0
-
-
 cdef inline bint belongs_here(const store_t* store, key_t key) noexcept nogil:
     cdef const entry_t* entry = &store.entries[key]
     return is_owned(entry) or is_lent(entry) or (entry.state == REPLICATED and entry.route == store.rank)
@@ -451,27 +399,15 @@ cdef class Store:
 
     def _plan_slabs(self, lengths, optimizers):
         cdef int i
-        cdef slab_t* slab
-        cdef optimizer_t* own
         plans, number = plan_slabs(self.c.num_keys, lengths, optimizers)
         self.c.slabs = <slab_t*>calloc(len(plans), sizeof(slab_t))
-        own = <optimizer_t*>calloc(len(plans), sizeof(optimizer_t))
-        self.c.optimizers = own
-        if self.c.slabs == NULL or own == NULL:
+        if self.c.slabs == NULL:
             raise MemoryError(f"no memory for {len(plans)} value lengths")
         self.c.num_slabs = len(plans)
         self.c.takes_gradients = True
-        for i, plan in enumerate(plans):
-            slab = &self.c.slabs[i]
-            slab.row_bytes = slab.held_bytes = plan.length * self.c.itemsize
-            slab.num_rows = plan.count
-            if plan.optimizer is None:
-                self.c.takes_gradients = False
-            else:
-                slab.held_bytes += state_length(plan.optimizer["kind"], plan.length) * self.c.itemsize
-                slab.optimizer = &own[i]
-                read_parameters(&own[i], plan.optimizer, self.c.itemsize)
-            slab.stride = stride_for(slab)
+        for i, (length, parameters, count) in enumerate(plans):
+            make_slab(&self.c.slabs[i], length, self.c.itemsize, count, parameters)
+            self.c.takes_gradients = self.c.takes_gradients and parameters is not None
         if number is not None:
             self._number_slabs(number)
 
@@ -511,8 +447,7 @@ cdef class Store:
                 free_view(&self.c, self.c.views[i])
         free(self.c.views)
         for i in range(self.c.num_slabs):
-            free((<optimizer_t*>self.c.optimizers)[i].corrections)
-        free(self.c.optimizers)
+            free_slab(&self.c.slabs[i])
         free(self.c.slabs)
         free(self.c.leaders)
         if self.c.slab_of != NULL:
@@ -616,7 +551,8 @@ cdef class Store:
         first : int
             The key to start from.
         max_bytes : int
-            Stop before keys, values and states together exceed this size; at least one key is returned, if there is any.
+            Stop before keys, values and states together exceed this size; at least one key is returned, if there is
+            any.
 
         Returns
         -------
@@ -692,7 +628,8 @@ cdef class Store:
             entry = &self.c.entries[keys[i]]
             lock_entry(&self.c, entry)
             if entry.state == REPLICATED and is_leader(&self.c):
-                fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[at])
+                fill_replica(&self.c.replicas, entry.slot, <const char*>&data[at])
+                begin_state(&self.c.replicas, entry.slot)
             elif is_owned(entry):
                 slab = slab_for(&self.c, keys[i])
                 change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at], 0)
@@ -733,8 +670,9 @@ cdef class Store:
                 entry = &self.c.entries[key]
                 lock_entry(&self.c, entry)
                 if entry.state == REPLICATED and is_leader(&self.c):
-                    fill_replica(&self.c.replicas.all[entry.slot], <const char*>&data[0])
+                    fill_replica(&self.c.replicas, entry.slot, <const char*>&data[0])
+                    begin_state(&self.c.replicas, entry.slot)
                 elif is_owned(entry):
-                    give_row_back(&self.c, slab_for(&self.c, key), entry.slot)
+                    give_row_back(slab_for(&self.c, key), entry.slot, self.c.holder, self.c.watch)
                     entry.slot = NO_SLOT
                 unlock_entry(entry)

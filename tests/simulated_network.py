@@ -19,16 +19,16 @@ assert (FRAME.size, RECORD.size) == (FRAME_BYTES, RECORD_BYTES)
 
 
 def requests_in(packet, value_bytes):
-    """The pulls, pushes and sets in a packet, one by one, as (origin, operation, key, position)."""
+    """The pulls, pushes, sets and gradients in a packet, one by one, as (origin, operation, key, position)."""
     at = 0
     while at < len(packet):
         size, count, origin, _, kind, operation = FRAME.unpack_from(packet, at)
         record = at + FRAME.size
         name = MESSAGE_KINDS[kind].name
-        for _ in range(count if name in ("PULL", "PUSH", "SET") else 0):
+        for _ in range(count if name in ("PULL", "PUSH", "SET", "GRADIENT") else 0):
             key, position = RECORD.unpack_from(packet, record)
             yield origin, operation, key, position
-            record += RECORD.size + (0 if name == "PULL" else int(value_bytes[key]))
+            record += RECORD.size + (0 if name == "PULL" else int(value_bytes[key])) + 8 * (name == "GRADIENT")
         at += size
 
 
@@ -154,8 +154,8 @@ class Network:
             self.after(self.delay() * 0.05, lambda: self.issue(rank, call))
         self.collect(rank)
 
-    def start(self, rank, kind, keys, values=None):
-        call = self.ranks[rank].begin(kind, keys, values)
+    def start(self, rank, kind, keys, values=None, **options):
+        call = self.ranks[rank].begin(kind, keys, values, **options)
         self.calls.append(call)  # messages name it by its address
         self.issue(rank, call)
         return call

@@ -27,7 +27,6 @@ typedef void lapse_step(const lapse_optimizer *optimizer, double rate, void *val
 
 struct lapse_optimizer {
     lapse_step *step;
-    double rate;         /* where a call gives none */
     double weight_decay; /* times the value is added to the gradient */
     double epsilon;
     double initial;      /* AdaGrad: what every accumulator begins with; it is not part of the state */

@@ -7,7 +7,6 @@ cdef extern from "lapse/base/_optimizers.h" nogil:
     ctypedef struct optimizer_t "lapse_optimizer":
         void (*step)(const optimizer_t* optimizer, double rate, void* value, void* state, const void* gradient,
                      size_t length) noexcept nogil
-        double rate
         double weight_decay
         double epsilon
         double initial

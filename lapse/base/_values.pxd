@@ -47,6 +47,12 @@ cdef extern from *:
         const TYPE *restrict a = first, *restrict b = second; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) s[i] = a[i] + b[i]; \
     } \
+    /* difference = first - second */ \
+    LAPSE_KERNEL void lapse_subtract_##NAME(void *difference, const void *first, const void *second, size_t bytes) { \
+        TYPE *restrict d = difference; \
+        const TYPE *restrict a = first, *restrict b = second; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) d[i] = a[i] - b[i]; \
+    } \
     LAPSE_KERNEL void lapse_scale_##NAME(void *value, double factor, size_t bytes) { \
         TYPE *restrict v = value; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] = (TYPE)(v[i] * factor); \
@@ -67,6 +73,8 @@ cdef extern from *:
     void add_twice_double "lapse_add_twice_double"(void* a, void* b, const void* update, size_t size) noexcept nogil
     void sum_float "lapse_sum_float"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
     void sum_double "lapse_sum_double"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
+    void subtract_float "lapse_subtract_float"(void* d, const void* a, const void* b, size_t size) noexcept nogil
+    void subtract_double "lapse_subtract_double"(void* d, const void* a, const void* b, size_t size) noexcept nogil
     void scale_float "lapse_scale_float"(void* value, double factor, size_t size) noexcept nogil
     void scale_double "lapse_scale_double"(void* value, double factor, size_t size) noexcept nogil
     double norm_float "lapse_norm_float"(const void* value, size_t size) noexcept nogil
@@ -95,6 +103,14 @@ cdef inline void sum_values(int32_t itemsize, char* total, const char* first, co
         sum_float(total, first, second, size)
     else:
         sum_double(total, first, second, size)
+
+
+cdef inline void subtract_values(int32_t itemsize, char* difference, const char* first, const char* second,
+                                 size_t size) noexcept nogil:
+    if itemsize == 4:
+        subtract_float(difference, first, second, size)
+    else:
+        subtract_double(difference, first, second, size)
 
 
 cdef inline void scale_value(int32_t itemsize, char* value, double factor, size_t size) noexcept nogil:

@@ -4,9 +4,9 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
 from lapse.base._sync cimport load, load32, now, store32
-from lapse.base._types cimport (FAILURE_GRACE_SECONDS, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, WAITS_FOR_MAIL,
-                                WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM, WAITS_FOR_ROUND, key_t,
-                                wait_t)
+from lapse.base._types cimport (FAILURE_GRACE_SECONDS, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET,
+                                WAITS_FOR_MAIL, WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM,
+                                WAITS_FOR_ROUND, key_t, wait_t)
 from lapse.communication._doorbells cimport is_near
 from lapse.communication._failure cimport has_failed
 from lapse.communication._guard cimport MAX_ELAPSED, end_process_after, guard, leave_unguarded

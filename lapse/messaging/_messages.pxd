@@ -83,7 +83,9 @@ cdef extern from *:
         KIND(ROUND_END, 26, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> all", \
              "these were all contributions of this rank's round") \
         KIND(ROUND_NEWS, 27, LAPSE_REPLICATION, "between ranks that share memory", \
-             "to the leader: a round is due; from it: wake those who wait for rounds")
+             "to the leader: a round is due; from it: wake those who wait for rounds") \
+        KIND(GRADIENT_DELTA, 28, LAPSE_REPLICATION | LAPSE_IN_BULK, "any -> home", \
+             "the sum of this rank's gradients of a replicated value")
 
     #define LAPSE_KIND_NUMBER(name, number, flags, route, meaning) LAPSE_##name = number,
     enum { LAPSE_MESSAGE_KINDS(LAPSE_KIND_NUMBER) LAPSE_NO_KIND };
@@ -172,6 +174,7 @@ cdef extern from *:
         APPLIED "LAPSE_APPLIED"
         ROUND_END "LAPSE_ROUND_END"
         ROUND_NEWS "LAPSE_ROUND_NEWS"
+        GRADIENT_DELTA "LAPSE_GRADIENT_DELTA"
 
     bint is_of_replication "lapse_is_of_replication"(uint32_t kind) noexcept nogil
     bint is_answered_in_parts "lapse_is_answered_in_parts"(uint32_t kind) noexcept nogil
@@ -206,7 +209,7 @@ cdef extern from *:
 # Fields that mean something else in some kinds -------------------------------------------------------------
 
 cdef inline uint32_t epoch_of(const record_t* record) noexcept nogil:
-    """DELTA, REPLACE: how often the key had been set."""
+    """DELTA, GRADIENT_DELTA, REPLACE: how often the key had been set."""
     return record.position
 
 
@@ -218,6 +221,12 @@ cdef inline bint is_of_full_round(const record_t* record) noexcept nogil:
 cdef inline int64_t size_of_text(const record_t* record) noexcept nogil:
     """MAIL, FAILURE, BYE: the bytes behind the record, without what pads them."""
     return record.key
+
+
+cdef struct sum_head_t:
+    # GRADIENT_DELTA: in front of the value.
+    double rates            # the learning rates of all calls, added up
+    double calls
 
 
 cdef inline double rate_in(const char* payload) noexcept nogil:

@@ -6,25 +6,29 @@ All inline; `outbox` is that of the receiver. NO_MEMORY means that nothing was q
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAILURE, HAND_OVER, LEAVING,
-                                        LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
-                                        TRANSFER, TRANSFER_ZERO, header_t, make_header, record_t, with_kind)
+from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAILURE, GRADIENT_DELTA, HAND_OVER,
+                                        LEAVING, LOCATE_REPLY, MAIL, PULL_REPLY, REPLACE, ROUND_END, ROUND_NEWS, SUM,
+                                        SUMS_END, TRANSFER, TRANSFER_ZERO, header_t, make_header, record_t, sum_head_t,
+                                        with_kind)
 from lapse.messaging._outbox cimport append_count, append_in_two, append_last, append_record, outbox_t
-from lapse.base._types cimport LOCALIZE, LOCATE, PULL, key_t
+from lapse.base._types cimport GRADIENT, LOCALIZE, LOCATE, PULL, key_t, operation_t
 
 
 # Requests and answers: the header names the operation that waits at the origin -----------------------------
 
 cdef inline int send_request(outbox_t* outbox, header_t request, key_t key, uint32_t position, const char* value,
                              int64_t size) noexcept nogil:
-    """PULL, PUSH or SET of one key, or any such request sent on; a pull carries no value, a gradient its rate in front."""
+    """PULL, PUSH, SET or GRADIENT of one key; a pull carries no value, and that of a gradient has its rate in front."""
     return append_record(outbox, request, <uint32_t>key, position, value, 0 if request.kind == PULL else size)
 
 
-cdef inline int send_gradient(outbox_t* outbox, header_t request, key_t key, uint32_t position, double rate,
-                              const char* gradient, int64_t size) noexcept nogil:
-    """GRADIENT of one key."""
-    return append_in_two(outbox, request, <uint32_t>key, position, <const char*>&rate, sizeof(rate), gradient, size)
+cdef inline int send_own(outbox_t* outbox, header_t request, const operation_t* operation, key_t key, uint32_t position,
+                         const char* value, int64_t size) noexcept nogil:
+    """The same of one of this rank's operations, sent for the first time."""
+    if operation.kind == GRADIENT:
+        return append_in_two(outbox, request, <uint32_t>key, position, <const char*>&operation.rate, sizeof(double),
+                             value, size)
+    return send_request(outbox, request, key, position, value, size)
 
 
 cdef inline int send_pull_reply(outbox_t* outbox, header_t request, key_t key, uint32_t position, const char* value,
@@ -76,6 +80,12 @@ cdef inline int send_transfer_zero(outbox_t* outbox, int32_t requester, key_t ke
 cdef inline int send_delta(outbox_t* outbox, int32_t origin, key_t key, uint32_t epoch, const char* delta,
                            int64_t size) noexcept nogil:
     return append_record(outbox, make_header(DELTA, <uint16_t>origin, 0, 0), <uint32_t>key, epoch, delta, size)
+
+
+cdef inline int send_gradient_delta(outbox_t* outbox, int32_t origin, key_t key, uint32_t epoch, sum_head_t head,
+                                    const char* gradient, int64_t size) noexcept nogil:
+    return append_in_two(outbox, make_header(GRADIENT_DELTA, <uint16_t>origin, 0, 0), <uint32_t>key, epoch,
+                         <const char*>&head, sizeof(head), gradient, size)
 
 
 cdef inline int send_round_end(outbox_t* outbox, int32_t origin, bint is_full) noexcept nogil:

@@ -104,8 +104,9 @@ class Adagrad(Optimizer):
 class RowWiseAdagrad(Optimizer):
     """AdaGrad with one accumulator for a whole value, as in FBGEMM and in `torchrec.optim.RowWiseAdagrad`.
 
-    The accumulator sums the mean of the squares of each gradient: one element of state for each value. (Mudigere et
-    al., *Software-Hardware Co-design for Fast and Scalable Training of Deep Learning Recommendation Models*, ISCA 2022.)
+    The accumulator sums the mean of the squares of each gradient: one element of state for each value. (Mudigere
+    et al., *Software-Hardware Co-design for Fast and Scalable Training of Deep Learning Recommendation Models*, ISCA
+    2022.)
 
     Parameters
     ----------
@@ -121,12 +122,12 @@ class RowWiseAdagrad(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam of Kingma and Ba (ICLR 2015), value by value: only those to which a gradient comes, and their moments, change.
+    """Adam of Kingma and Ba (ICLR 2015), value by value: what gets no gradient does not change, nor do its moments.
 
     As `torch.optim.SparseAdam`, with one difference: each value counts its own steps for the correction of the bias,
     where SparseAdam counts those of the table. If every value gets a gradient in every step, both are the same. A value
     that gets its first gradient late begins with a step of `lr` here; SparseAdam's first step for it is up to
-    ``(1 - beta1) / sqrt(1 - beta2)`` times `lr`, 3.2 times with the default betas, since the correction is over by then.
+    ``(1 - beta1) / sqrt(1 - beta2)`` times `lr`, 3.2 times with the default betas: the correction is over by then.
 
     The state of a value are two moments and the count: twice the memory of the value, and one element.
 

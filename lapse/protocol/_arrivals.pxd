@@ -11,9 +11,9 @@ from libc.string cimport memcpy
 
 from lapse.messaging._messages cimport header_t
 from lapse.messaging._operations cimport complete
-from lapse._store cimport NO_SLOT
+from lapse.storage._slabs cimport NO_SLOT
 from lapse.base._sync cimport drop_latch, take_latch
-from lapse.base._types cimport NO_MEMORY, OK, PULL, operation_t
+from lapse.base._types cimport GRADIENT, NO_MEMORY, OK, PULL, operation_t
 
 cdef enum:
     ARRIVALS_PER_CHUNK = 1024
@@ -111,9 +111,22 @@ cdef inline bint add_waiter(arrival_t* arrival, operation_t* operation) noexcept
     return True
 
 
-cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* head, size_t head_size,
-                      const char* given, size_t size) noexcept nogil:
-    # Under the key's latch. What is carried with the request comes from two places.
+cdef inline bint park(arrival_t* arrival, header_t request, uint32_t position, const char* given,
+                      size_t size) noexcept nogil:
+    # under the key's latch
+    return park_in_two(arrival, request, position, NULL, 0, given, size)
+
+
+cdef inline bint park_own(arrival_t* arrival, header_t request, const operation_t* operation, uint32_t position,
+                          const char* given, size_t size) noexcept nogil:
+    """A request by one of this rank's workers, as `send_own` would send it."""
+    if operation.kind == GRADIENT:
+        return park_in_two(arrival, request, position, <const char*>&operation.rate, sizeof(double), given, size)
+    return park_in_two(arrival, request, position, NULL, 0, given, size)
+
+
+cdef inline bint park_in_two(arrival_t* arrival, header_t request, uint32_t position, const char* head,
+                             size_t head_size, const char* given, size_t size) noexcept nogil:
     cdef parked_t* parked = <parked_t*>malloc(sizeof(parked_t) + head_size + (size if given != NULL else 0))
     if parked == NULL:
         return False

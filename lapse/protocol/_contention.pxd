@@ -13,7 +13,8 @@ before). While it is absent, its slot is a *memory*: of the wasted relocations, 
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from lapse._store cimport NO_SLOT, UNUSED
+from lapse._store cimport UNUSED
+from lapse.storage._slabs cimport NO_SLOT
 
 cdef enum:
     WASTED_MASK = 0xF

@@ -1,8 +1,9 @@
 """Floor 2. Values that workers of this rank change where they are, between `lend_keys` and `take_keys_back`."""
 
 from lapse.protocol._relocation cimport take_back
-from lapse._store cimport (LENT, LENT_ALONE, LENT_STEP, LENT_TO_MOST, NO_SLOT, OWNED, entry_t, is_lent, lock_entry,
-                           note_use, row_at, slab_for, slab_t, store_t, take_row, unlock_entry)
+from lapse._store cimport (LENT, LENT_ALONE, LENT_STEP, LENT_TO_MOST, OWNED, entry_t, is_lent, lock_entry, note_use,
+                           slab_for, store_t, unlock_entry)
+from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t, take_row
 from lapse.base._types cimport OK
 from lapse.base._values cimport prefetch
 
@@ -38,7 +39,7 @@ cdef inline void* lend_key(store_t* store, bint shared, key_t key) noexcept nogi
     note_use(entry)
     if entry.state == OWNED:
         if entry.slot == NO_SLOT:
-            entry.slot = take_row(store, slab, 0)
+            entry.slot = take_row(slab, 0, store.holder, store.watch)
         entry.state = LENT if shared else LENT_ALONE
         value = row_at(slab, entry.slot)
     elif shared and entry.state >= LENT and entry.state < LENT_TO_MOST:

@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t
 
 from lapse.messaging._messages cimport record_t
 from lapse.protocol._rank cimport rank_t
-from lapse._store cimport NO_SLOT, REPLICATED, entry_t, is_owned, row_at, slab_for, slab_t
+from lapse._store cimport REPLICATED, entry_t, is_owned, slab_for
+from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t
 from lapse.base._values cimport prefetch
 from lapse.storage._replicas cimport prefetch_replica, prefetch_vectors, replica_t
 
@@ -27,7 +28,7 @@ cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogi
     cdef uint32_t slot = entry.slot
     cdef size_t at = 0
     if is_owned(entry) and slot != NO_SLOT:
-        while at < slab.row_bytes and at < MAX_PREFETCHED:
+        while at < slab.held_bytes and at < MAX_PREFETCHED:
             prefetch(row_at(slab, slot) + at)
             at += 64
 

@@ -6,21 +6,24 @@ from libc.string cimport memcpy
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
 from lapse.messaging._messages cimport (ACK, CONTENDED, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO,
-                                        credits_of, frame_t, header_t, positions_of, rate_in, record_t, with_kind)
+                                        credits_of, frame_t, header_t, positions_of, record_t, with_kind)
 from lapse.messaging._operations cimport complete
 from lapse.messaging._outbox cimport close_frame, open_frame, outbox_t
-from lapse.messaging._senders cimport (send_ack, send_contended, send_gradient, send_hand_over, send_localize, send_locate,
-                                       send_locate_reply, send_pull_reply, send_request, send_transfer,
+from lapse.messaging._senders cimport (send_ack, send_contended, send_hand_over, send_localize, send_locate,
+                                       send_locate_reply, send_own, send_pull_reply, send_request, send_transfer,
                                        send_transfer_zero)
 from lapse.protocol._arrivals cimport (NO_ARRIVAL, add_waiter, arrival_at, arrival_t, close_arrival, forget_arrival,
-                                       free_arrivals, open_arrival, park, parked_t, prepare_arrivals, waiter_t, wake)
+                                       free_arrivals, open_arrival, park, park_own, parked_t, prepare_arrivals,
+                                       waiter_t, wake)
 from lapse.protocol._contention cimport (decline, is_contended, memory_of, memory_on_departure, note_remote_use,
                                          state_on_arrival, wasted_before)
+from lapse.protocol._payload cimport carry_out
 from lapse.protocol._prefetch cimport ENTRIES_AHEAD, entry_named, look_ahead, look_at_first
 from lapse.protocol._rank cimport KEY_BYTES, amount_of, header_of, output_of, protocol_error, rank_t
-from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, change_bytes, change_value, entry_t, give_row_back,
-                           home_of, is_here, is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value,
-                           row_at, slab_for, slab_t, store_t, take_row, unlock_entry, value_bytes)
+from lapse._store cimport (ABSENT, ARRIVING, OWNED, REPLICATED, change_bytes, change_value, entry_t, home_of, is_here,
+                           is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value, slab_for, store_t,
+                           unlock_entry, value_bytes)
+from lapse.storage._slabs cimport NO_SLOT, give_row_back, row_at, slab_t, take_row
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport prefetch
@@ -54,7 +57,7 @@ cdef int send_value(rank_t* state, key_t key, uint32_t slot, int32_t to) noexcep
     if slot == NO_SLOT:
         return send_transfer_zero(&state.outboxes[to], to, key)
     status = send_transfer(&state.outboxes[to], to, key, row_at(slab, slot), slab.held_bytes)
-    give_row_back(state.store, slab, slot)
+    give_row_back(slab, slot, state.store.holder, state.store.watch)
     return status
 
 
@@ -146,8 +149,8 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
         done[0] += 1
     elif entry.state == ARRIVING:
         acquire_credits(&state.flow, state.rank, amount_of(state, key))
-        if park_own(arrival_at(&relocation.arrivals, entry.slot), header_of(state, operation, state.rank), position,
-                    operation, given, size):
+        if park_own(arrival_at(&relocation.arrivals, entry.slot), header_of(state, operation, state.rank), operation,
+                    position, given, size):
             parked[0] += 1
         else:
             release_credits(&state.flow, state.rank, amount_of(state, key))
@@ -159,27 +162,13 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
             unlock_entry(entry)
             latched = False
         acquire_credits(&state.flow, destination, amount_of(state, key))
-        status = send_own(&state.outboxes[destination], header_of(state, operation, destination), key, position,
-                          operation, given, size)
+        status = send_own(&state.outboxes[destination], header_of(state, operation, destination), operation, key,
+                          position, given, size)
         if status != OK:
             release_credits(&state.flow, destination, amount_of(state, key))
     if latched:
         unlock_entry(entry)
     return status
-
-
-cdef inline bint park_own(arrival_t* arrival, header_t request, uint32_t position, const operation_t* operation,
-                          const char* given, size_t size) noexcept nogil:
-    if operation.kind == GRADIENT:
-        return park(arrival, request, position, <const char*>&operation.rate, sizeof(double), given, size)
-    return park(arrival, request, position, NULL, 0, given, size)
-
-
-cdef inline int send_own(outbox_t* outbox, header_t request, key_t key, uint32_t position,
-                         const operation_t* operation, const char* given, size_t size) noexcept nogil:
-    if operation.kind == GRADIENT:
-        return send_gradient(outbox, request, key, position, operation.rate, given, size)
-    return send_request(outbox, request, key, position, given, size)
 
 
 cdef int ask_for_key(rank_t* state, key_t key, entry_t* entry) noexcept nogil:
@@ -329,7 +318,7 @@ cdef inline int pull_one(relocation_t* relocation, rank_t* state, frame_t* frame
             status = answer_pull(state, frame.header, record.key, record.position, slot)
         done[0] += 1
     elif entry.state == ARRIVING:
-        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0, NULL, 0):
+        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0):
             status = NO_MEMORY
     else:
         # From the home to the last requester; from anybody else back to the home. Queued under the
@@ -388,7 +377,7 @@ cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t sour
         done[0] += 1
         amount[0] += amount_of(state, record.key)
     elif entry.state == ARRIVING:
-        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0, given, size):
+        if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, given, size):
             status = NO_MEMORY
     elif entry.state == REPLICATED:
         status = protocol_error(state, source, "a push of a replicated key", record.key)
@@ -400,14 +389,6 @@ cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t sour
         return send_request(&state.outboxes[to], frame.header, record.key, record.position, given, size)
     unlock_entry(entry)
     return status
-
-
-cdef inline void carry_out(store_t* store, key_t key, uint32_t* slot, int kind, const char* payload) noexcept nogil:
-    """Under the key's latch: do what a message says that has this behind its record."""
-    if kind == GRADIENT:
-        change_value(store, key, slot, kind, payload + sizeof(double), rate_in(payload))
-    else:
-        change_value(store, key, slot, kind, payload, 1)
 
 
 cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
@@ -529,7 +510,7 @@ cdef int on_contended(relocation_t* relocation, int32_t source, frame_t* frame) 
         else:
             if entry.state == ABSENT:
                 status = begin_arrival(relocation, NULL, record.key, entry)
-            if status == OK and not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, 0, NULL, 0, NULL, 0):
+            if status == OK and not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, 0, NULL, 0):
                 status = NO_MEMORY
         unlock_entry(entry)
         if status != OK:
@@ -572,7 +553,7 @@ cdef int on_transfer(relocation_t* relocation, int32_t source, frame_t* frame) n
             size = slab.held_bytes
             if state.store.slab_of == NULL and frame.count - i > ENTRIES_AHEAD:
                 prefetch(entry_named(state, at + ENTRIES_AHEAD * (sizeof(record_t) + size)))
-            slot = take_row(state.store, slab, size)
+            slot = take_row(slab, size, state.store.holder, state.store.watch)
             memcpy(row_at(slab, slot), record + 1, size)
         status = land(relocation, state, source, record.key, slot)
         if status != OK:

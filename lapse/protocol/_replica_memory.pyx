@@ -1,13 +1,14 @@
 """Floor 2. Which keys are replicated, and in whose memory: what happens once, before a store is used."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 import numpy as np
 
-from lapse._store cimport REPLICATED, Store, entry_t, home_of, is_leader, store_t
+from lapse._store cimport REPLICATED, Store, entry_t, home_of, is_leader, slab_for, store_t
 from lapse.base._types cimport OK, key_t
-from lapse.storage._replicas cimport lay_out_replicas, make_replicas, replicas_t
+from lapse.storage._replicas cimport lay_out_replicas, make_gradients, make_replicas, replicas_t
 from lapse.storage._segment cimport Segment
+from lapse.storage._slabs cimport slab_t
 
 
 def replica_bytes(Store store not None, keys):
@@ -27,7 +28,8 @@ def replica_bytes(Store store not None, keys):
     cdef const size_t[::1] sizes = sizes_of(store, keys)
     if sizes.shape[0] == 0:
         return 0
-    return lay_out_replicas(&replicas, NULL, &sizes[0], <uint32_t>sizes.shape[0])
+    return lay_out_replicas(&replicas, NULL, &sizes[0], <uint32_t>sizes.shape[0],
+                            has_optimizer(store, np.ascontiguousarray(keys, dtype=np.int64)))
 
 
 def replicate(Store store not None, keys, leaders=None, Segment segment=None):
@@ -66,6 +68,15 @@ def replicate(Store store not None, keys, leaders=None, Segment segment=None):
                           "keys") from None
 
 
+cdef bint has_optimizer(Store store, const key_t[::1] keys):
+    """Whether gradients can be applied to one of the keys."""
+    cdef int64_t i
+    for i in range(keys.shape[0]):
+        if slab_for(&store.c, keys[i]).optimizer != NULL:
+            return True
+    return False
+
+
 cdef sizes_of(Store store, keys):
     """The bytes of each key's value."""
     return (store.value_length(keys) * store.c.itemsize).astype(np.uintp)
@@ -76,20 +87,26 @@ cdef make(Store store, const key_t[::1] keys, const size_t[::1] sizes):
     cdef replicas_t* replicas = &c.replicas
     cdef uint32_t i
     cdef entry_t* entry
+    cdef slab_t* slab
+    cdef bint has_gradients = has_optimizer(store, keys)
     cdef uint8_t[::1] is_home = np.zeros(len(keys), dtype=np.uint8)
+    cdef size_t[::1] state_bytes = np.zeros(len(keys), dtype=np.uintp)
     replicas.itemsize = c.itemsize
     replicas.holder = c.holder
     replicas.watch = c.watch
-    lay_out_replicas(replicas, store.replicas.address, &sizes[0], <uint32_t>keys.shape[0])
+    lay_out_replicas(replicas, store.replicas.address, &sizes[0], <uint32_t>keys.shape[0], has_gradients)
     for i in range(replicas.count):
         entry = &c.entries[keys[i]]
         entry.state = REPLICATED
         entry.slot = i
         entry.route = <uint16_t>c.leaders[home_of(c, keys[i])]
         is_home[i] = entry.route == c.rank
+        slab = slab_for(c, keys[i])
+        state_bytes[i] = slab.held_bytes - slab.row_bytes
         if c.hints != NULL:
             c.hints[keys[i]] = c.leader_holder
     if not is_leader(c):
         c.views[c.leader_holder].replicas = replicas[0]
-    elif make_replicas(replicas, &keys[0], &sizes[0], &is_home[0]) != OK:
+    elif (make_replicas(replicas, &keys[0], &sizes[0], &is_home[0]) != OK
+          or (has_gradients and make_gradients(replicas, &state_bytes[0], &is_home[0]) != OK)):
         raise MemoryError

@@ -3,26 +3,29 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
-from lapse.messaging._messages cimport (APPLIED, DELTA, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END, epoch_of,
-                                        frame_t, is_of_full_round, positions_of, record_t, value_behind)
+from lapse.messaging._messages cimport (APPLIED, DELTA, GRADIENT_DELTA, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
+                                        epoch_of, frame_t, is_of_full_round, positions_of, record_t, sum_head_t,
+                                        value_behind)
 from lapse.messaging._senders cimport send_applied, send_replace, send_request
+from lapse.storage._replica_gradients cimport apply_to_replica
 from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, replica_t
 from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
                                            pending_acks_t)
 from lapse.protocol._prefetch cimport look_ahead_at_replicas
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_round_news, on_sums_end,
-                                     prepare_rounds, replica_at, sum_bytes, take_contribution, take_sum)
-from lapse._store cimport REPLICATED, entry_t, lock_entry, store_t, unlock_entry, value_bytes, view_of
+                                     prepare_rounds, replica_at, sum_bytes, take_contribution, take_gradient, take_sum)
+from lapse._store cimport REPLICATED, entry_t, lock_entry, slab_for, store_t, unlock_entry, value_bytes, view_of
+from lapse.storage._slabs cimport rate_for
 from lapse.base._sync cimport fetch_add
-from lapse.base._types cimport NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
+from lapse.base._types cimport GRADIENT, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 
 
 # Requests: all ranks have to apply a set before it is answered -------------------------------------------------
 
 cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uint32_t position,
                      const char* given, int64_t* done) noexcept nogil:
-    """Carry out one key of a pull, push or set. The home orders sets; all ranks have to apply one before it is done."""
+    """Carry out one key of a call. The home orders sets; all ranks have to apply one before it is done."""
     cdef rank_t* state = self.rounds.state
     cdef store_t* store = view_of(state.store, key)  # the leader's
     cdef entry_t* entry = &store.entries[key]
@@ -35,6 +38,9 @@ cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uin
         done[0] += 1
     elif operation.kind == PUSH:
         push_replica(&store.replicas, entry.slot, given, 1)
+        done[0] += 1
+    elif operation.kind == GRADIENT:
+        apply_to_replica(&store.replicas, entry.slot, given, rate_for(slab_for(store, key), operation.rate))
         done[0] += 1
     else:
         status = set_at_home(self, operation, entry, given)
@@ -106,7 +112,7 @@ cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry
         if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, <uint64_t>pending_acks, replica.key,
                         replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
-    fill_replica(replica, value)
+    fill_replica(&state.store.replicas, entry.slot, value)
     return OK
 
 
@@ -115,6 +121,8 @@ cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry
 cdef inline size_t bytes_behind(const replication_t* self, int kind, const replica_t* replica) noexcept nogil:
     if kind == DELTA:
         return delta_bytes(&self.rounds, replica)
+    if kind == GRADIENT_DELTA:
+        return sizeof(sum_head_t) + replica.bytes
     return sum_bytes(&self.rounds, replica) if kind == SUM else replica.bytes
 
 
@@ -125,8 +133,12 @@ cdef inline void on_replica_record(replication_t* self, int kind, entry_t* entry
         take_sum(&self.rounds, replica, value_behind(record))
     elif kind == REPLACE:
         replica.epoch = epoch_of(record)
-        fill_replica(replica, value_behind(record))
-    elif epoch_of(record) == replica.epoch:  # else it is of before a set
+        fill_replica(&self.rounds.state.store.replicas, entry.slot, value_behind(record))
+    elif epoch_of(record) != replica.epoch:
+        pass  # it is of before a set
+    elif kind == GRADIENT_DELTA:
+        take_gradient(&self.rounds, entry.slot, value_behind(record))
+    else:
         take_contribution(&self.rounds, entry.slot, value_behind(record))
 
 
@@ -148,7 +160,7 @@ cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame)
         entry = &store.entries[record.key]
         if entry.state != REPLICATED:
             return protocol_error(state, source, "a message about a replica that is not here", record.key)
-        if kind == DELTA and entry.route != state.rank:
+        if (kind == DELTA or kind == GRADIENT_DELTA) and entry.route != state.rank:
             return protocol_error(state, source, "a contribution to a key whose home is another rank", record.key)
         lock_entry(store, entry)
         on_replica_record(self, kind, entry, record)

@@ -142,5 +142,6 @@ cdef int on_round_news(rounds_t* self) noexcept nogil
 cdef size_t delta_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil
 cdef size_t sum_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil
 cdef void take_contribution(rounds_t* self, uint32_t number, const char* wire) noexcept nogil
+cdef void take_gradient(rounds_t* self, uint32_t number, const char* wire) noexcept nogil
 cdef void take_sum(rounds_t* self, replica_t* replica, const char* wire) noexcept nogil
 cdef void free_rounds(rounds_t* self) noexcept

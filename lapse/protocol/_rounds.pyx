@@ -5,19 +5,23 @@ from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from lapse._store cimport entry_t, is_leader, lock_entry, store_t, unlock_entry
+from lapse._store cimport entry_t, is_leader, lock_entry, slab_for, store_t, unlock_entry
 from lapse.base._bfloat16 cimport round_to_bfloat16, widen_bfloat16
 from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, store32, swap32,
                                take_latch_as, try_latch_as)
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_values, norm_of, prefetch, scale_value
 from lapse.messaging._operations cimport ring_worker_slot
-from lapse.messaging._senders cimport send_delta, send_round_end, send_round_news, send_sum, send_sums_end
+from lapse.messaging._messages cimport sum_head_t
+from lapse.messaging._senders cimport (send_delta, send_gradient_delta, send_round_end, send_round_news, send_sum,
+                                       send_sums_end)
 from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
 from lapse.protocol._prefetch cimport MAX_PREFETCHED, REPLICAS_AHEAD, VALUES_AHEAD
+from lapse.storage._replica_gradients cimport (collect_gradient, gradient_of, has_collected_gradient, has_gradient,
+                                               step_at_home)
 from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, delta_of,
                                       drain_changed, drain_collected, first_turn, note_changed, prefetch_replica,
-                                      prefetch_vectors, turns_of)
+                                      prefetch_vectors, replica_gradient_t, turns_of)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
@@ -146,6 +150,34 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
     return OK
 
 
+cdef int contribute_gradient(rounds_t* self, uint32_t number) noexcept nogil:
+    """Send the gradients of one key to its home, as they are: the home scales their sum. Under the key's latch."""
+    cdef store_t* store = self.state.store
+    cdef replica_t* replica = replica_at(store, number)
+    cdef replica_gradient_t* own = &store.replicas.gradients[number]
+    cdef int32_t home = store.entries[replica.key].route
+    cdef sum_head_t head
+    if home == self.state.rank:
+        collect_gradient(&store.replicas, number, gradient_of(&store.replicas, number), own.rates, own.calls)
+    else:
+        head.rates, head.calls = own.rates, own.calls
+        if send_gradient_delta(&self.state.outboxes[home], self.state.rank, replica.key, replica.epoch, head,
+                               gradient_of(&store.replicas, number), replica.bytes) != OK:
+            note_changed(&store.replicas, number)
+            return NO_MEMORY
+        self.keys_sent += 1
+    own.is_there = False
+    self.contributed += 1
+    return OK
+
+
+cdef void take_gradient(rounds_t* self, uint32_t number, const char* wire) noexcept nogil:
+    """Add what a rank has contributed to the gradients of this home. Under the key's latch."""
+    cdef sum_head_t head
+    memcpy(&head, wire, sizeof(head))
+    collect_gradient(&self.state.store.replicas, number, wire + sizeof(head), head.rates, head.calls)
+
+
 cdef inline void look_along(store_t* store, const uint32_t* numbers, uint32_t i, uint32_t count) noexcept nogil:
     """Fetch ahead the replicas of a list, their vectors and the entries of their keys."""
     cdef replica_t* replica
@@ -175,10 +207,12 @@ cdef int send_turn(rounds_t* self, int turn, bint is_full) noexcept nogil:
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
         replica.is_changed = False
+        if status != OK:
+            note_changed(&store.replicas, number)
         if replica.has_delta and status == OK:
             status = contribute(self, number, is_full)
-        elif replica.has_delta:
-            note_changed(&store.replicas, number)
+        if has_gradient(&store.replicas, number) and status == OK:
+            status = contribute_gradient(self, number)
         unlock_entry(entry)
     return status
 
@@ -359,7 +393,7 @@ cdef int hear_end(rounds_t* self) noexcept nogil:
 
 
 cdef int send_sums(rounds_t* self) noexcept nogil:
-    """Combine what was collected, and send it to all ranks. Under the latch of rounds."""
+    """Combine what was collected, take the steps, and send what comes of it to all ranks. Under the latch of rounds."""
     cdef store_t* store = self.state.store
     cdef uint32_t i, count = drain_collected(&store.replicas)
     cdef uint32_t* numbers = store.replicas.collected.drained
@@ -376,10 +410,16 @@ cdef int send_sums(rounds_t* self) noexcept nogil:
         entry = &store.entries[replica.key]
         lock_entry(store, entry)
         replica.is_collected = False
+        if status == OK and has_collected_gradient(&store.replicas, numbers[i]):
+            step_at_home(&store.replicas, numbers[i], slab_for(store, replica.key), step_factor(self))
         if replica.has_sum and status == OK:
             status = send_sum_of(self, replica)
         unlock_entry(entry)
     return status
+
+
+cdef inline double step_factor(const rounds_t* self) noexcept nogil:
+    return 1.0 / (self.num_peers + 1) if self.average and not self.common.in_setup else 1.0
 
 
 cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:

@@ -5,7 +5,8 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from lapse._store cimport NO_SLOT, Store, entry_t, is_owned, lock_entry, row_at, slab_for, slab_t, unlock_entry
+from lapse._store cimport REPLICATED, Store, entry_t, is_owned, lock_entry, slab_for, unlock_entry
+from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t
 from lapse.base._types cimport key_t
 
 
@@ -31,7 +32,7 @@ def read_states(Store store not None, const key_t[::1] keys):
 
 
 def fill_states(Store store not None, const key_t[::1] keys, states):
-    """Replace the states of keys that are here and have values; of others nothing is noted.
+    """Replace the states of keys that are here and have values, of replicated ones at their homes.
 
     Parameters
     ----------
@@ -53,8 +54,13 @@ cdef move_states(Store store, const key_t[::1] keys, unsigned char[::1] data, bi
         slab = slab_for(&store.c, keys[i])
         entry = &store.c.entries[keys[i]]
         lock_entry(&store.c, entry)
-        if is_owned(entry) and entry.slot != NO_SLOT and state_bytes(slab):
+        state = NULL
+        if entry.state == REPLICATED:
+            if store.c.replicas.home_gradients != NULL:
+                state = store.c.replicas.home_gradients[entry.slot].state
+        elif is_owned(entry) and entry.slot != NO_SLOT:
             state = row_at(slab, entry.slot) + slab.row_bytes
+        if state != NULL and state_bytes(slab):
             if into_store:
                 memcpy(state, &data[at], state_bytes(slab))
             else:

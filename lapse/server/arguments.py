@@ -163,7 +163,9 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         num_keys, lengths, optimizers = tables.num_keys, tables.value_lengths, tables.optimizers
     else:
         if given["value_lengths"] is None:
-            raise TypeError("value_lengths is None: give a number, or one for each key; or lapse.Tables(...) in place of num_keys")
+            raise TypeError(
+                "value_lengths is None: give a number, or one for each key; or lapse.Tables(...) in place of num_keys"
+            )
         num_keys, lengths = check_int(given["num_keys"], "num_keys", 1, MAX_KEYS), given["value_lengths"]
         optimizers = [(num_keys, check_optimizer(given["optimizer"]))]
     dtype = _check_dtype(given["dtype"])
@@ -171,8 +173,8 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
     if all(optimizer is None for _, optimizer in optimizers):
         optimizers = []
     replicated_keys, order = _check_replicated(given["replicated_keys"], num_keys)
-    _check_not_replicated(replicated_keys, optimizers)
     replication = _check_replication(given["replication"])
+    _check_replicated_steps(replication, replicated_keys, optimizers)
     if len(replicated_keys):
         lengths = value_lengths if isinstance(value_lengths, int) else value_lengths[replicated_keys]
         _check_combination(replication, dtype, lengths)
@@ -204,15 +206,21 @@ def _check_no_more_than(given: dict[str, Any]) -> None:
             raise TypeError(f"{name} is {brief(given[name])}, but there are tables: give it to each lapse.Table")
 
 
-def _check_not_replicated(replicated_keys: np.ndarray, optimizers: list[tuple[int, Optimizer | None]]) -> None:
+def _check_replicated_steps(
+    replication: Replication, replicated_keys: np.ndarray, optimizers: list[tuple[int, Optimizer | None]]
+) -> None:
+    """Whether gradients of replicated keys can be combined as chosen: their sum, or its mean."""
     first = 0
     for end, optimizer in optimizers:
         at = np.searchsorted(replicated_keys, first)
         if optimizer is not None and at < len(replicated_keys) and replicated_keys[at] < end:
-            raise ValueError(
-                f"replicated_keys has {replicated_keys[at]}, which has the optimizer {optimizer}: replicas take "
-                "additions only; leave it out, or use no optimizer and push"
-            )
+            for name, default in (("combine", "sum"), ("threshold", 0), ("clip", 0)):
+                if getattr(replication, name) != default:
+                    raise ValueError(
+                        f"replicated_keys has {replicated_keys[at]}, which has the optimizer {optimizer}, and "
+                        f"replication has {name}={getattr(replication, name)!r}: the home takes a step with the sum of "
+                        f"gradients, or with their mean; leave {name} out"
+                    )
         first = end
 
 

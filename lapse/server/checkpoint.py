@@ -309,9 +309,7 @@ def _cut(value: Any) -> str:
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
-def check_files(
-    path: StrPath, manifest: Manifest, store: Store, renumber: Renumber, share: int, shares: int
-) -> None:
+def check_files(path: StrPath, manifest: Manifest, store: Store, renumber: Renumber, share: int, shares: int) -> None:
     """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest and the store."""
     folder = Path(path) / manifest["step"]
     for entry in manifest["files"][share::shares]:
@@ -358,7 +356,6 @@ def _check_tensors(
             f"{path}: values are {dtype} of shape {tuple(values.get_shape())}, not {manifest['dtype']} of {rows}"
         )
 
-
     if "optimizers" in manifest:
         _check_states(path, file, own, store)
 
@@ -366,11 +363,17 @@ def _check_tensors(
 def _check_states(path: Path, file: Any, keys: np.ndarray, store: Store) -> None:
     """Whether there is a state of the right length for each key."""
     lengths, states = state_lengths(store, keys), file.get_slice("states")
-    uniform = "state_lengths" not in file.keys()
+    uniform = not _has_varying_states(file)
     noted = np.full(len(keys), states.get_shape()[-1]) if uniform else file.get_tensor("state_lengths")
     shape = (len(keys), *states.get_shape()[1:]) if uniform else (int(lengths.sum()),)
     if tuple(states.get_shape()) != shape or noted.shape != lengths.shape or (noted != lengths).any():
-        raise CheckpointError(f"{path}: states of shape {tuple(states.get_shape())} are not those of this server's keys")
+        raise CheckpointError(
+            f"{path}: states of shape {tuple(states.get_shape())} are not those of this server's keys"
+        )
+
+
+def _has_varying_states(file: Any) -> bool:
+    return "state_lengths" in set(file.keys())
 
 
 def _total_length(path: Path, file: Any, keys: np.ndarray, store: Store) -> int:
@@ -425,7 +428,7 @@ def _read_file(file: Any, store: Store, keys: np.ndarray, is_uniform: bool) -> N
 def _read_states(file: Any, store: Store, keys: np.ndarray) -> None:
     lengths = state_lengths(store, keys)
     ends = np.cumsum(lengths)
-    states, is_uniform = file.get_slice("states"), "state_lengths" not in file.keys()
+    states, is_uniform = file.get_slice("states"), not _has_varying_states(file)
     most = max(1, BLOCK_BYTES // (store.dtype.itemsize * max(int(lengths.max(initial=1)), 1)))
     for first in range(0, len(keys), most):
         last = min(first + most, len(keys))

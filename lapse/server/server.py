@@ -87,9 +87,10 @@ class Server:
 
     Notes
     -----
-    Values start at zero, those of tables with what their `init` says. Keys move between ranks as in Renz-Wieland et al., *Dynamic Parameter
-    Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a worker reads includes all
-    updates of its own host, and those of other hosts up to the last synchronization.
+    Values start at zero, those of tables with what their `init` says. Keys move between ranks as in Renz-Wieland et
+    al., *Dynamic Parameter Allocation in Parameter Servers*, PVLDB 13(12), 2020. The value of a replicated key that a
+    worker reads includes all updates of its own host, and those of other hosts up to the last synchronization; of
+    gradients, those of all hosts up to then.
 
     Examples
     --------
@@ -368,8 +369,8 @@ class Server:
         Every value of the server is replaced, by zeros if the checkpoint has none, and so is the state of its
         optimizer. If the checkpoint has no states (`save(state=False)`, or another server without optimizers), they
         begin anew. Tables may have more rows than in the checkpoint, and there may be new ones: what the checkpoint
-        does not have begins as the table's `init` says, and rows keep their numbers. The random streams of the workers go
-        on from where they were, if there are as many workers as then; else they begin anew, unlike those before.
+        does not have begins as the table's `init` says, and rows keep their numbers. The random streams of the workers
+        go on from where they were, if there are as many workers as then; else they begin anew, unlike those before.
 
         Parameters
         ----------

@@ -77,7 +77,7 @@ def check_shape(path: Any, manifest: Manifest, ours: Shape) -> None:
     """
     names = ["num_keys", "dtype", "value_lengths"]
     theirs = manifest.get("tables")
-    if theirs is not None and ours.tables is not None and theirs != ours.tables:
+    if theirs is not None and ours.tables is not None and not _are_same(theirs, ours.tables):
         _check_tables(path, theirs, ours.tables)
         names = ["dtype"]
     for name in names:
@@ -96,11 +96,16 @@ def _cut(value: Any) -> str:
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
+def _are_same(theirs: dict[str, list[int]], ours: dict[str, list[int]]) -> bool:
+    return list(theirs.items()) == list(ours.items())  # in the same order
+
+
 def _check_tables(path: Any, theirs: dict[str, list[int]], ours: dict[str, list[int]]) -> None:
     for name, (rows, length) in theirs.items():
         if name not in ours:
             raise CheckpointError(
-                f"{path} has a table {name!r}, but this server has {', '.join(map(repr, ours))}: give it one of that name"
+                f"{path} has a table {name!r}, but this server has {', '.join(map(repr, ours))}: give it one of that "
+                "name"
             )
         if ours[name][1] != length:
             raise CheckpointError(
@@ -155,7 +160,7 @@ def _shown(described: dict[str, Any] | None) -> str:
 def renumbering(manifest: Manifest, ours: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """What gives keys of a checkpoint the numbers that their rows have in this server."""
     theirs = manifest.get("tables")
-    if theirs is None or ours.tables is None or theirs == ours.tables:
+    if theirs is None or ours.tables is None or _are_same(theirs, ours.tables):
         return lambda keys: keys
     ends = np.cumsum([rows for rows, _ in theirs.values()])
     own = dict(zip(ours.tables, np.cumsum([0, *(rows for rows, _ in ours.tables.values())])))

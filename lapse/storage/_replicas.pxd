@@ -54,6 +54,25 @@ cdef struct replica_t:
     float* growth           # at the home, for AdaGrad: by how much the square roots of the accumulators grew apart
 
 
+cdef struct replica_gradient_t:
+    # Of a replica with an optimizer: the gradients that were applied here and not sent yet, summed. In the segment.
+    size_t at               # of their vector, counted from this struct
+    double rates            # the learning rates of all calls, added up
+    double calls
+    uint8_t is_there
+
+
+cdef struct home_gradient_t:
+    # The same at the home: of all ranks. With the state of the optimizer. Addresses in the leader's process.
+    char* total             # NULL if the home is elsewhere, or there is no optimizer
+    char* stepped           # scratch: the value as the step leaves it
+    char* state
+    size_t state_bytes
+    double rates
+    double calls
+    uint8_t has_total
+
+
 cdef struct list_t:
     # Replicas, each at most once, linked by `next`: the number of a replica plus 1; 0 at the end.
     uint32_t first
@@ -79,6 +98,7 @@ cdef struct replicas_t:
     replica_t* all
     lists_t* lists
     char* rounds            # ROUNDS_BYTES for floor 2
+    replica_gradient_t* gradients   # as `all`; NULL if no replicated key has an optimizer
     # Of this rank
     uint32_t count
     int32_t itemsize
@@ -92,6 +112,9 @@ cdef struct replicas_t:
     char* sums
     size_t reserved
     bint has_squares        # the second half of a value are AdaGrad's sums of squares
+    home_gradient_t* home_gradients     # as `all`, or NULL
+    char* home_vectors      # that they name
+    size_t home_reserved
     float* more_vectors     # `owed` and `growth` of all replicas
     size_t more_reserved
 
@@ -146,15 +169,18 @@ cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcep
 
 cdef void read_replica(const replica_t* replica, char* out) noexcept nogil
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil
-cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil
+cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value) noexcept nogil
 cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil
+cdef void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
 
-cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count) noexcept
+cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count,
+                             bint has_gradients) noexcept
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home) noexcept
+cdef int make_gradients(replicas_t* replicas, const size_t* state_bytes, const uint8_t* is_home) noexcept
 cdef void set_levels(replicas_t* replicas, const uint8_t* levels) noexcept
 cdef int add_home_vectors(replicas_t* replicas, bint owed, bint growth) noexcept
 cdef void free_replicas(replicas_t* replicas) noexcept

@@ -37,8 +37,13 @@ cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update
         note_changed(replicas, number)
 
 
-cdef void fill_replica(replica_t* replica, const char* value) noexcept nogil:
-    """Replace the value; updates that were pushed here and have not come back count as earlier, and are dropped."""
+cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value) noexcept nogil:
+    """Replace the value; updates that were made here and have not come back count as earlier, and are dropped."""
+    cdef replica_t* replica = &replicas.all[number]
+    if replicas.gradients != NULL:
+        replicas.gradients[number].is_there = False
+        if replicas.home_gradients != NULL:
+            replicas.home_gradients[number].has_total = False
     memcpy(value_of(replica), value, replica.bytes)
     memcpy(base_of(replica), value, replica.bytes)
     replica.has_delta = replica.has_rest = replica.has_sum = False
@@ -111,7 +116,7 @@ cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) n
 
 # Lists -----------------------------------------------------------------------------------------------
 
-cdef inline void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil:
+cdef void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil:
     cdef numbers_t* numbers = &replicas.collected
     take_latch(&replicas.latch)
     numbers.growing[numbers.count] = number
@@ -180,7 +185,8 @@ cdef inline size_t to_pages(size_t size) noexcept nogil:
     return (size + PAGE_BYTES - 1) & ~<size_t>(PAGE_BYTES - 1)
 
 
-cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count) noexcept:
+cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count,
+                             bint has_gradients) noexcept:
     """Set the addresses of what ranks share within a segment of zeros; return its size. All ranks do this alike."""
     cdef size_t at = SEGMENT_HEAD
     cdef uint32_t i
@@ -193,6 +199,13 @@ cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* 
     at = to_pages(at + count * sizeof(replica_t))
     for i in range(count):
         at += 3 * stride_for(sizes[i])
+    replicas.gradients = NULL
+    if has_gradients:
+        at = to_pages(at)
+        replicas.gradients = <replica_gradient_t*>(address + at)
+        at = to_pages(at + count * sizeof(replica_gradient_t))
+        for i in range(count):
+            at += stride_for(sizes[i])
     return at
 
 
@@ -226,6 +239,39 @@ cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* si
         if is_home[i]:
             replicas.all[i].sum = at
             at += replicas.all[i].stride
+    return OK
+
+
+cdef int make_gradients(replicas_t* replicas, const size_t* state_bytes, const uint8_t* is_home) noexcept:
+    """The leader's part, after `make_replicas`: where gradients are summed, and what homes need for their steps."""
+    cdef size_t at = to_pages(replicas.count * sizeof(replica_gradient_t))
+    cdef uint32_t i
+    cdef replica_t* replica
+    cdef home_gradient_t* home
+    cdef char* vector
+    replicas.home_gradients = <home_gradient_t*>calloc(replicas.count, sizeof(home_gradient_t))
+    if replicas.home_gradients == NULL:
+        return NO_MEMORY
+    for i in range(replicas.count):
+        replica = &replicas.all[i]
+        replicas.gradients[i].at = at - i * sizeof(replica_gradient_t)
+        at += replica.stride
+        if is_home[i]:
+            replicas.home_reserved += 2 * replica.stride + stride_for(state_bytes[i])
+    if replicas.home_reserved == 0:
+        return OK
+    vector = replicas.home_vectors = <char*>reserve(replicas.home_reserved)
+    if vector == NULL:
+        return NO_MEMORY
+    for i in range(replicas.count):
+        if is_home[i]:
+            replica = &replicas.all[i]
+            home = &replicas.home_gradients[i]
+            home.total = vector
+            home.stepped = home.total + replica.stride
+            home.state = home.stepped + replica.stride
+            home.state_bytes = state_bytes[i]
+            vector = home.state + stride_for(state_bytes[i])
     return OK
 
 
@@ -267,6 +313,9 @@ cdef void free_replicas(replicas_t* replicas) noexcept:
         release(replicas.sums, replicas.reserved)
     if replicas.more_vectors != NULL:
         release(replicas.more_vectors, replicas.more_reserved)
+    if replicas.home_vectors != NULL:
+        release(replicas.home_vectors, replicas.home_reserved)
+    free(replicas.home_gradients)
     free(replicas.drained)
     free(replicas.collected.growing)
     free(replicas.collected.drained)

@@ -22,13 +22,13 @@ class SlabPlan(NamedTuple):
         Elements of each.
     optimizer : dict or None
         The parameters of what their gradients are applied with.
-    count : int
+    num_rows : int
         How many keys have such values.
     """
 
     length: int
     optimizer: Parameters | None
-    count: int
+    num_rows: int
 
 
 def plan_slabs(

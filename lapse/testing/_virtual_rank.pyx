@@ -23,8 +23,9 @@ from lapse.protocol._contention cimport memory_of, note_remote_use, wasted_befor
 from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
 from lapse.storage._segment cimport Segment
-from lapse._store cimport (ABSENT, ARRIVING, NO_SLOT, OWNED, REPLICATED, Store, access_host_peer, entry_t,
-                           is_owned, is_reachable, read_reachable)
+from lapse._store cimport (ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, entry_t, is_owned,
+                           is_reachable, read_reachable)
+from lapse.storage._slabs cimport NO_SLOT
 from lapse.base._sync cimport fetch_add, load
 from lapse.base._types cimport (FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, operation_t,
                                 worker_slot_t)
@@ -32,7 +33,8 @@ from lapse.base._types cimport (FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, O
 cdef enum:
     SYNC = 64   # of the calls here only: a worker waits for rounds, not for an operation
 
-KINDS = {"pull": PULL, "push": PUSH, "set": SET, "gradient": GRADIENT, "localize": LOCALIZE, "locate": LOCATE, "sync": SYNC}
+KINDS = {"pull": PULL, "push": PUSH, "set": SET, "gradient": GRADIENT, "localize": LOCALIZE, "locate": LOCATE,
+         "sync": SYNC}
 STATES = {ABSENT: "absent", OWNED: "owned", ARRIVING: "arriving", REPLICATED: "replicated"}
 
 
@@ -124,7 +126,7 @@ cdef class VirtualRank:
 
     def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, optimizer=None,
                  **management):
-        self.arguments = num_keys, lengths, dtype, rank, size, False, () if optimizer is None else ((num_keys, optimizer),)
+        self.arguments = num_keys, lengths, dtype, rank, size, False, [(num_keys, optimizer)]
         self.replicated = np.array(replicated, dtype=np.int64)
         if levels is not None:
             management["levels"] = np.array(levels, dtype=np.uint8)
@@ -217,7 +219,7 @@ cdef class VirtualRank:
                     self.shared += not is_replicated
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
-                if call.c.kind == PUSH and status == OK and is_replicated:
+                if (call.c.kind == PUSH or call.c.kind == GRADIENT) and status == OK and is_replicated:
                     status = note_pushes(&self.protocol.c.replication.rounds, 1)
                 complete(&call.c, done + declined)
             self.declined += declined

@@ -220,7 +220,7 @@ cdef class Caller(Waiter):
             status = self.wait_for_room()
             if status != OK:
                 return status
-        if call.kind == PUSH and runs_ahead(&self.protocol.replication.rounds):
+        if changes_replicas(call) and runs_ahead(&self.protocol.replication.rounds):
             status = self.wait_for_round()
             if status != OK:
                 return status
@@ -346,7 +346,7 @@ cdef class Caller(Waiter):
             step = CHUNK_BYTES  # `chunk_end` adds lengths up
         else:
             step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
-        if call.kind == PUSH and self.store.replicas.count and most:
+        if changes_replicas(call) and self.store.replicas.count and most:
             step = min(step, most)  # whether to wait is tested before each chunk
         return step
 
@@ -399,8 +399,8 @@ cdef class Caller(Waiter):
         for i in range(count):
             if slab_for(self.store, keys[i]).optimizer == NULL:
                 with gil:
-                    raise ValueError(f"gradients cannot be applied to key {keys[i]}, which has no optimizer: create the "
-                                     "server with Server(..., optimizer=lapse.optim.Adagrad()), or its table with "
+                    raise ValueError(f"gradients cannot be applied to key {keys[i]}, which has no optimizer: create "
+                                     "the server with Server(..., optimizer=lapse.optim.Adagrad()), or its table with "
                                      "lapse.Table(..., optimizer=...); push adds to a value")
         return 0
 
@@ -412,6 +412,11 @@ cdef class Caller(Waiter):
         if is_urgent:
             store32(has_news, 0)
         self.comm.nudge(self.worker_slot, keys, is_urgent)
+
+
+cdef inline bint changes_replicas(const call_t* call) noexcept nogil:
+    """Whether the call may change replicas here, to be sent in the next round."""
+    return call.kind == PUSH or call.kind == GRADIENT
 
 
 cdef inline void count_chunk(call_t* call, int64_t size, int64_t misses, int64_t shared) noexcept nogil:

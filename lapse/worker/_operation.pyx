@@ -12,8 +12,8 @@ from lapse.worker._waiter cimport may_call
 from lapse.base._sync cimport load, now
 from lapse.base._types cimport (CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET, TIMED_OUT)
 
-_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", GRADIENT: "apply_gradients", LOCALIZE: "localize", LOCATE: "owner",
-               RENDEZVOUS: "collective call"}
+_KIND_NAMES = {PULL: "pull", PUSH: "push", SET: "set", GRADIENT: "apply_gradients", LOCALIZE: "localize",
+               LOCATE: "owner", RENDEZVOUS: "collective call"}
 
 
 _NO_VALUES = "an Operation has no values yet: operation.wait() returns them, as in kv.pull(keys).wait()"

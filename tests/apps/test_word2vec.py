@@ -11,8 +11,8 @@ import pytest
 from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
 from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
-from lapse.base.word_vectors import read_vectors
 from lapse.apps.word2vec.synthetic import Recipe
+from lapse.base.word_vectors import read_vectors
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab", "words_per_second"}

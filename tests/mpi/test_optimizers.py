@@ -14,7 +14,9 @@ HOT_KEYS = 3
 
 def random_keys(random, most=8):
     count = int(random.integers(0, most + 1))
-    return np.where(random.random(count) < 0.5, random.integers(0, HOT_KEYS, count), random.integers(0, NUM_KEYS, count))
+    return np.where(
+        random.random(count) < 0.5, random.integers(0, HOT_KEYS, count), random.integers(0, NUM_KEYS, count)
+    )
 
 
 def many_calls(kv, lengths, seed):
@@ -47,9 +49,7 @@ def many_calls(kv, lengths, seed):
 def test_steps_are_taken_exactly_once_while_keys_move(variable):
     lengths = np.arange(NUM_KEYS) % 4 + 1 if variable else np.full(NUM_KEYS, 3)
     expected = np.zeros(NUM_KEYS)
-    server = lapse.Server(
-        NUM_KEYS, lengths if variable else 3, "float64", workers=WORKERS, optimizer=optim.SGD(lr=1.0)
-    )
+    server = lapse.Server(NUM_KEYS, lengths if variable else 3, "float64", workers=WORKERS, optimizer=optim.SGD(lr=1.0))
     with server:
         for seed in range(8):
             expected += server.run(many_calls, lengths, seed)[0]

@@ -98,3 +98,73 @@ def test_initialize_replaces_what_was_there_and_does_not_count():
         server.initialize(range(10), lapse.Constant(4))
         assert server.stats()["pushed_keys"] == 0
         assert (server.run(lambda kv: kv.pull(range(10)).wait())[0] == 4).all()
+
+
+def test_a_function_of_an_array_of_keys():
+    init = lapse.Vectorized(
+        lambda keys, random: np.hstack([random.normal(1, 2, 3), keys[:, None], random.uniform(5, 6)])
+    )
+    whole = init.values(KEYS, 5, 3)
+    assert (whole[:, 3] == KEYS).all() and (whole[:, 4] >= 5).all() and (whole[:, 4] < 6).all()
+    np.testing.assert_array_equal(init.values(KEYS[::-7], 5, 3), whole[::-7])
+    assert abs(whole[:, :3].mean() - 1) < 0.2 and abs(whole[:, :3].std() - 2) < 0.1
+    twice = lapse.Vectorized(lambda keys, random: np.hstack([random.normal(), random.normal()])).values(KEYS, 2, 3)
+    assert abs((twice[:, 0] * twice[:, 1]).mean()) < 5 / np.sqrt(len(KEYS))
+
+
+def test_what_a_function_of_an_array_returns_is_checked():
+    for fn, error in (
+        (lambda keys, random: np.zeros(3), r"returned an array of shape \(3,\) for 3 keys of length 2"),
+        (lambda keys, random: np.array([["a"] * 2] * 3), "returned <U1"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            lapse.Vectorized(fn).values(KEYS[:3], 2, 0)
+
+
+def test_columns_begin_differently():
+    init = lapse.Columns((lapse.Normal(), 2), (lapse.Constant(7), None), (lapse.Normal(), 2))
+    values = init.values(KEYS, 6, 3)
+    assert (values[:, 2:4] == 7).all()
+    np.testing.assert_array_equal(values[:, :2], lapse.Normal().values(KEYS, 2, 3))
+    assert abs((values[:, 0] * values[:, 4]).mean()) < 5 / np.sqrt(len(KEYS))
+    assert init.values(KEYS, 4, 3).shape == (len(KEYS), 4)
+    nested = lapse.Columns((init, 5), (lambda keys, rng: keys, 1))
+    assert (nested.values(KEYS[:9], 6, 3)[:, 5] == KEYS[:9]).all()
+
+
+def test_columns_that_do_not_fit():
+    with pytest.raises(ValueError, match="have 3 columns, but values have 2"):
+        lapse.Columns((lapse.Normal(), 3), (lapse.Normal(), None)).values(KEYS, 2, 0)
+    with pytest.raises(ValueError, match="have 3 columns, but values have 4"):
+        lapse.Columns((lapse.Normal(), 3)).values(KEYS, 4, 0)
+    with pytest.raises(TypeError, match=r"a pair \(init, columns\), not Normal"):
+        lapse.Columns(lapse.Normal())
+    with pytest.raises(ValueError, match="None for one at most"):
+        lapse.Columns((lapse.Normal(), None), (lapse.Normal(), None))
+    with pytest.raises(ValueError, match="at least one part"):
+        lapse.Columns()
+
+
+def test_vectors_of_a_file(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.txt").write_text(
+        "6 3\n" + "".join(f"w{i} {' '.join(map(repr, row))}\n" for i, row in enumerate(vectors.tolist()))
+    )
+    rows = b"".join(b"w%d " % i + row.tobytes() + b"\n" for i, row in enumerate(vectors))
+    (tmp_path / "v.bin").write_bytes(b"6 3\n" + rows)
+    for name in ("v.npy", "v.txt", "v.bin"):
+        init = lapse.FromFile(tmp_path / name)
+        np.testing.assert_array_equal(init.values(np.array([5, 0]), 3, 0), vectors[[5, 0]])
+        assert init.words == (None if name == "v.npy" else [f"w{i}" for i in range(6)])
+        with pytest.raises(ValueError, match="has 6 vectors, none for number 6: give rest="):
+            init.values(np.arange(8), 3, 0)
+        with pytest.raises(ValueError, match="have 3 elements, but values have 4"):
+            init.values(np.arange(2), 4, 0)
+    init = lapse.FromFile(tmp_path / "v.npy", rest=lapse.Constant(2))
+    np.testing.assert_array_equal(init.values(np.arange(4, 8), 3, 0), [*vectors[4:], [2] * 3, [2] * 3])
+    np.save(tmp_path / "w.npy", vectors[0])
+    with pytest.raises(ValueError, match=r"float32, shape \(3,\): vectors are rows"):
+        lapse.FromFile(tmp_path / "w.npy")
+    with pytest.raises(FileNotFoundError):
+        lapse.FromFile(tmp_path / "none.npy")

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from lapse import optim
 from simulated_network import Network, requests_in
 
 SEEDS_PER_SIZE = int(400 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
@@ -16,10 +17,11 @@ LARGE = np.array([2, 3000, 9000])
 
 
 class Tracked(Network):
-    """A network whose programs note what they expect; by default lengths of 1, 2 and 3."""
+    """A network whose programs note what they expect; by default lengths of 1, 2 and 3, and gradients as they are."""
 
     def __init__(self, size, seed, num_keys=7, **options):
         lengths = np.arange(num_keys) % 3 + 1
+        options.setdefault("optimizer", optim.SGD(lr=1.0).parameters())
         super().__init__(size, num_keys, lengths, seed, **options)
         self.lengths = lengths
         self.sums = np.zeros(num_keys)
@@ -38,6 +40,11 @@ class Tracked(Network):
         np.add.at(self.sums, keys, number)
         return self.start(rank, "push", keys, np.full(self.lengths[keys].sum(), float(number)))
 
+    def apply(self, rank, keys, number, rate):
+        """Apply a gradient whose elements all are this number to each key; `rate` NaN: 1."""
+        np.add.at(self.sums, keys, -number * (1 if np.isnan(rate) else rate))
+        return self.start(rank, "gradient", keys, np.full(self.lengths[keys].sum(), float(number)), rate=rate)
+
     def end(self):
         """Run to the end, and check that nothing is left behind and every sum is exact."""
         self.run()
@@ -48,11 +55,11 @@ class Tracked(Network):
 
 
 def random_program(network, rank, worker, calls, hot):
-    """Random pulls, pushes, localizes and questions for owners, most of them under way together."""
+    """Random pulls, pushes, gradients, localizes and questions for owners, most of them under way together."""
     random = np.random.default_rng([network.random.integers(2**31), rank, worker])
     open_calls = []
     for _ in range(calls):
-        kind = str(random.choice(["pull", "push", "push", "localize", "locate"]))
+        kind = str(random.choice(["pull", "push", "gradient", "localize", "locate"]))
         if random.random() < 0.2:
             network.ranks[rank].ask_in_vain(int(random.integers(0, hot)), int(random.integers(2, 4)))
         count = int(random.integers(0, 5))
@@ -63,6 +70,9 @@ def random_program(network, rank, worker, calls, hot):
         )
         if kind == "push":
             open_calls.append(network.push(rank, keys, int(random.integers(1, 1000))))
+        elif kind == "gradient":
+            rate = float(random.choice([np.nan, 2.0, 3.0]))
+            open_calls.append(network.apply(rank, keys, int(random.integers(1, 1000)), rate))
         else:
             open_calls.append(network.start(rank, kind, keys))
         if random.random() < 0.3:
@@ -365,3 +375,64 @@ def test_bringing_a_key_home_that_is_there_or_on_its_way_is_answered():
     case.network.run()
     assert all(call.done for call in calls) and case.network.owner(case.key) == 0
     case.network.check_at_rest()
+
+
+class Steps(Network):
+    """A network of ranks that take equal steps of an optimizer, which commute, while keys move."""
+
+    def __init__(self, size, seed, optimizer, dtype, **options):
+        super().__init__(size, 3, np.array([2, 9, 2]), seed, dtype, optimizer=optimizer.parameters(), **options)
+        self.steps = np.zeros(3, dtype=int)
+        self.gradients = self.random.normal(size=9).astype(dtype)
+
+    def program(self, rank):
+        for _ in range(10):
+            keys = self.random.integers(0, 3, size=2)
+            if self.random.random() < 0.4:
+                yield self.start(rank, "localize", keys)
+            else:
+                np.add.at(self.steps, keys, 1)
+                yield self.start(
+                    rank,
+                    "gradient",
+                    keys,
+                    [*self.gradients[: self.length(keys[0])], *self.gradients[: self.length(keys[1])]],
+                )
+
+    @staticmethod
+    def length(key):
+        return 9 if key == 1 else 2
+
+
+@pytest.mark.parametrize("options", [{}, {"reorder": True}, {"sharing": 2}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "optimizer", [optim.Adagrad(lr=0.1), optim.RowWiseAdagrad(lr=0.1), optim.Adam(lr=0.1)], ids=str
+)
+def test_states_move_with_their_values(optimizer, dtype, options):
+    for seed in range(SEEDS_PER_SIZE // 20):
+        network = Steps(3, seed, optimizer, dtype, **options)
+        for rank in range(3):
+            network.worker(rank, network.program(rank))
+        network.run()
+        network.check_at_rest()
+        alone = Steps(1, seed, optimizer, dtype)
+        for key, count in enumerate(network.steps):
+            for _ in range(count):
+                alone.start(0, "gradient", [key], alone.gradients[: alone.length(key)])
+        alone.run()
+        for key in range(3):
+            np.testing.assert_array_equal(network.value(key), alone.value(key))
+
+
+def test_a_queued_gradient_that_is_not_copied_under_the_latch():
+    """Above 16 KB, with its rate in front of it."""
+    for seed in range(5):
+        network = Network(3, 1, 30_000, seed, optimizer=optim.SGD(lr=1.0).parameters())
+        for rank in range(3):
+            network.start(rank, "localize", [0])
+            network.start(rank, "gradient", [0], np.full(30_000, 2.0), rate=0.5)
+            network.start(rank, "gradient", [0], np.full(30_000, 3.0))
+        network.run()
+        network.check_at_rest()
+        assert (network.value(0) == -12).all()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lapse.testing._virtual_rank import VirtualRank
 
+from lapse import optim
 from simulated_network import Channels, share_in_groups
 
 NUM_KEYS = 3
@@ -25,7 +26,8 @@ class Ranks(RuleBasedStateMachine):
     def start(self, size, lengths, sharing):
         self.size = size
         lengths = lengths if isinstance(lengths, int) else np.array(lengths)
-        self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths) for rank in range(size)]
+        optimizer = optim.SGD(lr=1.0).parameters()
+        self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths, optimizer=optimizer) for rank in range(size)]
         share_in_groups(self.ranks, sharing)
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
         self.channels = Channels(self.ranks)
@@ -34,9 +36,9 @@ class Ranks(RuleBasedStateMachine):
         self.lent = []  # (rank, key)
         self.sums = np.zeros(NUM_KEYS)
 
-    def begin(self, rank, kind, keys, values=None):
+    def begin(self, rank, kind, keys, values=None, **options):
         rank %= self.size
-        call = self.ranks[rank].begin(kind, keys, values)
+        call = self.ranks[rank].begin(kind, keys, values, **options)
         self.calls.append((rank, call))
         self.unfinished.append((rank, call))
 
@@ -52,6 +54,17 @@ class Ranks(RuleBasedStateMachine):
     def push(self, rank, keys, number):
         np.add.at(self.sums, keys, number)
         self.begin(rank, "push", keys, np.full(self.lengths[keys].sum() if keys else 0, float(number)))
+
+    @rule(
+        rank=st.integers(0, 3),
+        keys=st.lists(KEYS, max_size=3),
+        number=st.integers(1, 9),
+        rate=st.sampled_from([np.nan, 2.0]),
+    )
+    def apply(self, rank, keys, number, rate):
+        np.add.at(self.sums, keys, -number * (1 if np.isnan(rate) else rate))
+        values = np.full(self.lengths[keys].sum() if keys else 0, float(number))
+        self.begin(rank, "gradient", keys, values, rate=rate)
 
     @rule(rank=st.integers(0, 3), key=KEYS, times=st.integers(0, 4))
     def ask_in_vain(self, rank, key, times):

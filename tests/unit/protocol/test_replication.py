@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from lapse import optim
 from simulated_network import Network
 
 SEEDS_PER_SIZE = int(300 * float(os.environ.get("LAPSE_TEST_SEEDS", 1)))
@@ -15,6 +16,7 @@ SIZES = [1, 2, 3, 4, 5, 8]
 NUM_KEYS = 9
 REPLICATED = (0, 1, 2, 5)
 LENGTHS = np.arange(NUM_KEYS) % 3 + 1
+ADDITION = {**optim.SGD().parameters(), "rate": -1.0}  # a gradient does what a push does
 PACES = [{"interval": 0.01}, {"max_pending": 3}, {"interval": 0.02, "max_pending": 10}, {}]
 
 
@@ -46,17 +48,17 @@ def when_in_step(network, rank):
 def test_exact_sums_of_replicated_and_relocated_keys(size):
     def program(network, rank, random, sums):
         for _ in range(15):
-            kind = str(random.choice(["pull", "push", "push", "push", "localize", "sync"]))
+            kind = str(random.choice(["pull", "push", "push", "gradient", "localize", "sync"]))
             keys = random.integers(0, NUM_KEYS, int(random.integers(0, 5)))
             if kind == "sync":
                 if random.random() < 0.3:
                     yield from network.sync(rank)
-            elif kind == "push":
+            elif kind in ("push", "gradient"):
                 yield from when_in_step(network, rank)
                 number = int(random.integers(1, 1000))
                 np.add.at(sums, keys, number)
                 values = np.full(LENGTHS[keys].sum(), float(number))
-                calls.append(network.start(rank, "push", keys, values))
+                calls.append(network.start(rank, kind, keys, values))
             else:
                 calls.append(network.start(rank, kind, keys))
             if random.random() < 0.3 and calls:
@@ -64,7 +66,7 @@ def test_exact_sums_of_replicated_and_relocated_keys(size):
 
     rounds = 0
     for seed in range(SEEDS_PER_SIZE // size):
-        network = make_network(size, seed, **of_seed(size, seed))
+        network = make_network(size, seed, optimizer=ADDITION, **of_seed(size, seed))
         sums, calls = np.zeros(NUM_KEYS), []
         for rank in range(size):
             for worker in range(2):
@@ -294,3 +296,52 @@ def test_contributions_of_all_ranks_meet_in_one_sum():
     # Alone, each of the 4 contributions to a key would come back in 3 messages.
     per_key_and_round = sent / rounds / 100
     assert per_key_and_round < 3 + 2 * 3
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize(
+    "optimizer", [optim.Adagrad(lr=1.0), optim.RowWiseAdagrad(lr=1.0), optim.Adam(lr=1.0)], ids=str
+)
+def test_a_round_is_one_step_with_the_sum_of_its_gradients(optimizer, sharing):
+    network = make_network(4, 3, optimizer=optimizer.parameters(), sharing=sharing)
+    alone = Network(1, NUM_KEYS, LENGTHS, 3, optimizer=optimizer.parameters())
+    key, length = REPLICATED[2], LENGTHS[REPLICATED[2]]
+    for turn in range(1, 4):
+        before = network.value(key).tobytes()
+        for rank in range(4):
+            network.start(rank, "gradient", [key], np.arange(1.0, length + 1) * turn * rank)
+            assert network.ranks[rank].value(key).tobytes() == before
+        end(network)
+        alone.start(0, "gradient", [key], np.arange(1.0, length + 1) * turn * 6)
+        alone.run()
+        np.testing.assert_allclose(network.value(key), alone.value(key), rtol=1e-13)
+
+
+def test_the_rate_of_a_round_is_the_mean_of_those_of_its_calls():
+    network = make_network(3, 1, optimizer=optim.SGD(lr=9.0).parameters())
+    for rank, rate in enumerate((1.0, 2.0, np.nan)):
+        network.start(rank, "gradient", [0], [float(rank + 1)], rate=rate)
+    end(network)
+    assert network.value(0).tolist() == [-(1 + 2 + 3) * (1 + 2 + 9) / 3]
+
+
+def test_a_mean_instead_of_a_sum():
+    network = make_network(3, 1, optimizer=optim.SGD(lr=1.0).parameters(), average=True)
+    for rank in range(3):
+        network.start(rank, "gradient", [0], [float(3 * rank)])
+    end(network)
+    assert network.value(0).tolist() == [-3.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_set_drops_the_gradients_before_it(seed):
+    network = make_network(3, seed, optimizer=optim.SGD(lr=1.0).parameters(), max_pending=2)
+
+    def setter():
+        yield network.start(0, "gradient", [0], [5.0])
+        yield network.start(0, "set", [0], [100.0])
+        yield network.start(0, "gradient", [0], [7.0])
+
+    network.worker(0, setter())
+    end(network)
+    assert network.value(0).tolist() == [93.0]

@@ -103,7 +103,9 @@ def test_steps_are_those_of_torch(optimizer, dtype):
             gradients = torch.from_numpy(rng.normal(size=(len(keys), LENGTH)).astype(dtype))
             kv.apply_gradients(keys, gradients).wait()
             indices = torch.from_numpy(keys[None])
-            parameter.grad = torch.sparse_coo_tensor(indices, gradients, parameter.shape, check_invariants=True).coalesce()
+            parameter.grad = torch.sparse_coo_tensor(
+                indices, gradients, parameter.shape, check_invariants=True
+            ).coalesce()
             parameter.grad = parameter.grad if is_sparse else parameter.grad.to_dense()
             theirs.step()
         result = kv.pull(range(ROWS)).wait()
