@@ -39,18 +39,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from lapse.messaging._kinds import MESSAGE_KINDS
 from lapse.testing._virtual_rank import Call as VirtualCall
 from lapse.testing._virtual_rank import VirtualRank
 
 import histories
-from model_jobs import BORROW, IN_VAIN, JOBS, PULL, PUSH, SET, SYNC, Job, random_job
+from lapse import optim
+from model_jobs import BORROW, GRADIENT, IN_VAIN, JOBS, PULL, PUSH, SET, SYNC, Job, random_job
 from simulated_network import FRAME, RECORD, Channels, share_in_groups
 
 LIMIT = 1_000_000  # states of a job
 WALKS = 1_000_000  # random orders of larger jobs
 WALKS_OF_JOB = 2_000  # of one of them
 LENGTH = 2  # of a value, as in `histories.py`: the last set, and a digit for each push
+ADAGRAD = optim.Adagrad(lr=1.0).parameters()
+ADDITION = {**optim.SGD().parameters(), "rate": -1.0}  # a gradient does what a push does
 NUMBERS = {kind.name: number for number, kind in MESSAGE_KINDS.items()}
 
 Action = tuple[int, int]  # (rank, source): a message of `source` arrives; (rank, rank): a step of its own
@@ -68,7 +72,7 @@ class Begun:
     Attributes
     ----------
     number
-        Of a push or a set: no other call of the job has it.
+        Of a push, gradient or set: no other call of the job has it.
     begin, end
         Numbers of events.
     lent
@@ -85,7 +89,7 @@ class Begun:
 
     def operations(self, rank: int, key: int) -> Iterator[histories.Operation]:
         """What the checker of histories has to know of one key."""
-        kind = PUSH if self.kind == BORROW else self.kind
+        kind = PUSH if self.kind in (BORROW, GRADIENT) else self.kind
         for place, each in enumerate(self.keys):
             if each == key and kind in (PULL, PUSH, SET) and self.end is not None:
                 seen = (0, 0)
@@ -100,8 +104,9 @@ class Run:
     def __init__(self, job: Job, fault: Fault | None = None) -> None:
         self.job, self.fault = job, fault
         pace = {"max_pending": job.max_pending} if job.replicated else {}
+        optimizer = ADAGRAD if job.steps else ADDITION
         self.ranks = [
-            VirtualRank(rank, job.size, job.num_keys, LENGTH, "float64", job.replicated, **pace)
+            VirtualRank(rank, job.size, job.num_keys, LENGTH, "float64", job.replicated, optimizer=optimizer, **pace)
             for rank in range(job.size)
         ]
         share_in_groups(self.ranks, job.sharing)
@@ -119,8 +124,8 @@ class Run:
         for rank, calls in enumerate(self.job.calls):
             for place, (kind, _) in enumerate(calls):
                 numbers[rank, place] = 1 + 100 * rank + place if kind == SET else pushes
-                pushes += kind in (PUSH, BORROW)
-        assert pushes <= histories.DIGITS
+                pushes += kind in (PUSH, GRADIENT, BORROW)
+        assert pushes <= histories.DIGITS or self.job.steps
         return numbers
 
     def actions(self) -> list[Action]:
@@ -194,12 +199,13 @@ class Run:
         elif kind == IN_VAIN:
             self.ranks[rank].ask_in_vain(keys[0], 2)
         else:
-            values = [self._vector(kind, each.number)] * len(keys) if kind in (PUSH, SET) else None
+            values = [self._vector(kind, each.number)] * len(keys) if kind in (PUSH, GRADIENT, SET) else None
             each.call = self.ranks[rank].begin(kind, list(keys), values)
             self.ranks[rank].step(each.call)
 
-    @staticmethod
-    def _vector(kind: str, number: int) -> list[float]:
+    def _vector(self, kind: str, number: int) -> list[float]:
+        if self.job.steps:
+            return [1.0] * LENGTH
         return [number, 0] if kind == SET else [0, 4.0**number]
 
     def _note_ends(self) -> None:
@@ -240,9 +246,21 @@ class Run:
         owners = [rank for rank in self.ranks if rank.state(key) == "owned"]
         if len(owners) != 1:
             raise WrongError(f"key {key} has {len(owners)} owners")
+        if self.job.steps:
+            self._check_steps(key, owners[0].value(key))
+            return
         end = len(self.path) + 1
         last = histories.Operation(-1, -1, key, PULL, 0, histories.read_vector(owners[0].value(key)), end, end)
         histories.check([*self._operations(key), last])
+
+    def _check_steps(self, key: int, value: np.ndarray) -> None:
+        """Each step is as large as its place among all steps says."""
+        steps = sum(each.kind == GRADIENT and key in each.keys for calls in self.begun for each in calls)
+        expected = 0.0
+        for count in range(1, steps + 1):
+            expected -= 1 / (np.sqrt(count) + ADAGRAD["epsilon"])
+        if (value != expected).any():
+            raise WrongError(f"key {key} is {value} after {steps} steps, not {expected}")
 
     def _check_replicas(self, key: int) -> None:
         """What hosts have agreed on, and what each has not contributed yet, is every push behind a last set."""
@@ -261,7 +279,7 @@ class Run:
             is_behind = all(before.worker == each.worker and before.end < each.begin for before in sets)
             if each.kind == PUSH and is_behind and not pushes >> each.number & 1:
                 raise WrongError(f"push {each.number} of key {key} was lost")
-        if not sets:
+        if not sets and not any(each.kind == GRADIENT for calls in self.begun for each in calls):
             self._check_pulls_of_replicas(key)
 
     def _check_pulls_of_replicas(self, key: int) -> None:
@@ -450,6 +468,18 @@ def double(frame: bytes) -> bytes:
     return bytes(record)
 
 
+def forget(frame: bytes) -> bytes:
+    """A state as before the first step; without one nothing is changed."""
+    value = FRAME.size + RECORD.size + 8 * LENGTH
+    return frame[:value] + bytes(len(frame) - value)
+
+
+def speed_up(frame: bytes) -> bytes:
+    """A gradient with another rate than that of its optimizer."""
+    at = FRAME.size + RECORD.size
+    return frame[:at] + struct.pack("<d", 2.0) + frame[at + 8 :]
+
+
 FAULTS = {
     f"{change.__name__} {name}": once(name, change)
     for change, names in (
@@ -461,8 +491,10 @@ FAULTS = {
                 "TRANSFER",
                 "TRANSFER_ZERO",
                 "PUSH",
+                "GRADIENT",
                 "ACK",
                 "DELTA",
+                "GRADIENT_DELTA",
                 "SUM",
                 "ROUND_END",
                 "SUMS_END",
@@ -475,9 +507,11 @@ FAULTS = {
                 "ROUND_NEWS",
             ],
         ),
-        (repeat, ["PUSH", "SET", "DELTA", "SUM"]),
+        (repeat, ["PUSH", "SET", "GRADIENT", "DELTA", "GRADIENT_DELTA", "SUM"]),
         (double, ["TRANSFER", "SUM", "PUSH", "PULL_REPLY"]),
-        (age, ["DELTA"]),
+        (age, ["DELTA", "GRADIENT_DELTA"]),
+        (speed_up, ["GRADIENT"]),
+        (forget, ["TRANSFER"]),
     )
     for name in names
 }

@@ -22,6 +22,9 @@ class Job:
         The keys of which all hosts have replicas.
     sharing
         So many neighbours are a host, and share memory.
+    steps
+        Whether all changes are steps of AdaGrad, with the same gradient: the value tells how many there were, if each
+        found the state that the one before had left. Else a gradient does what a push does.
     """
 
     about: str
@@ -31,6 +34,7 @@ class Job:
     max_pending: int = 0
     sharing: int = 1
     num_keys: int = 2
+    steps: bool = False
 
     @property
     def size(self) -> int:
@@ -38,7 +42,7 @@ class Job:
         return len(self.calls)
 
 
-LOCALIZE, PUSH, PULL, SET, SYNC = "localize", "push", "pull", "set", "sync"
+LOCALIZE, PUSH, PULL, SET, GRADIENT, SYNC = "localize", "push", "pull", "set", "gradient", "sync"
 BORROW = "borrow"  # a key, if it is here; the next step of this rank changes its value in place and returns it
 IN_VAIN = "in vain"  # let an absent key be one that was relocated here in vain, so that localizes of it are declined
 
@@ -63,6 +67,38 @@ JOBS = {
     "sets": Job(
         "two ranks set a key that the third one takes, reads and pushes to",
         (((SET, (0,)),), ((SET, (0,)),), ((LOCALIZE, (0,)), (PULL, (0,)), (PUSH, (0,)))),
+    ),
+    "gradients": Job(
+        "two ranks take a key from each other and apply gradients to it, as the third one does",
+        (((LOCALIZE, (0,)), (GRADIENT, (0,))),) * 2 + (((GRADIENT, (0,)), (SET, (0,))),),
+    ),
+    "steps": Job(
+        "the same, with steps that need the state of those before",
+        (((LOCALIZE, (0,)), (GRADIENT, (0,))),) * 2 + (((GRADIENT, (0,)), (GRADIENT, (0,))),),
+        steps=True,
+    ),
+    "gradients, rounds of two": Job(
+        "both ranks apply gradients to a replicated key, one of them pushes to it, and both synchronize",
+        (((GRADIENT, (0,)), (PUSH, (0,)), (SYNC, ())), ((GRADIENT, (0,)), (SYNC, ()))),
+        replicated=(0,),
+    ),
+    "gradient behind a set": Job(
+        "each rank sets a replicated key and then applies a gradient to it",
+        (((SET, (0,)), (GRADIENT, (0,)), (SYNC, ())), ((SET, (1,)), (GRADIENT, (1,)), (SYNC, ()))),
+        waits=True,
+        replicated=(0, 1),
+    ),
+    "gradient behind a set, 2": Job(
+        "the same with the other key",
+        (((SET, (1,)), (GRADIENT, (1,)), (SYNC, ())), ((SET, (0,)), (GRADIENT, (0,)), (SYNC, ()))),
+        waits=True,
+        replicated=(0, 1),
+    ),
+    "gradients of a leader and a member": Job(
+        "a leader, its member and another host apply gradients to a replicated key and synchronize",
+        (((GRADIENT, (0,)), (SYNC, ())), ((GRADIENT, (0,)), (SYNC, ())), ((GRADIENT, (0,)), (SYNC, ()))),
+        replicated=(0,),
+        sharing=2,
     ),
     "rounds of two": Job(
         "both ranks push to a replicated key and synchronize",
@@ -162,10 +198,12 @@ def random_job(seed: int) -> Job:
     sharing = choice.choice((1, 1, 2, 3))
     if size <= sharing:
         replicated = ()  # of a single host nothing is replicated
+    steps = not replicated and choice.random() < 0.3
     calls = tuple(
-        tuple(_random_call(choice, num_keys, replicated) for _ in range(choice.randint(1, 4))) for _ in range(size)
+        tuple(_random_call(choice, num_keys, replicated, steps) for _ in range(choice.randint(1, 4)))
+        for _ in range(size)
     )
-    if replicated and choice.random() < 0.5:
+    if replicated and (choice.random() < 0.5 or GRADIENT in (kind for some in calls for kind, _ in some)):
         calls = tuple((*some, (SYNC, ())) for some in calls)
     return Job(
         f"random, seed {seed}",
@@ -175,11 +213,13 @@ def random_job(seed: int) -> Job:
         max_pending=choice.choice((0, 1, 3)) if replicated else 0,
         sharing=sharing,
         num_keys=num_keys,
+        steps=steps,
     )
 
 
-def _random_call(choice: random.Random, num_keys: int, replicated: tuple[int, ...]) -> Call:
-    kind = choice.choices((LOCALIZE, PUSH, PULL, SET, BORROW, IN_VAIN), (5, 5, 4, 2, 1, 1))[0]
+def _random_call(choice: random.Random, num_keys: int, replicated: tuple[int, ...], steps: bool) -> Call:
+    weights = (5, 0, 4, 0, 0, 1, 7) if steps else (5, 4, 4, 2, 1, 1, 2)
+    kind = choice.choices((LOCALIZE, PUSH, PULL, SET, BORROW, IN_VAIN, GRADIENT), weights)[0]
     keys = choice.sample(range(num_keys), 1 if kind in (BORROW, IN_VAIN) else choice.randint(1, 2))
     if kind in (LOCALIZE, BORROW, IN_VAIN):
         keys = [key for key in keys if key not in replicated] or [num_keys - 1]

@@ -4,6 +4,7 @@ Every loop returns its start and its end, in nanoseconds of the monotonic clock,
 compared.
 """
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
@@ -11,16 +12,16 @@ from lapse cimport Worker, key_t, operation_t
 from lapse.base._sync cimport now
 
 
-PULL, PUSH, SET = range(3)
+PULL, PUSH, SET, GRADIENT = range(4)
 
 
 def access(Worker kv, int kind, const key_t[::1] keys, Py_ssize_t batch, float[:, ::1] values):
-    """Pull, push or set all keys, a batch per call, each call waited for.
+    """Pull, push, set or apply gradients to all keys, a batch per call, each call waited for.
 
     Parameters
     ----------
     kind
-        `PULL`, `PUSH` or `SET`.
+        `PULL`, `PUSH`, `SET` or `GRADIENT`.
     keys
         `batch` must divide their number; with `SET` the keys of a batch must differ.
     values
@@ -36,8 +37,10 @@ def access(Worker kv, int kind, const key_t[::1] keys, Py_ssize_t batch, float[:
                 kv.pull_keys(&keys[first], batch, &values[0, 0], &operation)
             elif kind == 1:
                 kv.push_keys(&keys[first], batch, &values[0, 0], &operation)
-            else:
+            elif kind == 2:
                 kv.set_keys(&keys[first], batch, &values[0, 0], &operation)
+            else:
+                kv.apply_gradients_to(&keys[first], batch, &values[0, 0], NAN, &operation)
             kv.wait_for(operation)
             first += batch
     return begin, now()

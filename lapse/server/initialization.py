@@ -1,6 +1,6 @@
 """Floor 5. Setting initial values: every rank fills the keys that it holds, without messages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ def fill_rows(store: Store, table: NamedTable, first: int, seed: int) -> None:
         _fill(store, keys, RowsOf(table), seed)
 
 
+def distinct(keys: np.ndarray) -> np.ndarray:
+    """The keys in ascending order, each once."""
+    flat = keys.reshape(-1)
+    return flat if (flat[1:] > flat[:-1]).all() else np.unique(flat)  # mostly they are given so
+
+
 def _compare(calls: RankCalls, digest: Callable[[], dict[str, str]]) -> None:
     digests = calls.attempt("the arguments of initialize", digest)
     for rank, theirs in enumerate(digests):
@@ -77,15 +83,22 @@ def _described(init: Initializer) -> str:
 
 def _fill(store: Store, keys: np.ndarray, init: Initializer, seed: int) -> None:
     keys = keys[store.is_here(keys)]
-    lengths = store.value_length(keys)
-    for length in np.unique(lengths):
-        group = keys[lengths == length]
+    for length, group in _by_length(store, keys):
         for first in range(0, len(group), BLOCK_KEYS):
             part = group[first : first + BLOCK_KEYS]
-            values = np.asarray(init.values(part, int(length), seed))
+            values = np.asarray(init.values(part, length, seed))
             if values.shape != (len(part), length):
                 raise ValueError(
                     f"the initializer returned values of shape {values.shape} for {len(part)} keys of length {length}, "
-                    f"not {(len(part), int(length))}"
+                    f"not {(len(part), length)}"
                 )
             store.fill(part, values.astype(store.dtype).reshape(-1))
+
+
+def _by_length(store: Store, keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    if store.length >= 0:
+        yield store.length, keys
+        return
+    lengths = store.value_length(keys)
+    for length in np.unique(lengths):
+        yield int(length), keys[lengths == length]

@@ -320,7 +320,7 @@ class Server:
         def check() -> tuple[np.ndarray, Initializer]:
             if keys is None or init is None:
                 raise TypeError("give both keys and init, or, for a server with tables, neither")
-            return np.unique(self._as_keys(keys)), as_initializer(init)
+            return initialization.distinct(self._as_keys(keys)), as_initializer(init)
 
         with self._lock:
             if keys is None and init is None and self._tables is not None:

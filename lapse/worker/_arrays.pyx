@@ -33,6 +33,8 @@ def convert_keys(keys, num_keys):
     if is_tensor(keys) and keys.device.type != "cpu":
         raise TypeError(f"the tensor given as keys is on {keys.device}, but the server reads the host's memory: give "
                         "keys.cpu()")
+    if isinstance(keys, range) and max(abs(keys.start), abs(keys.stop)) < 1 << 62:
+        return np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)  # asarray goes through it number by number
     try:
         array = np.asarray(keys.detach() if is_tensor(keys) else keys)
     except ValueError:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import lapse
 from lapse import optim
+from lapse.bench import _kernel
 
 ROWS, LENGTH = 7, 13
 
@@ -176,6 +177,16 @@ def test_a_rate_of_zero_changes_nothing_but_the_state():
         assert (kv.pull(0).wait() == 0).all()
         kv.apply_gradients([0], np.ones((1, 2), "f4")).wait()
         np.testing.assert_allclose(kv.pull(0).wait(), -np.sqrt(0.5), rtol=1e-6)
+
+
+def test_gradients_of_a_kernel():
+    keys = np.array([0, 1, 0, 2, 2, 2])
+    with lapse.Server(3, 4, optimizer=optim.SGD(lr=0.5)) as server, server.worker() as kv:
+        _kernel.access(kv, _kernel.GRADIENT, keys, 3, np.full((3, 4), 2, np.float32))
+        assert kv.pull([0, 1, 2]).wait()[:, 0].tolist() == [-2, -1, -3]
+    with lapse.Server(3, 4) as server, server.worker() as kv:
+        with pytest.raises(ValueError, match="key 0, which has no optimizer"):
+            _kernel.access(kv, _kernel.GRADIENT, keys, 3, np.zeros((3, 4), np.float32))
 
 
 def test_bad_calls():
