@@ -12,6 +12,7 @@ import numpy as np
 from lapse.base.checks import check_int
 from lapse.torch._rows import Distinct
 from lapse.torch.traffic import Place, Rows, Traffic, traffic_of
+from lapse.worker._arrays import convert_keys
 
 if TYPE_CHECKING:
     from lapse.worker._worker import Worker
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 BatchT = TypeVar("BatchT")
 
 MAX_LOOKAHEAD = 1_000_000
+MAX_KEY = 2**63 - 1
 
 
 @dataclass
@@ -121,11 +123,11 @@ class Prefetcher(Generic[BatchT]):
     def _keys_of(self, batch: BatchT) -> np.ndarray:
         """The distinct keys of a batch."""
         given = self._keys(batch)
-        parts = given if isinstance(given, (list, tuple)) else [given]
-        flat = [np.asarray(part, dtype=_integer_dtype(part)).reshape(-1) for part in parts]
-        keys = np.ascontiguousarray(flat[0] if len(flat) == 1 else np.concatenate([*flat, np.empty(0, np.int64)]))
+        are_several = isinstance(given, (list, tuple)) and any(np.ndim(part) for part in given)
+        flat = [convert_keys(part, MAX_KEY).reshape(-1) for part in (given if are_several else [given])]
+        keys = flat[0] if len(flat) == 1 else np.concatenate(flat)
         # What is outside the server's range is refused by `localize`, which knows it.
-        distinct, _, bad = self._distinct.of(keys, np.iinfo(np.int64).max, 0)
+        distinct, _, bad = self._distinct.of(keys, MAX_KEY, 0)
         return distinct if bad < 0 else keys
 
     def _hand_out(self, traffic: Traffic, current: _Coming[BatchT], coming: deque[_Coming[BatchT]]) -> None:
@@ -168,11 +170,6 @@ class _Source(Generic[BatchT]):
     def fail(self, error: Exception) -> None:
         """End with an error."""
         self.is_open, self.error = False, error
-
-
-def _integer_dtype(keys: Any) -> Any:
-    """The dtype to read keys as: int64 if they are integers, else their own, which the server refuses."""
-    return np.int64 if not len(np.shape(keys)) or np.asarray(keys).dtype.kind in "iu" or not np.size(keys) else None
 
 
 def _within(keys: np.ndarray, place: Place) -> np.ndarray:
