@@ -28,6 +28,7 @@ MODULES = (
     "lapse.bench.kge",
     "lapse.bench.mf",
     "lapse.bench.word2vec",
+    "lapse.bench.embedding",
     "lapse.bench.rounds",
     "lapse.bench.scaling",
 )
