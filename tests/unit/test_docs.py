@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
-         *sorted((ROOT / "apps").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]  # fmt: skip
+         *sorted((ROOT / "apps").glob("*/README.md")), *sorted((ROOT / "examples").glob("*/README.md")),
+         ROOT / "benchmarks" / "README.md"]  # fmt: skip
 #: Examples of files that a reader creates.
 EXAMPLES = ("lapse/apps/linear", "lapse/sampling/_near", "tests/apps/test_linear")
 
