@@ -120,3 +120,64 @@ def test_tables_with_several_optimizers():
         np.testing.assert_allclose(values[2:], 1 - steps, rtol=1e-5)
         with pytest.raises(ValueError, match="key 30, which has no optimizer"):
             kv.apply_gradients([30], np.ones(4, "f4"))
+
+
+def apply_in_rounds(kv, keys, gradients, rounds):
+    """Every worker applies a gradient in each round; the values after each, and what a worker sees before its end."""
+    seen = []
+    for _ in range(rounds):
+        kv.barrier()
+        before = kv.pull(keys).wait()
+        kv.barrier()
+        kv.apply_gradients(keys, gradients).wait()
+        np.testing.assert_array_equal(kv.pull(keys).wait(), before)
+        kv.barrier()
+        kv.wait_replica_sync()
+        kv.barrier()
+        seen.append(kv.pull(keys).wait())
+    return seen
+
+
+@pytest.mark.deadline(120)
+@pytest.mark.parametrize("wire", ["exact", "bfloat16"])
+@pytest.mark.parametrize("optimizer", [optim.SGD(lr=0.5), optim.Adagrad(), optim.Adam()], ids=str)
+def test_a_round_of_replicated_keys_is_one_step(optimizer, wire):
+    keys = np.arange(0, NUM_KEYS, 3)
+    gradients = np.random.default_rng(2).normal(size=(len(keys), 4)).astype(np.float32)
+    pace = lapse.Replication(syncs_per_second=0, wire=wire)
+    with lapse.Server(NUM_KEYS, 4, replicated_keys=keys, replication=pace, optimizer=optimizer) as server:
+        if len(server.sharing_ranks) == comm.size:
+            return  # nothing is replicated
+        seen = server.run(apply_in_rounds, keys, gradients, 5)[0]
+        assert all(other == seen[-1].tobytes() for other in comm.allgather(seen[-1].tobytes()))
+    with lapse.Server(NUM_KEYS, 4, optimizer=optimizer, comm=comm.Split(comm.rank)) as alone, alone.worker() as kv:
+        for values in seen:
+            kv.apply_gradients(keys, gradients * comm.size).wait()
+            tolerance = 1e-5 if wire == "exact" else 1e-2
+            np.testing.assert_allclose(values, kv.pull(keys).wait(), rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_of_replicated_keys_are_neither_lost_nor_repeated():
+    keys = np.arange(NUM_KEYS)
+
+    def work(kv):
+        for number in range(30):
+            kv.apply_gradients(keys[:: 1 + number % 3], np.ones((len(keys[:: 1 + number % 3]), 2), "f4"))
+            if number % 4 == 0:
+                kv.localize(kv.rng.permutation(keys)[:10])
+            if number % 7 == 0:
+                kv.wait_replica_sync()
+        kv.wait_all()
+        kv.barrier()
+        kv.wait_replica_sync()
+        kv.barrier()
+        return kv.pull(keys).wait()
+
+    pace = lapse.Replication(syncs_per_second=200, max_pending=100)
+    server = lapse.Server(
+        NUM_KEYS, 2, workers=2, replicated_keys=keys[::2], replication=pace, optimizer=optim.SGD(lr=1.0)
+    )
+    with server:
+        values = server.run(work)[0]
+    expected = sum((keys % (1 + number % 3) == 0).astype(int) for number in range(30)) * -2 * comm.size
+    np.testing.assert_array_equal(values, np.repeat(expected, 2).reshape(-1, 2))
