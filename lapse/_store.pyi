@@ -9,6 +9,8 @@ from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
 from lapse.storage.slabs import Parameters
 
+BLOCK: int
+
 class Store:
     def __new__(
         cls,
