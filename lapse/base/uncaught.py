@@ -5,11 +5,13 @@ and MPICH's launcher does not notice a process that ends before it has initializ
 same, for those who ask for it.
 
 An exception that the other ranks know of (they have been told, or have raised it together with this rank) does not end
-them at once: they print a line and end by themselves, or are ended after a while.
+them at once: they print a line and end by themselves, or are ended after a while. So is a rank that leaves without an
+exception that is printed, but with a status that says that it has failed, as by `sys.exit(3)`.
 """
 
 import atexit
 import contextlib
+import ctypes
 import faulthandler
 import os
 import stat
@@ -69,12 +71,51 @@ class _Ending:
             _wait_for_the_end_of_the_other_ranks(MPI)
 
 
-def install(ranks: int) -> None:
-    """Let an uncaught exception of this process end its job, if it has several ranks."""
+def install(ranks: int, library_path: Callable[[], str]) -> None:
+    """Let an uncaught exception of this process, or an exit with an error, end its job, if it has several ranks.
+
+    Parameters
+    ----------
+    ranks
+    library_path
+        Returns the path of the MPI library.
+    """
     if ranks > 1 and not is_made_by_multiprocessing():
+        _take_over_the_end_of_mpi(library_path)
         ending = _Ending()
         sys.excepthook = ending.report
         atexit.register(ending.end_job)
+
+
+def _take_over_the_end_of_mpi(library_path: Callable[[], str]) -> None:
+    """Finalize MPI in place of mpi4py, which does not know whether the process has failed.
+
+    Not if mpi4py was told to do it, or not to, and not if it has begun before this package could ask it.
+    """
+    from lapse.base import _exits
+    import mpi4py
+
+    if "mpi4py.MPI" in sys.modules or mpi4py.rc.finalize is not None or not _exits.KNOWS_STATUS:
+        return
+    mpi4py.rc.finalize = False
+    process = os.getpid()
+
+    def finalize_behind_python() -> None:
+        MPI: Any = sys.modules.get("mpi4py.MPI")
+        if os.getpid() != process or MPI is None or not MPI.Is_initialized() or MPI.Is_finalized():
+            return
+        library = ctypes.CDLL(library_path())
+        finalize, is_finalized = _address(library.MPI_Finalize), _address(library.MPI_Finalized)
+        if not _exits.finalize_at_exit(finalize, is_finalized, _rank(), GRACE_SECONDS):
+            MPI.Finalize()
+
+    # Before the handlers of the servers, hence called behind them. The C library calls its handlers in the same way, so
+    # that this one, which registers itself as late as possible, comes before those of the MPI.
+    atexit.register(finalize_behind_python)
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def is_made_by_multiprocessing() -> bool:

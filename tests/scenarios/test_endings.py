@@ -111,6 +111,32 @@ def test_a_rank_that_computes_gets_the_error_at_its_next_call():
     assert lines(ended, 0) == ["rank 1: ZeroDivisionError: the first error"] * 4
 
 
+# Leaving outside of any server --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["before", "between"])
+def test_a_rank_that_exits_with_an_error_while_others_wait_for_it_ends_the_job(place):
+    ended = job(3, "exit_outside_a_server", place, 3)
+    assert ended.returncode == 3
+    assert ended.seconds < 40
+    assert "rank 1 has ended with status 3" in ended.stderr
+    assert "at the end" not in ended.stdout
+
+
+@pytest.mark.parametrize("place", ["after", "all ranks"])
+def test_ranks_that_exit_with_an_error_while_nobody_waits_end_at_once(place):
+    ended = job(3, "exit_outside_a_server", place, 3)
+    assert ended.returncode == 3
+    assert ended.seconds < 9
+    assert "lapse:" not in ended.stderr
+
+
+def test_a_rank_that_exits_with_status_0_waits_for_the_others():
+    ended = job(2, "exit_0_while_another_rank_computes").check()
+    assert lines(ended, 0) == ["at the end"]
+    assert "lapse:" not in ended.stderr
+
+
 # Forgotten close ----------------------------------------------------------------------------------
 
 

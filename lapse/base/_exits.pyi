@@ -1,0 +1,3 @@
+KNOWS_STATUS: bool
+
+def finalize_at_exit(finalize: int, is_finalized: int, rank: int, seconds: int) -> bool: ...
