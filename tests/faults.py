@@ -36,8 +36,22 @@ PLACES = (
     "between two runs",
     "after the server",
 )
-MPI_CALLS = ("MPI_Isend", "MPI_Irecv", "MPI_Test", "MPI_Testsome", "MPI_Get_count")
-COLLECTIVE_CALLS = ("MPI_Comm_dup", "MPI_Comm_split_type", "MPI_Allgather", "MPI_Barrier", "MPI_Bcast")
+#: How often each rank of such a job calls a function at least (`--count-calls` tells): without and with shared memory.
+MPI_CALLS = {
+    "MPI_Isend": (75, 17),
+    "MPI_Irecv": (90, 33),
+    "MPI_Test": (900, 600),
+    "MPI_Testsome": (70, 16),
+    "MPI_Get_count": (75, 17),
+}
+COLLECTIVE_CALLS = {"MPI_Comm_dup": (2, 2), "MPI_Comm_split_type": (1, 1), "MPI_Barrier": (1, 1)}
+#: The same, with the least bytes that count; the first ones are of the start of Python, which has words of its own.
+MEMORY_CALLS = {
+    ("malloc", 65536): (30, 41),
+    ("mmap", 65536): (1, 5),
+    ("mmap", 1 << 20): (1, 4),
+    ("memfd_create", None): (1, 1),
+}
 ARGUMENTS = (
     ("num_keys", 61),
     ("num_keys", -1),
@@ -111,25 +125,28 @@ def _exit(choice, spec):
 
 
 def _disk(choice, spec):
-    env = shim.failing((choice.choice(("write", "fsync")), choice.choice(("1+", "2+", "1", "3")), spec["rank"]))
+    name = choice.choice(("write", "fsync"))  # a rank brings two files to disk at least
+    numbers = ("1+", "2+", "1", "3") if name == "write" else ("1+", "2+", "1", "2")
+    env = shim.failing((name, choice.choice(numbers), spec["rank"]))
     # MPI writes files in /dev/shm when it starts, and ends the job itself.
     return Fault("full disk", spec, r"No space left|Fatal error in .*Init", may_pass=True, env=env)
 
 
 def _mpi(choice, spec):
-    call = (choice.choice(MPI_CALLS), choice.randint(1, 120), spec["rank"])
+    name, least = choice.choice(list(MPI_CALLS.items()))
+    call = (name, choice.randint(1, least[spec["shared"]]), spec["rank"])
     return Fault("failing MPI call", spec, r"MPI error|MPI_ERR", may_pass=True, env=shim.failing(call))
 
 
 def _collective(choice, spec):
-    call = (choice.choice(COLLECTIVE_CALLS), choice.randint(1, 4), spec["rank"])
+    name, least = choice.choice(list(COLLECTIVE_CALLS.items()))
+    call = (name, choice.randint(1, least[spec["shared"]]), spec["rank"])
     return Fault("failing MPI collective", spec, r"MPI error|MPI_ERR", may_pass=True, env=shim.failing(call))
 
 
 def _memory(choice, spec):
-    name, least = choice.choice((("malloc", 65536), ("mmap", 65536), ("mmap", 1 << 20), ("memfd_create", None)))
-    call = (name, choice.choice(("1", "2", "3", "5", "9", "2+")) if name == "memfd_create" else choice.randint(30, 90))
-    env = shim.failing((*call, spec["rank"]), large_bytes=least)
+    (name, least), (first, last) = choice.choice(list(MEMORY_CALLS.items()))
+    env = shim.failing((name, choice.randint(first, last), spec["rank"]), large_bytes=least)
     return Fault("refused memory", spec, r"emory", may_pass=True, env=env)
 
 
@@ -315,7 +332,8 @@ def judge(fault, job):
         return "exact" if fault.may_pass else "went on, though it could not"
     if not fault.may_fail:
         return f"failed with status {job.returncode}, though it could go on"
-    return "named" if re.search(fault.causes, job.output, re.DOTALL) else f"no word about the cause ({fault.causes})"
+    said = f"{job.output}\nstatus {job.returncode}"
+    return "named" if re.search(fault.causes, said, re.DOTALL) else f"no word about the cause ({fault.causes})"
 
 
 def run_all(seeds, jobs=3, between_hosts=True, most_ranks=8, report=None):
@@ -343,6 +361,21 @@ def run_all(seeds, jobs=3, between_hosts=True, most_ranks=8, report=None):
         if outcome.word.startswith("hung"):
             outcomes[number] = run_seed(outcome.seed, between_hosts, most_ranks)
     return outcomes
+
+
+def count_calls(ranks, shared, large_bytes=65536):
+    """How often the ranks of a job without a fault call what can fail: by function the least and the most of a rank."""
+    spec = {"seed": 1, "ranks": ranks, "rank": 0, "workers": 1, "replicated": [1], "shared": shared}
+    counts = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="lapse-fault-") as folder:
+        env = {**shim.failing(("none", 1), large_bytes=large_bytes), "LAPSE_FAIL_COUNT": f"{folder}/calls"}
+        job = launch.mpirun(ranks, [PROGRAM, json.dumps({**spec, "folder": folder})], timeout=LIMIT, env=env)
+        job.check()
+        for rank in range(ranks):
+            for line in Path(f"{folder}/calls.{rank}").read_text().splitlines():
+                name, count = line.split()
+                counts[name].append(int(count))
+    return {name: (min(some), max(some)) for name, some in sorted(counts.items())}
 
 
 def can_emulate_hosts():
@@ -380,7 +413,12 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="at a time (default %(default)s)")
     parser.add_argument("--only", action="append", metavar="KIND", help="only faults of this kind; repeatable")
     parser.add_argument("--show", action="store_true", help="show the output of each job")
+    parser.add_argument("--count-calls", action="store_true", help="only count what can fail, in jobs without a fault")
     options = parser.parse_args(argv)
+    if options.count_calls:
+        for ranks, shared in ((2, False), (2, True), (8, False), (8, True)):
+            print(f"{ranks} ranks, {'shared memory' if shared else 'messages'}: {count_calls(ranks, shared)}")
+        return 0
     reason = can_emulate_hosts()
     if reason:
         print(f"without emulated hosts: {reason}")

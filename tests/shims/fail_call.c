@@ -5,7 +5,9 @@
  *
  * A function of MPI returns MPI_ERR_OTHER and is not carried out; pthread_create returns EAGAIN, write, pwrite and
  * fsync set ENOSPC (files only, not pipes or standard streams), malloc, mmap and memfd_create set ENOMEM (malloc: of
- * LAPSE_FAIL_BYTES or more only, 1 MiB by default). What failed is said on stderr, once for each. */
+ * LAPSE_FAIL_BYTES or more only, 1 MiB by default). What failed is said on stderr, once for each.
+ *
+ * LAPSE_FAIL_COUNT=PREFIX    at its end each rank writes how often it has called each function into a file PREFIX.RANK. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -37,6 +39,31 @@ static int is_this_rank(const char *wanted)
     return 0;
 }
 
+static struct { const char *name; long *calls; } counted[64];
+static int functions_counted;
+
+static void note_function(const char *name, long *calls)
+{
+    int place = __atomic_fetch_add(&functions_counted, 1, __ATOMIC_RELAXED);
+    if (place >= 64) return;
+    counted[place].calls = calls;
+    counted[place].name = name;
+}
+
+__attribute__((destructor)) static void tell_counts(void)
+{
+    const char *prefix = getenv("LAPSE_FAIL_COUNT"), *rank = getenv("PMI_RANK");
+    char path[4096];
+    FILE *file;
+    if (!rank) rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (!prefix || !rank) return;
+    snprintf(path, sizeof path, "%s.%s", prefix, rank);
+    if (!(file = fopen(path, "w"))) return;
+    for (int i = 0; i < functions_counted && i < 64; i++)
+        if (counted[i].name) fprintf(file, "%s %ld\n", counted[i].name, *counted[i].calls);
+    fclose(file);
+}
+
 /* Whether the call that has just been counted is to fail. */
 static int must_fail(const char *name, long *calls)
 {
@@ -45,6 +72,7 @@ static int must_fail(const char *name, long *calls)
     long number;
     if (!at) return 0;
     number = __atomic_add_fetch(calls, 1, __ATOMIC_RELAXED);
+    if (number == 1) note_function(name, calls);
     for (; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
         char *end;
         long wanted;
