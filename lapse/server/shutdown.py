@@ -20,6 +20,7 @@ from mpi4py import MPI
 
 _open: dict["Shutdown", None] = {}  # an ordered set: in the order of creation
 _silent_ranks: set[int] = set()  # of MPI.COMM_WORLD: they did not answer a failure
+_failures: list[str] = []  # which they did not answer
 
 
 def start_guard() -> None:
@@ -86,6 +87,8 @@ class Shutdown:
     def _note_silent_ranks(self) -> None:
         world = MPI.COMM_WORLD.group
         _silent_ranks.update(self._comm_given.group.Translate_ranks(self._comm.silent_peers, world))
+        if self._comm.silent_peers:
+            _failures.append(str(self._failure.error()))
 
     def announce_exit(self) -> None:
         """Tell the other ranks that this interpreter exits, by an uncaught exception or without `close`."""
@@ -125,7 +128,7 @@ def _stop_open_servers() -> None:
 
 def _abort_job() -> None:
     ranks = ", ".join(map(str, sorted(_silent_ranks)))
-    _print_last(f"no answer from rank {ranks} for {GRACE_SECONDS} s after a failure: aborting the job")
+    _print_last(f"no answer from rank {ranks} for {GRACE_SECONDS} s after a failure ({_failures[0]}): aborting the job")
     sys.stdout.flush()
     time.sleep(ABORT_DELAY)
     _guard.end_soon()

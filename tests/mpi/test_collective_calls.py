@@ -103,6 +103,14 @@ def test_allreduce_of_different_shapes_is_an_error_everywhere(server):
         server.run(work)
 
 
+def test_what_is_too_long_for_a_message_is_an_error_everywhere(server, monkeypatch):
+    if comm.size == 1:
+        pytest.skip("rank count: needs two ranks")
+    monkeypatch.setattr("lapse.communication._mail.MAX_LETTER_BYTES", 1000)
+    with pytest.raises((ValueError, lapse.RemoteError), match="at most 1000 are possible: divide the array"):
+        server.run(lambda kv: kv.allreduce(np.zeros(2000)))
+
+
 def test_back_to_back_collective_calls_do_not_mix(server):
     def work(kv):
         for number in range(50):
