@@ -77,7 +77,7 @@ cdef class Model:
 
     def evaluate(self, const float[:, ::1] values, const int32_t[::1] rows, const int32_t[::1] columns,
                  const float[::1] ratings):
-        """Sums over ratings: squared errors, those of clipped predictions, the penalty, absolute errors of the latter."""
+        """Sums over ratings: squared errors, those of clipped predictions, the penalty, absolute errors of those."""
         cdef mf_sums sums
         self.check(values, rows, columns, ratings)
         memset(&sums, 0, sizeof(sums))
