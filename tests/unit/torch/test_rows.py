@@ -1,11 +1,12 @@
-"""The distinct rows of a batch, gathered and summed, against NumPy. Needs no PyTorch."""
+"""The distinct rows of a batch, gathered and summed, against NumPy."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from lapse.torch import _rows
+pytest.importorskip("torch", reason="needs PyTorch, which is not installed: pip install 'lapse[torch]'")
+from lapse.torch import _rows  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
