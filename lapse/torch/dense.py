@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lapse.base.checks import check_int
+from lapse.torch.gradients import flush
 from lapse.torch.traffic import traffic_of
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ class Dense(nn.Module):
         """Take part in the steps of those workers that have batches left, until none has. Called by all workers.
 
         Afterwards parameters are equal everywhere; floating-point buffers, such as the means of a `BatchNorm`, are
-        averaged. All gradients of tables have taken effect.
+        averaged. All gradients of tables have taken effect, as after `flush`.
         """
-        traffic_of(self.kv).settle()
+        flush(self.kv)
         if self.kv.num_workers == 1:
             return
         if self.every is None:

@@ -103,9 +103,10 @@ def no_sync(module: nn.Module) -> Iterator[None]:
 
 
 def flush(kv: Worker) -> None:
-    """Return when all gradients of this worker's modules have taken effect at the owners of their keys.
+    """Return when all gradients of this worker's modules have taken effect, those of replicated rows on all ranks.
 
-    An evaluation (of a module that is not in training mode, or without gradients) does it by itself, for this worker's
-    gradients; for those of the others a ``kv.barrier()`` must follow.
+    An evaluation (a forward pass out of training mode, or without gradients) waits by itself for this worker's
+    gradients of rows that are not replicated. For those of other workers a ``kv.barrier()`` must follow.
     """
     traffic_of(kv).settle()
+    kv.wait_replica_sync()

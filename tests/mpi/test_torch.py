@@ -70,6 +70,21 @@ def test_every_gradient_counts_once(kv, tables, prefetched, device):
     kv.barrier()
 
 
+def test_gradients_of_replicated_rows_count_once(tables):
+    users, counts = tables["users"], np.zeros(ROWS)
+    pace = lapse.Replication(max_pending=50)
+    with lapse.Server(tables, replicated_keys=users.keys(range(0, ROWS, 2)), replication=pace) as server:
+        with server.worker() as kv:
+            module = lt.Embedding(kv, users)
+            for batch in lt.Prefetcher(batches_of(kv, 15), kv, users.keys, 2):
+                module(batch).sum().backward()
+                np.add.at(counts, batch.numpy(), 1)
+            lt.flush(kv)
+            total = kv.allreduce(counts)
+            np.testing.assert_array_equal(module.to_local().weight.detach(), np.repeat(-total[:, None], LENGTH, 1))
+            kv.barrier()
+
+
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("prefetched", [False, True])
 @pytest.mark.parametrize("sync", [False, True])
