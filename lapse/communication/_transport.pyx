@@ -56,7 +56,7 @@ cdef class Transport:
         self.size = failure.state.size
         self.max_sends = max(64, 2 * self.size)
         self.peers = <peer_t*>calloc(self.size, sizeof(peer_t))
-        self.requests = new_requests(handle_of(communicator), self.max_sends)
+        self.requests = new_requests(handle_of(communicator)[0], self.max_sends)
         if self.peers == NULL or self.requests == NULL:
             raise MemoryError(f"no memory for messages to {self.size} ranks")
         for i in range(self.size):
@@ -263,10 +263,13 @@ cdef void abort_with(void* transport, const char* text) noexcept nogil:
     (<Transport>transport).abort_job()
 
 
-cdef MPI_Comm handle_of(communicator) except *:
-    """MPI's own handle. By its address, so that this module can be imported before MPI is initialized."""
+cdef MPI_Comm* handle_of(communicator) except NULL:
+    """MPI's own handle. By its address, so that this module can be imported before MPI is initialized.
+
+    A pointer to it: what Cython returns after an exception, NULL, is no handle of MPICH, whose handles are integers.
+    """
     from mpi4py import MPI
-    return (<MPI_Comm*><uintptr_t>MPI._addressof(communicator))[0]
+    return <MPI_Comm*><uintptr_t>MPI._addressof(communicator)
 
 
 cdef inline int32_t first_free_send(requests_t* requests) noexcept nogil:

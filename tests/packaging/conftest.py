@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ class Environment:
 #: What this process has chosen must not leak into the other environment.
 CLEAN = {"MPI4PY_LIBMPI": None, "PYTHONPATH": None, "VIRTUAL_ENV": None}
 
+#: What older compilers only warn of, and GCC 14 refuses.
+NEWER_COMPILERS = "-Werror=int-conversion -Werror=incompatible-pointer-types -Werror=implicit-function-declaration"
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
@@ -60,7 +64,8 @@ def wheel(tmp_path_factory):
     shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
-    launch.run([*pip, "--wheel-dir", folder, "."], timeout=450, env=CLEAN, cwd=sources).check()
+    env = {**CLEAN, "CFLAGS": f"{sysconfig.get_config_var('CFLAGS')} {NEWER_COMPILERS}"}
+    launch.run([*pip, "--wheel-dir", folder, "."], timeout=450, env=env, cwd=sources).check()
     shutil.rmtree(sources)
     return next(folder.glob("lapse-*.whl"))
 
