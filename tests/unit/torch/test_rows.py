@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch, which is not installed: pip install 'lapse[torch]'")
-from lapse.torch import _rows  # noqa: E402
+from lapse.torch import _rows
 
 RNG = np.random.default_rng(0)
 
