@@ -320,7 +320,7 @@ class Server:
         self._check_open()
 
         def check() -> tuple[np.ndarray, Initializer]:
-            if keys is None or init is None:
+            if keys is None:
                 raise TypeError("give both keys and init, or, for a server with tables, neither")
             return initialization.distinct(self._as_keys(keys)), as_initializer(init)
 
