@@ -74,7 +74,6 @@ cdef class Comm:
                             uint32_t heard_at_door, int64_t length) noexcept nogil
     cdef void pass_on(self) noexcept nogil
     cdef void nudge(self, worker_slot_t* worker_slot, int64_t keys, bint at_once) noexcept nogil
-    cdef void learn_from_ring(self, int64_t time) noexcept nogil
     cdef void cancel(self, operation_t* operation) noexcept nogil
     # The communication thread
     cdef void loop(self) noexcept nogil

@@ -6,16 +6,17 @@ from libc.stdio cimport fprintf, stderr
 import threading
 
 from lapse.base._sync cimport (THREAD_BIT, WORKER_BIT, doorbell_t, drop_latch, fence, fetch_add32, futex_wait_bits,
-                               load, load32, now, pause, ring, sleep_until_rung, store32, swap32, take_latch,
-                               try_latch)
+                               load, load32, now, pause, peek, peek_int, put, put_int, ring, sleep_until_rung, store32,
+                               swap32, take_latch, try_latch)
 from lapse.base._types cimport CLOSED, FAILED, FAILURE_GRACE_SECONDS, NO_MEMORY, OK, TIMED_OUT
 from lapse.communication._doorbells cimport Doorbells, is_near, note_empty_look, note_received, note_sent, ring_own
 from lapse.communication._failure cimport Failure, has_failed, is_broken
 from lapse.communication._mail cimport Mail
-from lapse.communication._transport cimport Transport, abort_with, can_send, has_parts, next_frame, packet_t
+from lapse.communication._transport cimport (Transport, abort_with, can_send, has_parts, next_frame, packet_t,
+                                             traffic_t)
 from lapse.communication._waiting cimport (BRIEF_SLEEP, FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS,
                                            MAX_EMPTY_POLLS, PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC,
-                                           SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, set_timer_slack, yield_core)
+                                           SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, may_yield, set_timer_slack, yield_core)
 from lapse.messaging._messages cimport (BYE, FAILURE, HEARTBEAT, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
                                         size_of_text, value_behind)
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
@@ -90,7 +91,7 @@ cdef class Comm:
         moved = self.flush()
         served = self.serve()
         if served:
-            self.traffic_at = now()
+            put(&self.traffic_at, now())
             moved += self.flush()
         return moved + served
 
@@ -118,8 +119,9 @@ cdef class Comm:
         if self.transport.sends:
             self.transport.collect_sent()
         if moved:
-            self.flushed_at = now()
-            self.posted_calls = self.posted_keys = 0
+            put(&self.flushed_at, now())
+            put(&self.posted_calls, 0)
+            put(&self.posted_keys, 0)
             self.values_gathered = 0
         return moved
 
@@ -152,8 +154,7 @@ cdef class Comm:
         elif frame.kind == LEAVING:
             self.failure.note_leaver(source)
         elif frame.kind == HEARTBEAT:
-            self.transport.traffic.messages_received -= 1  # nobody's traffic
-            self.transport.traffic.bytes_received -= frame.bytes
+            self.transport.count_received(-1, -<int64_t>frame.bytes)  # nobody's traffic
         elif not has_failed(self.failure):
             status = self.handle(source, frame)
             if status == NO_MEMORY:
@@ -212,7 +213,7 @@ cdef class Comm:
         if self.transport is None:
             return self.wait_alone(worker_slot, ready, what, nanoseconds)
         time = now()
-        self.learn_from_ring(time)
+        learn_from_ring(self, time)
         fetch_add32(&self.bells.own.awake, 1)
         status = self.poll_until(worker_slot, ready, what, time + nanoseconds)
         fetch_add32(&self.bells.own.awake, <uint32_t>-1)
@@ -254,7 +255,7 @@ cdef class Comm:
                 self.bells.ring_peers(self.transport.peers)
             if idle_since == 0:
                 idle_since = time
-            is_soon = (drove and time > self.yielding.forbidden_until
+            is_soon = (drove and may_yield(&self.yielding, time)
                        and time - idle_since < self.dilation * YIELDS_FOR)
             if is_soon and self.dilation == 1:
                 yield_core(&self.yielding, time)
@@ -315,7 +316,7 @@ cdef class Comm:
                 if load32(&self.state.worker_slots[i].bell.asleep) and load(&self.state.worker_slots[i].unfinished):
                     ring(&self.state.worker_slots[i].bell)
                     return
-        if load32(&self.state.outboxes_waiting) or self.transport.sends:
+        if load32(&self.state.outboxes_waiting) or peek_int(&self.transport.sends):
             ring_own(self.bells)
 
     cdef void nudge(self, worker_slot_t* worker_slot, int64_t keys, bint at_once) noexcept nogil:
@@ -326,34 +327,27 @@ cdef class Comm:
         thread is expensive. So it is notified as long as that was useful lately; otherwise it finds what was left
         when its sleep ends.
         """
-        cdef int64_t time
+        cdef int64_t time, calls, all_keys
         if self.transport is None or load32(&self.state.outboxes_waiting) == 0:
             return
         time = now()
-        self.posted_calls += 1
-        self.posted_keys += keys
-        if at_once or self.posted_calls >= CALLS_PER_MESSAGE or self.posted_keys >= self.keys_per_message \
-                or time - self.flushed_at > FLUSH_AFTER:
-            self.learn_from_ring(time)
+        calls = peek(&self.posted_calls) + 1
+        all_keys = peek(&self.posted_keys) + keys
+        put(&self.posted_calls, calls)
+        put(&self.posted_keys, all_keys)
+        if at_once or calls >= CALLS_PER_MESSAGE or all_keys >= self.keys_per_message \
+                or time - peek(&self.flushed_at) > FLUSH_AFTER:
+            learn_from_ring(self, time)
             if try_latch(&self.engine):
                 self.drive()
                 drop_latch(&self.engine)
                 self.pass_on()
                 return
         fence()
-        if self.calls_to_announce and load32(&self.bells.own.awake) == 0:
-            if self.rung_at == 0:
-                self.rung_at = time
+        if peek_int(&self.calls_to_announce) and load32(&self.bells.own.awake) == 0:
+            if peek(&self.rung_at) == 0:
+                put(&self.rung_at, time)
             ring_own(self.bells)
-
-    cdef inline void learn_from_ring(self, int64_t time) noexcept nogil:
-        """A worker sends by itself: notifying the thread of an earlier call was useful only if that was long ago."""
-        if self.rung_at:
-            if time - self.rung_at > FLUSH_AFTER:
-                self.calls_to_announce = ANNOUNCED_CALLS
-            elif self.calls_to_announce:
-                self.calls_to_announce -= 1
-            self.rung_at = 0
 
     cdef void cancel(self, operation_t* operation) noexcept nogil:
         """After this nothing is written to the operation's buffer any more."""
@@ -426,14 +420,17 @@ cdef class Comm:
         """Ranks whose last message has not come: after the end, those that did not answer a failure in time."""
         if self.transport is None:
             return []
-        return [i for i in range(self.state.size) if i != self.state.rank and not self.transport.peers[i].has_ended]
+        return [i for i in range(self.state.size)
+                if i != self.state.rank and not peek_int(&self.transport.peers[i].has_ended)]
 
     def traffic_counters(self):
         """MPI messages and bytes, sent and received, since the start."""
+        cdef traffic_t* traffic
         if self.transport is None:
             return 0, 0, 0, 0
-        return (self.transport.traffic.messages_sent, self.transport.traffic.bytes_sent,
-                self.transport.traffic.messages_received, self.transport.traffic.bytes_received)
+        traffic = &self.transport.traffic
+        return (peek(&traffic.messages_sent), peek(&traffic.bytes_sent),
+                peek(&traffic.messages_received), peek(&traffic.bytes_received))
 
     def _run(self):
         with nogil:
@@ -461,11 +458,11 @@ cdef class Comm:
         self.failure.wake_waiting_threads()
 
     cdef inline bint drive_as_thread(self) noexcept nogil:
-        cdef bint was_left = self.posted_calls and self.rung_at == 0
+        cdef bint was_left = peek(&self.posted_calls) and peek(&self.rung_at) == 0
         if not self.try_drive():
             return False
-        if was_left and self.posted_calls == 0:
-            self.calls_to_announce = ANNOUNCED_CALLS
+        if was_left and peek(&self.posted_calls) == 0:
+            put_int(&self.calls_to_announce, ANNOUNCED_CALLS)
         return True
 
     cdef inline bint expects_news(self, int polls) noexcept nogil:
@@ -473,13 +470,14 @@ cdef class Comm:
         if load32(&self.bells.own.awake) or load32(&self.bells.own.worker_asleep):
             return False
         # No bell wakes this thread when the next request comes from another host: a rank that asks again does so soon.
-        return polls < 2 * self.max_empty_polls or (self.bells.has_far_ranks and now() - self.traffic_at < LINGER)
+        return polls < 2 * self.max_empty_polls or (self.bells.has_far_ranks
+                                                    and now() - peek(&self.traffic_at) < LINGER)
 
     cdef inline void pause_or_yield(self, int polls) noexcept nogil:
         cdef int64_t time
         if self.bells.has_far_ranks and polls > self.max_empty_polls:
             time = now()
-            if time > self.yielding.forbidden_until:
+            if may_yield(&self.yielding, time):
                 yield_core(&self.yielding, time)
                 return
         pause()
@@ -508,8 +506,7 @@ cdef class Comm:
             return True
         if not load32(&self.ending) and not has_failed(self.failure):
             return False
-        if self.transport.ended_peers == self.state.size - 1 and self.transport.sends == 0 \
-                and load32(&self.state.outboxes_waiting) == 0 and not has_parts(self.transport):
+        if is_all_exchanged(self):
             return load32(&self.ending) or self.is_failure_known()
         if self.failure.is_overdue():
             self.is_failure_known()
@@ -527,6 +524,31 @@ cdef class Comm:
         return False
 
 
+# Parts of the engine without a place among its methods ---------------------------------------------------------------
+
+cdef inline void learn_from_ring(Comm self, int64_t time) noexcept nogil:
+    """A worker sends by itself: notifying the thread of an earlier call was useful only if that was long ago."""
+    cdef int64_t rung_at = peek(&self.rung_at)
+    cdef int32_t to_announce
+    if rung_at:
+        to_announce = peek_int(&self.calls_to_announce)
+        if time - rung_at > FLUSH_AFTER:
+            put_int(&self.calls_to_announce, ANNOUNCED_CALLS)
+        elif to_announce:
+            put_int(&self.calls_to_announce, to_announce - 1)
+        put(&self.rung_at, 0)
+
+
+cdef bint is_all_exchanged(Comm self) noexcept nogil:
+    """Whether nothing is to come or to go; not as long as another thread drives, which may have taken a block."""
+    cdef bint is_all = False
+    if try_latch(&self.engine):
+        is_all = (self.transport.ended_peers == self.state.size - 1 and self.transport.sends == 0
+                  and load32(&self.state.outboxes_waiting) == 0 and not has_parts(self.transport))
+        drop_latch(&self.engine)
+    return is_all
+
+
 # How long threads sleep -------------------------------------------------------------------------------------------
 
 cdef inline int64_t longest_sleep(Comm self, bint is_soon) noexcept nogil:
@@ -535,7 +557,9 @@ cdef inline int64_t longest_sleep(Comm self, bint is_soon) noexcept nogil:
         return LONG_SLEEP
     if is_soon and self.dilation > 1:
         return self.dilation * BRIEF_SLEEP
-    return self.dilation * (FAR_SLEEP if now() - self.traffic_at < self.dilation * RECENT_TRAFFIC else SHORT_SLEEP)
+    if now() - peek(&self.traffic_at) < self.dilation * RECENT_TRAFFIC:
+        return self.dilation * FAR_SLEEP
+    return self.dilation * SHORT_SLEEP
 
 
 cdef inline int64_t thread_sleep(Comm self) noexcept nogil:
@@ -543,15 +567,15 @@ cdef inline int64_t thread_sleep(Comm self) noexcept nogil:
     cdef int64_t quiet_for
     cdef bint is_needed
     if self.bells.has_far_ranks and is_round_near(&self.protocol.replication.rounds) \
-            and now() - max(self.traffic_at, self.flushed_at) < self.dilation * RECENT_TRAFFIC:
+            and now() - max(peek(&self.traffic_at), peek(&self.flushed_at)) < self.dilation * RECENT_TRAFFIC:
         return self.dilation * FAR_SLEEP
-    if (self.transport.sends or load32(&self.bells.are_unrung) or load32(&self.ending)
+    if (peek_int(&self.transport.sends) or load32(&self.bells.are_unrung) or load32(&self.ending)
             or has_failed(self.failure)):
         return self.dilation * SHORT_SLEEP
-    quiet_for = now() - max(self.traffic_at, self.flushed_at)
+    quiet_for = now() - max(peek(&self.traffic_at), peek(&self.flushed_at))
     if self.bells.has_far_ranks:  # a waiting worker wakes by itself
         is_needed = load32(&self.bells.own.worker_asleep) == 0
-        if self.dilation > 1 and is_needed and now() - self.traffic_at < self.dilation * LINGER:
+        if self.dilation > 1 and is_needed and now() - peek(&self.traffic_at) < self.dilation * LINGER:
             return self.dilation * BRIEF_SLEEP
         return self.dilation * (SHORT_SLEEP if quiet_for < self.dilation * RECENT_TRAFFIC and is_needed
                                 else LONG_SLEEP)

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from lapse.storage._replicas cimport replicas_t
 from lapse.storage._segment cimport Segment
 from lapse.storage._slabs cimport slab_t
-from lapse.base._sync cimport drop_latch, take_latch_as, watch_t
+from lapse.base._sync cimport drop_latch, peek8, put8, put32, take_latch_as, watch_t
 from lapse.base._types cimport GRADIENT, key_t, status_t
 
 cdef enum key_state:
@@ -101,7 +101,7 @@ cdef inline bint is_leader(const store_t* store) noexcept nogil:
 
 cdef inline bint is_here(const entry_t* entry) noexcept nogil:
     # Without the key's latch the answer may be out of date when it is used.
-    return entry.state & 1
+    return peek8(&entry.state) & 1
 
 
 cdef inline bint is_lent(const entry_t* entry) noexcept nogil:
@@ -113,6 +113,11 @@ cdef inline int lent_to(const entry_t* entry) noexcept nogil:
     return 1 if entry.state == LENT_ALONE else (entry.state - LENT) // LENT_STEP + 1
 
 
+cdef inline bint is_replicated(const entry_t* entry) noexcept nogil:
+    # For good: no latch is needed to look.
+    return peek8(&entry.state) == REPLICATED
+
+
 cdef inline bint is_unused(const entry_t* entry) noexcept nogil:
     return UNUSED <= entry.state < LENT_ALONE
 
@@ -121,10 +126,20 @@ cdef inline bint is_owned(const entry_t* entry) noexcept nogil:
     return entry.state == OWNED or is_unused(entry)
 
 
+# Under the key's latch. Others look at state and slot without one, hence these are never written as plain words.
+
+cdef inline void set_state(entry_t* entry, uint8_t state) noexcept nogil:
+    put8(&entry.state, state)
+
+
+cdef inline void set_slot(entry_t* entry, uint32_t slot) noexcept nogil:
+    put32(&entry.slot, slot)
+
+
 cdef inline void note_use(entry_t* entry) noexcept nogil:
     # Under the key's latch, before a worker of this host uses a key.
     if is_unused(entry):
-        entry.state = OWNED
+        set_state(entry, OWNED)
 
 
 cdef inline slab_t* slab_for(const store_t* store, key_t key) noexcept nogil:
@@ -142,19 +157,19 @@ cdef inline size_t change_bytes(const store_t* store, int kind, key_t key) noexc
 
 cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
     # The store in which the key was last owned, among the ranks that share memory with this one.
-    return store if store.hints == NULL else store.views[store.hints[key]]
+    return store if store.hints == NULL else store.views[peek8(&store.hints[key])]
 
 
 cdef inline bint is_reachable(const store_t* store, key_t key) noexcept nogil:
     # As `is_here`, for this rank and the ranks that share memory with it. A hint is cleared before its key leaves, and
     # keys share its cache line with many others and with no latch, which every access writes.
-    return (store.hints != NULL and store.hints[key] != 0) or is_here(&store.entries[key])
+    return (store.hints != NULL and peek8(&store.hints[key]) != 0) or is_here(&store.entries[key])
 
 
 cdef inline void note_owner(store_t* store, key_t key, bint mine) noexcept nogil:
     # Under the key's latch, and before the value is sent on, so that the next owner on this host writes later.
     if store.hints != NULL:
-        store.hints[key] = store.holder if mine else 0
+        put8(&store.hints[key], store.holder if mine else 0)
 
 
 cdef inline void lock_entry(const store_t* store, entry_t* entry) noexcept nogil:

@@ -16,6 +16,7 @@ from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._slabs cimport (NO_SLOT, free_slab, give_row_back, make_slab, pool_t, rate_for, row_at, slab_t,
                                    take_row, take_step)
 from lapse.storage._host_peers cimport HostPeers
+from lapse.base._sync cimport peek32, put32
 from lapse.base._types cimport GRADIENT, PULL, PUSH, SET
 from lapse.base._values cimport add_values, prefetch
 
@@ -58,7 +59,7 @@ cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, cons
     cdef slab_t* slab = slab_for(store, key)
     cdef char* row
     if slot[0] == NO_SLOT:
-        slot[0] = take_row(slab, slab.row_bytes if kind == SET else 0, store.holder, store.watch)
+        put32(slot, take_row(slab, slab.row_bytes if kind == SET else 0, store.holder, store.watch))
     row = row_at(slab, slot[0])
     if kind == PUSH:
         add_values(store.itemsize, row, given, slab.row_bytes)
@@ -176,12 +177,12 @@ cdef inline void prefetch_row(store_t* store, int kind, key_t key) noexcept nogi
     cdef store_t* view = view_of(store, key)
     cdef slab_t* slab = slab_for(view, key)
     cdef entry_t* entry = &view.entries[key]
-    cdef uint32_t slot = entry.slot
+    cdef uint32_t slot = peek32(&entry.slot)
     cdef char* row
     cdef size_t at, end
     if slot == NO_SLOT:
         return
-    if entry.state == REPLICATED:
+    if is_replicated(entry):
         prefetch_vectors(&view.replicas.all[slot], MAX_PREFETCHED)
         return
     row = row_at(slab, slot)
@@ -204,7 +205,7 @@ cdef inline void look_for_entries(store_t* store, const key_t* keys, int64_t i, 
 cdef inline void look_for_replica(store_t* store, key_t key) noexcept nogil:
     # As `prefetch_row`: a key is replicated for good.
     cdef entry_t* entry = &view_of(store, key).entries[key]
-    if entry.state == REPLICATED:
+    if is_replicated(entry):
         prefetch_replica(&store.replicas.all[entry.slot])
 
 
@@ -674,5 +675,5 @@ cdef class Store:
                     begin_state(&self.c.replicas, entry.slot)
                 elif is_owned(entry):
                     give_row_back(slab_for(&self.c, key), entry.slot, self.c.holder, self.c.watch)
-                    entry.slot = NO_SLOT
+                    set_slot(entry, NO_SLOT)
                 unlock_entry(entry)

@@ -34,6 +34,11 @@ cdef extern from *:
     static inline uint32_t lapse_swap32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
     #define lapse_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+    /* A word that other threads read or write meanwhile, whole but in no order with other words: for looks without a
+       lock, whose answer may be out of date. On all usual processors this costs what a plain access costs. */
+    #define lapse_peek(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define lapse_put(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
     /* A latch is 0 when it is free, else the number of its holder: 1 in private memory, and in memory that ranks of
        a host share the local rank of the holder, plus 1. Only a free one is written to: those who wait for a dead
        holder read its number. */
@@ -125,6 +130,15 @@ cdef extern from *:
     uint32_t fetch_add32 "lapse_add32"(uint32_t* word, uint32_t value) noexcept nogil
     uint32_t swap32 "lapse_swap32"(uint32_t* word, uint32_t value) noexcept nogil
     void fence "lapse_fence"() noexcept nogil
+
+    int64_t peek "lapse_peek"(const int64_t* word) noexcept nogil
+    uint32_t peek32 "lapse_peek"(const uint32_t* word) noexcept nogil
+    uint8_t peek8 "lapse_peek"(const uint8_t* word) noexcept nogil
+    int32_t peek_int "lapse_peek"(const int32_t* word) noexcept nogil
+    void put "lapse_put"(int64_t* word, int64_t value) noexcept nogil
+    void put32 "lapse_put"(uint32_t* word, uint32_t value) noexcept nogil
+    void put8 "lapse_put"(uint8_t* word, uint8_t value) noexcept nogil
+    void put_int "lapse_put"(int32_t* word, int32_t value) noexcept nogil
 
     bint try_latch "lapse_try_latch"(uint8_t* latch) noexcept nogil
     void take_latch "lapse_latch"(uint8_t* latch) noexcept nogil

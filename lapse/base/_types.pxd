@@ -79,8 +79,9 @@ cdef struct operation_t:
 
 
 cdef struct wait_t:
-    # What a thread waits for, for the watchdog: plain copies, which another thread may read at any time.
-    int64_t since               # nanoseconds; 0: it does not wait
+    # What a thread waits for, for the watchdog: copies, under a latch that is held only to write or read them.
+    uint8_t latch
+    int64_t since               # nanoseconds; 0: it does not wait. This one and the next are looked at without it
     int64_t progress_at         # when `pending` was last seen to change
     int64_t count               # key positions of the operation, and those without an answer;
     int64_t pending             # operations, if it waits for several

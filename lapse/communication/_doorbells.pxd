@@ -8,14 +8,14 @@ Who enters: the thread that holds the engine notes what was sent and received; a
 
 from libc.stdint cimport int32_t, uint32_t
 
-from lapse.base._sync cimport doorbell_t, load32, ring_doorbell, store32
+from lapse.base._sync cimport doorbell_t, load32, put32, ring_doorbell, store32
 from lapse.communication._transport cimport peer_t
 from lapse.storage._host_peers cimport HostPeers
 
 
 cdef struct sleeper_t:
     doorbell_t* doorbell    # NULL for a rank of another host: it cannot be woken
-    bint is_unrung          # something was sent since it was last heard of
+    uint32_t is_unrung      # something was sent since it was last heard of
     uint32_t looks          # its looks for messages when that was sent
 
 
@@ -41,13 +41,13 @@ cdef inline void note_sent(Doorbells bells, int32_t destination) noexcept nogil:
     cdef sleeper_t* sleeper = &bells.ranks[destination]
     if sleeper.doorbell == NULL:
         return
-    sleeper.is_unrung = True
-    sleeper.looks = load32(&sleeper.doorbell.looks)
+    put32(&sleeper.looks, load32(&sleeper.doorbell.looks))
+    store32(&sleeper.is_unrung, 1)
     store32(&bells.are_unrung, 1)
 
 
 cdef inline void note_received(Doorbells bells, int32_t source) noexcept nogil:
-    bells.ranks[source].is_unrung = False
+    store32(&bells.ranks[source].is_unrung, 0)
 
 
 cdef inline void note_empty_look(Doorbells bells) noexcept nogil:

@@ -3,6 +3,8 @@
 from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
+from lapse.base._sync cimport peek32, peek_int, swap32
+
 
 cdef class Doorbells:
     """The doorbells that one rank can ring, its own among them.
@@ -44,12 +46,13 @@ cdef class Doorbells:
         store32(&self.are_unrung, 0)
         for i in range(self.size):
             sleeper = &self.ranks[i]
-            if not sleeper.is_unrung:
+            # Cleared before the looks are compared: what is sent meanwhile sets it again.
+            if load32(&sleeper.is_unrung) == 0 or swap32(&sleeper.is_unrung, 0) == 0:
                 continue
-            if peers[i].under_way == 0 and load32(&sleeper.doorbell.looks) - sleeper.looks > 1:
-                sleeper.is_unrung = False
-            elif load32(&sleeper.doorbell.awake):
+            if peek_int(&peers[i].under_way) == 0 and load32(&sleeper.doorbell.looks) - peek32(&sleeper.looks) > 1:
+                continue
+            if load32(&sleeper.doorbell.awake):
+                store32(&sleeper.is_unrung, 1)
                 store32(&self.are_unrung, 1)
             else:
-                sleeper.is_unrung = False
                 ring_doorbell(sleeper.doorbell)

@@ -5,7 +5,8 @@ packets and their frames from it. Errors of MPI and missing memory go to the fai
 
 MPI's types stay in `_transport.pyx`, so that modules above compile without mpi.h.
 
-Who enters: the thread that holds the engine.
+Who enters: the thread that holds the engine. What others look at (`sends`, `traffic`, and of a peer the counts and
+`has_ended`) is written whole.
 """
 
 from libc.stdint cimport int32_t, int64_t
@@ -39,7 +40,7 @@ cdef struct peer_t:
     int32_t under_way           # sends that MPI has not finished
     int64_t packets_sent        # heartbeats among them; read by the watchdog
     int64_t packets_received
-    bint has_ended              # its last message was received
+    int32_t has_ended           # its last message was received
     assembly_t assembly
 
 
@@ -73,6 +74,7 @@ cdef class Transport:
     cdef void send_heartbeat(self, int32_t destination) noexcept nogil
     cdef void collect_sent(self) noexcept nogil
     cdef bint next_packet(self, packet_t* packet) noexcept nogil
+    cdef void count_received(self, int64_t messages, int64_t size) noexcept nogil
     cdef frame_t* assemble(self, packet_t* packet) noexcept nogil
     cdef void finish_packet(self, packet_t* packet) noexcept nogil
     cdef void note_end(self, int32_t source) noexcept nogil

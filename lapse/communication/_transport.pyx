@@ -9,7 +9,7 @@ from mpi4py.libmpi cimport (MPI_ANY_SOURCE, MPI_BYTE, MPI_REQUEST_NULL, MPI_STAT
                             MPI_MAX_ERROR_STRING, MPI_Request, MPI_Status, MPI_Test, MPI_Testsome, MPI_UNDEFINED,
                             MPI_Wait)
 
-from lapse.base._sync cimport sleep_for
+from lapse.base._sync cimport put, put_int, sleep_for
 from lapse.communication._failure cimport Failure
 from lapse.communication._guard cimport ABORT_DELAY, ABORT_SECONDS, end_process_after
 from lapse.messaging._messages cimport HEARTBEAT, make_header, set_header
@@ -96,13 +96,13 @@ cdef class Transport:
         requests.blocks[send] = block
         requests.destinations[send] = destination
         block.unsent += 1
-        self.sends += 1
-        peer.under_way += 1
-        peer.packets_sent += 1
+        put_int(&self.sends, self.sends + 1)
+        put_int(&peer.under_way, peer.under_way + 1)
+        put(&peer.packets_sent, peer.packets_sent + 1)
         peer.sent += size
         peer.block = block if peer.sent < block.used else NULL
-        self.traffic.messages_sent += 1
-        self.traffic.bytes_sent += size
+        put(&self.traffic.messages_sent, self.traffic.messages_sent + 1)
+        put(&self.traffic.bytes_sent, self.traffic.bytes_sent + size)
         return True
 
     cdef void send_heartbeat(self, int32_t destination) noexcept nogil:
@@ -120,9 +120,9 @@ cdef class Transport:
         requests.blocks[send] = requests.heartbeat
         requests.destinations[send] = destination
         requests.heartbeat.unsent += 1  # never 0, so that it is not given back
-        self.sends += 1
-        peer.under_way += 1
-        peer.packets_sent += 1
+        put_int(&self.sends, self.sends + 1)
+        put_int(&peer.under_way, peer.under_way + 1)
+        put(&peer.packets_sent, peer.packets_sent + 1)
 
     cdef void collect_sent(self) noexcept nogil:
         """Give back the blocks whose sends MPI has finished."""
@@ -143,8 +143,8 @@ cdef class Transport:
             destination = requests.destinations[send]
             block = requests.blocks[send]
             requests.blocks[send] = NULL
-            self.sends -= 1
-            self.peers[destination].under_way -= 1
+            put_int(&self.sends, self.sends - 1)
+            put_int(&self.peers[destination].under_way, self.peers[destination].under_way - 1)
             block.unsent -= 1
             if block.unsent == 0 and self.peers[destination].block != block:
                 give_block_back(&self.outboxes[destination], block)
@@ -172,13 +172,16 @@ cdef class Transport:
         if self.check(MPI_Get_count(&status, MPI_BYTE, &size)):
             self.receives_are_lost = True
             return False
-        self.peers[status.MPI_SOURCE].packets_received += 1
-        self.traffic.messages_received += 1
-        self.traffic.bytes_received += size
+        put(&self.peers[status.MPI_SOURCE].packets_received, self.peers[status.MPI_SOURCE].packets_received + 1)
+        self.count_received(1, size)
         packet.source = status.MPI_SOURCE
         packet.data = requests.buffers[requests.head]
         packet.size = size
         return True
+
+    cdef void count_received(self, int64_t messages, int64_t size) noexcept nogil:
+        put(&self.traffic.messages_received, self.traffic.messages_received + messages)
+        put(&self.traffic.bytes_received, self.traffic.bytes_received + size)
 
     cdef frame_t* assemble(self, packet_t* packet) noexcept nogil:
         """Add a packet to the large frame that it is a part of; the frame if that was the last part, else NULL."""
@@ -209,7 +212,7 @@ cdef class Transport:
 
     cdef void note_end(self, int32_t source) noexcept nogil:
         """The last message of a rank was received."""
-        self.peers[source].has_ended = True
+        put_int(&self.peers[source].has_ended, True)
         self.ended_peers += 1
 
     cdef void post_receives(self) noexcept nogil:

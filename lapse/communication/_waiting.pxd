@@ -6,7 +6,7 @@ beside a thread that computes costs its whole time slice.
 
 from libc.stdint cimport int64_t
 
-from lapse.base._sync cimport now, sched_yield
+from lapse.base._sync cimport now, peek, put, sched_yield
 
 cdef enum:
     # Nanoseconds.
@@ -51,17 +51,24 @@ cdef extern from *:
 
 
 cdef struct yielding_t:
+    # Guesses, which all waiting threads of a rank share.
     int64_t forbidden_until     # yields were slow: some other thread computes
     int64_t penalty             # for how long the last slow yield forbade others
 
 
 cdef inline void yield_core(yielding_t* yielding, int64_t time) noexcept nogil:
     """Yield. If that took long, other threads compute, and waiting threads of this rank sleep for a while instead."""
-    cdef int64_t after
+    cdef int64_t after, penalty
     sched_yield()
     after = now()
     if after - time > SLOW_YIELD:
-        yielding.penalty = min(max(2 * yielding.penalty, <int64_t>MIN_YIELD_PENALTY), <int64_t>MAX_YIELD_PENALTY)
-        yielding.forbidden_until = after + yielding.penalty
-    else:
-        yielding.penalty = 0
+        penalty = min(max(2 * peek(&yielding.penalty), <int64_t>MIN_YIELD_PENALTY), <int64_t>MAX_YIELD_PENALTY)
+        put(&yielding.penalty, penalty)
+        put(&yielding.forbidden_until, after + penalty)
+    elif peek(&yielding.penalty):
+        put(&yielding.penalty, 0)
+
+
+cdef inline bint may_yield(const yielding_t* yielding, int64_t time) noexcept nogil:
+    """Whether no slow yield forbids one now."""
+    return time > peek(&yielding.forbidden_until)

@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
-from lapse.base._sync cimport load, load32, now, store32
+from lapse.base._sync cimport drop_latch, load, load32, now, peek, peek8, peek_int, store32, take_latch
 from lapse.base._types cimport (FAILURE_GRACE_SECONDS, GRADIENT, LOCALIZE, LOCATE, PULL, PUSH, RENDEZVOUS, SET,
                                 WAITS_FOR_MAIL, WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM,
                                 WAITS_FOR_ROUND, key_t, wait_t)
@@ -124,8 +124,8 @@ cdef class Watchdog:
         cdef bint any_silent = False
         for i in range(self.num_partners):
             partner = &self.partners[i]
-            received = self.transport.peers[partner.rank].packets_received
-            if received != partner.received or self.transport.peers[partner.rank].has_ended:
+            received = peek(&self.transport.peers[partner.rank].packets_received)
+            if received != partner.received or peek_int(&self.transport.peers[partner.rank].has_ended):
                 partner.received = received
                 partner.silence = 0
             else:
@@ -157,7 +157,7 @@ cdef class Watchdog:
 
     cdef void look_at_ward(self) noexcept nogil:
         """A rank of this host does not end before this one has said good-bye, or the server has failed."""
-        if self.ward < 0 or load32(&self.is_ending) or self.transport.peers[self.ward].has_ended:
+        if self.ward < 0 or load32(&self.is_ending) or peek_int(&self.transport.peers[self.ward].has_ended):
             return
         if not is_dead(self.bells.ranks[self.ward].doorbell.process):
             self.ward_missed = 0
@@ -173,7 +173,7 @@ cdef class Watchdog:
 
     cdef bint is_stalled(self, worker_slot_t* worker_slot, int64_t time) noexcept nogil:
         cdef int64_t since = load(&worker_slot.wait.since)
-        return since and time - max(max(since, worker_slot.wait.progress_at), self.awake_since) > self.stall
+        return since and time - max(max(since, peek(&worker_slot.wait.progress_at)), self.awake_since) > self.stall
 
     cdef void look_for_stalls(self) noexcept nogil:
         """Report the state of this rank, once for waits that are under way at the same time."""
@@ -186,7 +186,7 @@ cdef class Watchdog:
         for i in range(self.state.num_worker_slots):
             worker_slot = &self.state.worker_slots[i]
             if self.is_stalled(worker_slot, time):
-                is_new |= worker_slot.wait.since > self.last_reported
+                is_new |= load(&worker_slot.wait.since) > self.last_reported
                 newest = time
         if is_new:
             self.last_reported = newest
@@ -223,12 +223,14 @@ cdef class Watchdog:
         if self.state.store.replicas.count:
             common = self.protocol.replication.rounds.common
             say(text, "  rounds of replicas: %lld begun here, %lld ended by all, %lld changes wait\n",
-                <long long>common.begun, <long long>common.summed, <long long>common.pending)
+                <long long>load(&common.begun), <long long>load(&common.summed), <long long>load(&common.pending))
 
     cdef void describe_worker(self, worker_slot_t* worker_slot, text_t* text) noexcept nogil:
-        # The worker may go on meanwhile: what is read here is a copy, and at worst that of two waits.
-        cdef wait_t wait = worker_slot.wait
+        cdef wait_t wait
         cdef int64_t time = now(), unfinished = load(&worker_slot.unfinished)
+        take_latch(&worker_slot.wait.latch)
+        wait = worker_slot.wait
+        drop_latch(&worker_slot.wait.latch)
         if worker_slot.worker < 0:
             if wait.since == 0:
                 return
@@ -251,7 +253,7 @@ cdef class Watchdog:
         cdef int state
         if not 0 <= key < self.state.store.num_keys:
             return
-        state = self.state.store.entries[key].state
+        state = peek8(&self.state.store.entries[key].state)
         say(text, "; key %lld, among those that were asked for, ", <long long>key)
         if state == ARRIVING:
             say(text, "is on its way to this rank")
@@ -272,10 +274,10 @@ cdef class Watchdog:
         for i in range(self.num_partners):
             if self.partners[i].rank == rank:
                 say(text, "last heard of %.1f s ago, ", seconds_of(self.partners[i].silence))
-        if self.transport.peers[rank].has_ended:
+        if peek_int(&self.transport.peers[rank].has_ended):
             say(text, "has said good-bye, ")
         say(text, "%lld bytes queued for it, %d messages being sent, %lld bytes unanswered\n", <long long>queued,
-            <int>self.transport.peers[rank].under_way, <long long>unanswered)
+            peek_int(&self.transport.peers[rank].under_way), <long long>unanswered)
 
 
 cdef void describe_process(int32_t process, text_t* text) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from lapse.messaging._messages cimport frame_t, goes_in_bulk, header_t, loose_u64, record_t, set_header
-from lapse.base._sync cimport drop_latch, fetch_add32, take_latch
+from lapse.base._sync cimport drop_latch, fetch_add32, peek_int, put_int, take_latch
 from lapse.base._types cimport NO_MEMORY, OK
 
 cdef enum:
@@ -45,7 +45,7 @@ cdef block_t* block_with_room(outbox_t* outbox, int64_t size) noexcept nogil:
     if outbox.spare != NULL:
         block = outbox.spare
         outbox.spare = block.next
-        outbox.spares -= 1
+        put_int(&outbox.spares, outbox.spares - 1)
         empty_block(block)
     else:
         block = new_block(BLOCK_BYTES)
@@ -248,13 +248,13 @@ cdef block_t* take_block(outbox_t* outbox) noexcept nogil:
 
 
 cdef void give_block_back(outbox_t* outbox, block_t* block) noexcept nogil:
-    if block.capacity != BLOCK_BYTES or outbox.spares >= MAX_SPARE_BLOCKS:
+    if block.capacity != BLOCK_BYTES or peek_int(&outbox.spares) >= MAX_SPARE_BLOCKS:
         free(block)
         return
     take_latch(&outbox.latch)
     block.next = outbox.spare
     outbox.spare = block
-    outbox.spares += 1
+    put_int(&outbox.spares, outbox.spares + 1)
     drop_latch(&outbox.latch)
 
 

@@ -14,6 +14,7 @@ before). While it is absent, its slot is a *memory*: of the wasted relocations, 
 from libc.stdint cimport uint8_t, uint32_t
 
 from lapse._store cimport UNUSED
+from lapse.base._sync cimport put32
 from lapse.storage._slabs cimport NO_SLOT
 
 cdef enum:
@@ -52,7 +53,7 @@ cdef inline void note_remote_use(uint32_t* memory) noexcept nogil:
         return
     wasted = min((memory[0] & WASTED_MASK) + 1, <uint32_t>MAX_WASTED)
     declined = (<uint32_t>1 << (wasted - 1)) - 1
-    memory[0] = wasted | (declined * ONE_TO_DECLINE | BRINGS_HOME if declined else 0)
+    put32(memory, wasted | (declined * ONE_TO_DECLINE | BRINGS_HOME if declined else 0))
 
 
 cdef inline bint is_contended(uint32_t memory) noexcept nogil:
@@ -63,5 +64,5 @@ cdef inline bint is_contended(uint32_t memory) noexcept nogil:
 cdef inline bint decline(uint32_t* memory) noexcept nogil:
     """Count a declined localize of a contended key; False if it is the first one, which brings the key home."""
     cdef bint brings_home = memory[0] & BRINGS_HOME != 0
-    memory[0] = (memory[0] - ONE_TO_DECLINE) & ~<uint32_t>BRINGS_HOME
+    put32(memory, (memory[0] - ONE_TO_DECLINE) & ~<uint32_t>BRINGS_HOME)
     return not brings_home

@@ -2,7 +2,7 @@
 
 from lapse.protocol._relocation cimport take_back
 from lapse._store cimport (LENT, LENT_ALONE, LENT_STEP, LENT_TO_MOST, OWNED, entry_t, is_lent, lock_entry, note_use,
-                           slab_for, store_t, unlock_entry)
+                           set_slot, set_state, slab_for, store_t, unlock_entry)
 from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t, take_row
 from lapse.base._types cimport OK
 from lapse.base._values cimport prefetch
@@ -39,11 +39,11 @@ cdef inline void* lend_key(store_t* store, bint shared, key_t key) noexcept nogi
     note_use(entry)
     if entry.state == OWNED:
         if entry.slot == NO_SLOT:
-            entry.slot = take_row(slab, 0, store.holder, store.watch)
-        entry.state = LENT if shared else LENT_ALONE
+            set_slot(entry, take_row(slab, 0, store.holder, store.watch))
+        set_state(entry, LENT if shared else LENT_ALONE)
         value = row_at(slab, entry.slot)
     elif shared and entry.state >= LENT and entry.state < LENT_TO_MOST:
-        entry.state += LENT_STEP
+        set_state(entry, entry.state + LENT_STEP)
         value = row_at(slab, entry.slot)
     unlock_entry(entry)
     return value
@@ -71,9 +71,9 @@ cdef int take_keys_back(relocation_t* relocation, const key_t* keys, int64_t cou
         lock_entry(store, entry)
         is_awaited = not is_lent(entry)
         if entry.state > LENT:
-            entry.state -= LENT_STEP
+            set_state(entry, entry.state - LENT_STEP)
         elif not is_awaited:
-            entry.state = OWNED
+            set_state(entry, OWNED)
         unlock_entry(entry)
         if is_awaited:
             status = take_back(relocation, keys[i])

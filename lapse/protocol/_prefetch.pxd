@@ -4,8 +4,9 @@ from libc.stdint cimport uint32_t
 
 from lapse.messaging._messages cimport record_t
 from lapse.protocol._rank cimport rank_t
-from lapse._store cimport REPLICATED, entry_t, is_owned, slab_for
+from lapse._store cimport entry_t, is_here, is_replicated, slab_for
 from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t
+from lapse.base._sync cimport peek32
 from lapse.base._values cimport prefetch
 from lapse.storage._replicas cimport prefetch_replica, prefetch_vectors, replica_t
 
@@ -25,9 +26,9 @@ cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogi
     # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
     cdef const entry_t* entry = entry_named(state, record)
     cdef slab_t* slab = slab_for(state.store, (<const record_t*>record).key)
-    cdef uint32_t slot = entry.slot
+    cdef uint32_t slot = peek32(&entry.slot)
     cdef size_t at = 0
-    if is_owned(entry) and slot != NO_SLOT:
+    if is_here(entry) and slot != NO_SLOT:
         while at < slab.held_bytes and at < MAX_PREFETCHED:
             prefetch(row_at(slab, slot) + at)
             at += 64
@@ -56,11 +57,11 @@ cdef inline void look_ahead_at_replicas(rank_t* state, const char* record, size_
         prefetch(entry_named(state, record + ENTRIES_AHEAD * stride))
     if left > REPLICAS_AHEAD:
         entry = entry_named(state, record + REPLICAS_AHEAD * stride)
-        if entry.state == REPLICATED:
+        if is_replicated(entry):
             prefetch_replica(&state.store.replicas.all[entry.slot])
     if left > VALUES_AHEAD:
         entry = entry_named(state, record + VALUES_AHEAD * stride)
-        if entry.state == REPLICATED:
+        if is_replicated(entry):
             replica = &state.store.replicas.all[entry.slot]
             prefetch_vectors(replica, MAX_PREFETCHED)
             if replica.sum != NULL:

@@ -18,7 +18,7 @@ from lapse.messaging._messages cimport frame_t
 from lapse.protocol._rank cimport rank_t
 from lapse.protocol._relocation cimport ask_owner, localize_key, locate_key, relocation_t
 from lapse.protocol._replication cimport ask_replica, replication_t
-from lapse._store cimport REPLICATED, Store
+from lapse._store cimport Store, is_replicated
 from lapse.base._types cimport key_t, operation_t
 
 
@@ -35,7 +35,7 @@ cdef inline int ask(protocol_t* protocol, operation_t* operation, key_t key, uin
     `done` grows by one if it is carried out at once, `parked` if it waits for an arrival. NO_MEMORY leaves nothing
     behind.
     """
-    if protocol.rank.store.entries[key].state == REPLICATED:
+    if is_replicated(&protocol.rank.store.entries[key]):
         return ask_replica(&protocol.replication, operation, key, position, given, done)
     return ask_owner(&protocol.relocation, operation, key, position, given, done, parked)
 

@@ -5,13 +5,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse.messaging._messages cimport frame_t, is_of_replication, record_t
 from lapse.protocol._rank cimport free_rank, prepare_rank
-from lapse.protocol._relocation cimport change_keys, free_relocation, handle_relocation, prepare_relocation
+from lapse.protocol._relocation cimport (change_keys, free_relocation, handle_relocation, prepare_relocation,
+                                         relocation_counters_t)
 from lapse.protocol._replication cimport free_replication, handle_replication, prepare_replication, set_replicas
 from lapse.protocol._combining cimport ADAGRAD_RULE, ADAPTIVE_RULE, SUM_RULE, prepare_combining
 from lapse.protocol._rounds cimport common_t, rounds_t
 from lapse.storage._replicas cimport add_home_vectors, set_levels
-from lapse._store cimport store_t, value_bytes
-from lapse.base._sync cimport load, store as atomic_store, store32
+from lapse._store cimport is_replicated, store_t, value_bytes
+from lapse.base._counting cimport copy_counters
+from lapse.base._sync cimport load, peek, store as atomic_store, store32
 from lapse.base._types cimport OK, SET
 
 
@@ -54,7 +56,7 @@ cdef int on_set(protocol_t* protocol, int32_t source, frame_t* frame) noexcept n
 
 
 cdef inline bint names_replica(const store_t* store, const char* record) noexcept nogil:
-    return store.entries[(<const record_t*>record).key].state == REPLICATED
+    return is_replicated(&store.entries[(<const record_t*>record).key])
 
 
 @cython.no_gc_clear  # the store must outlive what refers to its entries
@@ -91,7 +93,9 @@ cdef class Protocol:
     @property
     def relocations(self):
         """The counters of relocation, by name."""
-        counters = <dict>self.c.relocation.counters
+        cdef relocation_counters_t copy
+        copy_counters(<int64_t*>&copy, <const int64_t*>&self.c.relocation.counters, sizeof(relocation_counters_t))
+        counters = <dict>copy
         counters["given_away"] += load(&self.c.relocation.given_away_by_workers)
         return counters
 
@@ -136,14 +140,14 @@ cdef class Protocol:
         See `manage_replicas`.
         """
         cdef common_t* common = self.c.replication.rounds.common
-        common.interval = <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0
+        atomic_store(&common.interval, <int64_t>min(max(interval * 1e9, 1.0), 2.0**62) if interval else 0)
         atomic_store(&common.max_late, max_late)
         atomic_store(&common.max_pending, max_pending)
 
     @property
     def replica_counters(self):
         """Rounds in which this rank sent changes of replicas, and how many values it sent about them; of a leader."""
-        return self.c.replication.rounds.rounds, self.c.replication.rounds.keys_sent
+        return peek(&self.c.replication.rounds.rounds), peek(&self.c.replication.rounds.keys_sent)
 
     def enter_setup(self, bint inside):
         """Whether deltas go unscaled and whatever their size."""

@@ -21,9 +21,10 @@ from lapse.protocol._payload cimport carry_out
 from lapse.protocol._prefetch cimport ENTRIES_AHEAD, entry_named, look_ahead, look_at_first
 from lapse.protocol._rank cimport KEY_BYTES, amount_of, header_of, output_of, protocol_error, rank_t
 from lapse._store cimport (ABSENT, ARRIVING, OWNED, REPLICATED, change_bytes, change_value, entry_t, home_of, is_here,
-                           is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value, slab_for, store_t,
-                           unlock_entry, value_bytes)
+                           is_lent, is_owned, lent_to, lock_entry, note_owner, note_use, read_value, set_slot,
+                           set_state, slab_for, store_t, unlock_entry, value_bytes)
 from lapse.storage._slabs cimport NO_SLOT, give_row_back, row_at, slab_t, take_row
+from lapse.base._counting cimport add_to
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
 from lapse.base._values cimport prefetch
@@ -93,8 +94,8 @@ cdef int await_return(relocation_t* relocation, key_t key, entry_t* entry) noexc
     arrival.lent_to = <uint8_t>lent_to(entry)
     arrival.credited_to = <uint16_t>state.rank
     acquire_credits(&state.flow, state.rank, amount_of(state, key))
-    entry.slot = number
-    entry.state = ARRIVING
+    set_slot(entry, number)
+    set_state(entry, ARRIVING)
     return OK
 
 
@@ -198,14 +199,14 @@ cdef int begin_arrival(relocation_t* relocation, operation_t* operation, key_t k
     arrival.wasted = wasted_before(memory)
     arrival.credited_to = entry.route
     acquire_credits(&state.flow, arrival.credited_to, amount_of(state, key))
-    entry.slot = number
-    entry.state = ARRIVING
+    set_slot(entry, number)
+    set_state(entry, ARRIVING)
     if ask_for_key(state, key, entry) == OK:
         return OK
     release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
     free(arrival.waiters)
-    entry.slot = memory
-    entry.state = ABSENT
+    set_slot(entry, memory)
+    set_state(entry, ABSENT)
     entry.route = <uint16_t>old_route
     close_arrival(&relocation.arrivals, number)
     return NO_MEMORY
@@ -475,11 +476,11 @@ cdef int hand_over(relocation_t* relocation, rank_t* state, int32_t source, key_
         return NO_MEMORY
     if is_owned(entry):
         slot = entry.slot
-        entry.slot = memory_on_departure(entry.state)
-        entry.state = ABSENT
+        set_slot(entry, memory_on_departure(entry.state))
+        set_state(entry, ABSENT)
         note_owner(state.store, key, False)
         unlock_entry(entry)
-        relocation.counters.given_away += 1
+        add_to(&relocation.counters.given_away, 1)
         return send_value(state, key, slot, requester)
     if entry.state == ARRIVING:
         arrival = arrival_at(&relocation.arrivals, entry.slot)
@@ -591,12 +592,12 @@ cdef int end_arrival(relocation_t* relocation, rank_t* state, key_t key, entry_t
     successor = arrival.successor
     slot = arrival.slot
     if successor < 0:
-        entry.state = OWNED if arrival.is_used or waiters == NULL else state_on_arrival(arrival.wasted)
-        entry.slot = slot
+        set_state(entry, OWNED if arrival.is_used or waiters == NULL else state_on_arrival(arrival.wasted))
+        set_slot(entry, slot)
         note_owner(state.store, key, True)
     else:
-        entry.state = ABSENT
-        entry.slot = memory_of(arrival.wasted, waiters != NULL)
+        set_state(entry, ABSENT)
+        set_slot(entry, memory_of(arrival.wasted, waiters != NULL))
         if arrival.is_used:  # it came too late: the operation had to wait, and the key is gone again
             note_remote_use(&entry.slot)
         if not from_elsewhere:
@@ -604,13 +605,13 @@ cdef int end_arrival(relocation_t* relocation, rank_t* state, key_t key, entry_t
     unlock_entry(entry)
     release_credits(&state.flow, arrival.credited_to, amount_of(state, key))
     close_arrival(&relocation.arrivals, number)
-    wake(waiters)
-    if from_elsewhere:
-        relocation.counters.arrived += 1
-        relocation.counters.passed_on += successor >= 0
-        relocation.counters.given_away += successor >= 0
+    if from_elsewhere:  # counted before those who waited for it go on, and may ask for the counters
+        add_to(&relocation.counters.arrived, 1)
+        add_to(&relocation.counters.passed_on, successor >= 0)
+        add_to(&relocation.counters.given_away, successor >= 0)
     elif successor >= 0:
         fetch_add(&relocation.given_away_by_workers, 1)
+    wake(waiters)
     if successor >= 0 and status == OK:
         status = send_value(state, key, slot, successor)
     return status

@@ -15,7 +15,7 @@ from lapse.protocol._prefetch cimport look_ahead_at_replicas
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_round_news, on_sums_end,
                                      prepare_rounds, replica_at, sum_bytes, take_contribution, take_gradient, take_sum)
-from lapse._store cimport REPLICATED, entry_t, lock_entry, slab_for, store_t, unlock_entry, value_bytes, view_of
+from lapse._store cimport entry_t, is_replicated, lock_entry, slab_for, store_t, unlock_entry, value_bytes, view_of
 from lapse.storage._slabs cimport rate_for
 from lapse.base._sync cimport fetch_add
 from lapse.base._types cimport GRADIENT, NO_MEMORY, OK, PULL, PUSH, SET, key_t, operation_t
@@ -158,7 +158,7 @@ cdef int on_replica_records(replication_t* self, int32_t source, frame_t* frame)
         if stride:
             look_ahead_at_replicas(state, at, stride, <uint32_t>frame.count - i)
         entry = &store.entries[record.key]
-        if entry.state != REPLICATED:
+        if not is_replicated(entry):
             return protocol_error(state, source, "a message about a replica that is not here", record.key)
         if (kind == DELTA or kind == GRADIENT_DELTA) and entry.route != state.rank:
             return protocol_error(state, source, "a contribution to a key whose home is another rank", record.key)

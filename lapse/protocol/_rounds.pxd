@@ -26,7 +26,7 @@ Lock order: engine, then the latch of rounds, then one key's latch, then that of
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from lapse._store cimport store_t
-from lapse.base._sync cimport load
+from lapse.base._sync cimport load, peek, peek32
 from lapse.protocol._combining cimport combining_t
 from lapse.protocol._rank cimport rank_t
 from lapse.storage._replicas cimport replica_t
@@ -99,10 +99,10 @@ cdef inline bint runs_ahead(rounds_t* self) noexcept nogil:
     """Whether so much was pushed here since the last round that workers have to wait."""
     cdef common_t* common = self.common
     cdef int64_t pending = load(&common.pending)
-    if common.max_pending == 0:
+    cdef int64_t most = peek(&common.max_pending)
+    if most == 0:
         return False
-    return (pending > common.max_pending + common.max_pending // 2
-            or (pending > common.max_late and load(&common.unreturned)))
+    return pending > most + most // 2 or (pending > peek(&common.max_late) and load(&common.unreturned))
 
 
 cdef inline bint is_behind(common_t* common) noexcept nogil:
@@ -115,15 +115,16 @@ cdef inline bint has_work(rounds_t* self) noexcept nogil:
     cdef common_t* common = self.common
     if not self.is_leader or self.state.store.replicas.count == 0:
         return False
-    return (common.interval and self.state.store.replicas.lists.num_changed) or (
+    return (peek(&common.interval) and peek32(&self.state.store.replicas.lists.num_changed)) or (
         load(&common.unreturned) == 0 and (is_behind(common) or load(&common.wanted) > load(&common.begun)))
 
 
 cdef inline bint is_round_near(rounds_t* self) noexcept nogil:
     """Whether a round is under way, or soon will be: messages of other ranks are expected."""
     cdef common_t* common = self.common
+    cdef int64_t most = peek(&common.max_pending)
     return self.is_leader and (load(&common.unreturned) or load(&common.ended) or (
-        common.max_pending and load(&common.pending) > common.max_pending // 2))
+        most and load(&common.pending) > most // 2))
 
 
 cdef inline uint32_t* waiting_here(rounds_t* self) noexcept nogil:

@@ -7,8 +7,9 @@ from libc.string cimport memcpy
 
 from lapse._store cimport entry_t, is_leader, lock_entry, slab_for, store_t, unlock_entry
 from lapse.base._bfloat16 cimport round_to_bfloat16, widen_bfloat16
-from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, store as atomic_store, store32, swap32,
-                               take_latch_as, try_latch_as)
+from lapse.base._counting cimport add_to
+from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, peek, peek32, store as atomic_store,
+                               store32, swap32, take_latch_as, try_latch_as)
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_values, norm_of, prefetch, scale_value
 from lapse.messaging._operations cimport ring_worker_slot
@@ -101,7 +102,7 @@ cdef double factor_for(rounds_t* self, double norm) noexcept nogil:
     """By what a delta is scaled before it is sent; `norm` is only needed for clipping."""
     cdef double factor = 1.0
     cdef double limit
-    if self.common.in_setup:
+    if load32(&self.common.in_setup):
         return factor
     if self.clip > 0:
         limit = self.clip * self.norm_total / self.norms if self.norms >= NORMS_BEFORE_CLIPPING else 0.0
@@ -142,7 +143,7 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
                       delta_bytes(self, replica)) != OK:
             note_changed(&store.replicas, number)
             return NO_MEMORY
-        self.keys_sent += 1
+        add_to(&self.keys_sent, 1)
         replica.has_rest = self.is_short
     replica.has_delta = False
     replica.weight = 0
@@ -271,10 +272,10 @@ cdef int begin_round(rounds_t* self) noexcept nogil:
     atomic_store(&common.unreturned, self.num_peers + 2)
     fetch_add(&common.begun, 1)
     atomic_store(&common.pending, 0)
-    is_full = common.in_setup or load(&common.full) >= common.begun
+    is_full = load32(&common.in_setup) or load(&common.full) >= common.begun
     self.contributed = 0
     status = send_all_turns(self) if is_full else send_due_turns(self)
-    self.rounds += self.contributed > 0
+    add_to(&self.rounds, self.contributed > 0)
     for i in range(self.num_peers):
         if status == OK:
             status = send_round_end(&self.state.outboxes[self.peers[i]], self.state.rank, is_full)
@@ -352,7 +353,7 @@ cdef int request_sync(rounds_t* self, int64_t* last_round) noexcept nogil:
 cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
     """Begin a round that is due, by time or for other reasons."""
     cdef common_t* common = self.common
-    cdef int64_t interval = common.interval
+    cdef int64_t interval = peek(&common.interval)
     cdef bint is_due = interval and time >= self.next_round
     cdef int status = OK
     if not self.is_leader or self.state.store.replicas.count == 0:
@@ -363,7 +364,7 @@ cdef int tick(rounds_t* self, int64_t time) noexcept nogil:
         is_due = False
     if is_due:
         self.next_round = time + interval
-        is_due = self.state.store.replicas.lists.num_changed > 0
+        is_due = peek32(&self.state.store.replicas.lists.num_changed) > 0
     if not is_due and not is_round_due(common) or not try_latch_as(&common.latch, self.state.store.holder):
         return OK
     if load(&common.unreturned) == 0 and (is_due or is_round_due(common)):
@@ -437,7 +438,7 @@ cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:
         if send_sum(&self.state.outboxes[self.peers[i]], self.state.rank, replica.key, wire,
                     sum_bytes(self, replica)) != OK:
             return NO_MEMORY
-        self.keys_sent += 1
+        add_to(&self.keys_sent, 1)
     replica.has_sum = False
     add_sum(&store.replicas, replica, replica.sum)
     return OK

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from lapse.sampling._draws cimport Table
 from lapse.sampling._sampler cimport Sampler, sample_t
-from lapse._store cimport REPLICATED, is_reachable, read_reachable, store_t, tally_t, value_bytes
+from lapse._store cimport is_reachable, is_replicated, read_reachable, store_t, tally_t, value_bytes
 from lapse.base._types cimport key_t
 from lapse.base._values cimport prefetch
 
@@ -56,11 +56,11 @@ cdef class LocalSampler(Sampler):
         """
         cdef key_t candidate
         cdef int64_t _i
-        cdef bint is_replicated, relocated_only = False
+        cdef bint found_replica, relocated_only = False
         for _i in range(self.max_draws):
             candidate = self.next_candidate(store)
-            is_replicated = store.entries[candidate].state == REPLICATED  # for good: no latch is needed to look
-            if is_replicated and relocated_only:
+            found_replica = is_replicated(&store.entries[candidate])
+            if found_replica and relocated_only:
                 continue
             key[0] = candidate
             if is_reachable(store, candidate) and (out == NULL or read_reachable(store, candidate, out)):

@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lapse.base._memory cimport release, reserve
-from lapse.base._sync cimport drop_latch, load32, take_latch, take_latch_as
+from lapse.base._sync cimport drop_latch, peek32, put32, take_latch, take_latch_as
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport add_twice, add_values, sum_values
 from lapse.storage._segment cimport SEGMENT_HEAD
@@ -132,9 +132,9 @@ cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
     replica.is_changed = True
     take_latch_as(&lists.latch, replicas.holder, replicas.watch)
     replica.next = changed.first
-    changed.first = number + 1
+    put32(&changed.first, number + 1)
     changed.count += 1
-    lists.num_changed += 1
+    put32(&lists.num_changed, lists.num_changed + 1)
     drop_latch(&lists.latch)
 
 
@@ -143,12 +143,13 @@ cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil:
     cdef lists_t* lists = replicas.lists
     cdef list_t* changed = &lists.changed[turn]
     cdef uint32_t following, count = 0
-    if load32(&changed.first) == 0:  # most turns of a full round
+    if peek32(&changed.first) == 0:  # most turns of a full round
         return 0
     take_latch_as(&lists.latch, replicas.holder, replicas.watch)
     following = changed.first
-    lists.num_changed -= changed.count
-    changed.first = changed.count = 0
+    put32(&lists.num_changed, lists.num_changed - changed.count)
+    put32(&changed.first, 0)
+    changed.count = 0
     drop_latch(&lists.latch)
     while following:  # none is listed anew before `is_changed` is cleared
         replicas.drained[count] = following - 1

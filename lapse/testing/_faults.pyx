@@ -3,11 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from lapse cimport Worker, key_t, operation_t
-from lapse.base._sync cimport drop_latch
-
-cdef extern from *:
-    bint try_latch_as "lapse_try_latch_as"(uint8_t* latch, uint8_t holder) noexcept nogil
-    uint8_t read_latch "*(volatile uint8_t *)"(uint8_t* latch) noexcept nogil
+from lapse.base._sync cimport drop_latch, peek8, try_latch_as
 
 CALLS = ("pull_keys", "push_keys", "push_weighted_keys", "set_keys", "localize_keys", "borrow_keys", "return_keys",
          "wait_for", "sync_replicas", "wait_everything", "prepare_sample_of", "pull_sample_of", "choose_sample_of",
@@ -72,7 +68,7 @@ cdef class Contention:
                     continue
                 taken += 1
                 for _i in range(50):
-                    if read_latch(&self.latch) != holder:
+                    if peek8(&self.latch) != holder:
                         overwritten += 1
                         break
                 drop_latch(&self.latch)

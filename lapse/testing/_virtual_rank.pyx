@@ -24,7 +24,7 @@ from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
 from lapse.storage._segment cimport Segment
 from lapse._store cimport (ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_host_peer, entry_t, is_owned,
-                           is_reachable, read_reachable)
+                           is_reachable, is_replicated, read_reachable)
 from lapse.storage._slabs cimport NO_SLOT
 from lapse.base._sync cimport fetch_add, load
 from lapse.base._types cimport (FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, operation_t,
@@ -193,7 +193,7 @@ cdef class VirtualRank:
         """
         cdef int64_t done = 0, declined = 0, parked = 0, key
         cdef int status = OK
-        cdef bint is_replicated
+        cdef bint to_replica
         cdef char* given = NULL
         cdef uint32_t position = call.issued
         if call.issued < len(call.keys):
@@ -201,7 +201,7 @@ cdef class VirtualRank:
             if call.kind in ("push", "set", "gradient"):
                 given = <char*><size_t>(call.values.ctypes.data
                                         + int(call.lengths_before[position]) * self.store.dtype.itemsize)
-            is_replicated = self.store.c.entries[key].state == REPLICATED
+            to_replica = is_replicated(&self.store.c.entries[key])
             fetch_add(&call.c.pending, 1)
             with nogil:
                 if call.c.kind == SYNC:
@@ -216,10 +216,10 @@ cdef class VirtualRank:
                                     given if call.c.kind != PULL else place_of(call, position),
                                     1 if call.c.kind == PUSH else call.c.rate):
                     done = 1
-                    self.shared += not is_replicated
+                    fetch_add(&self.shared, not to_replica)
                 else:
                     status = ask(&self.protocol.c, &call.c, key, position, given, &done, &parked)
-                if (call.c.kind == PUSH or call.c.kind == GRADIENT) and status == OK and is_replicated:
+                if (call.c.kind == PUSH or call.c.kind == GRADIENT) and status == OK and to_replica:
                     status = note_pushes(&self.protocol.c.replication.rounds, 1)
                 complete(&call.c, done + declined)
             self.declined += declined

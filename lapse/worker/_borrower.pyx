@@ -5,6 +5,7 @@ from libc.string cimport memset
 
 from lapse.protocol._lending cimport lend_keys, take_keys_back
 from lapse.worker._waiter cimport check_caller
+from lapse.base._counting cimport add_to
 from lapse.base._types cimport FAILED
 
 
@@ -19,8 +20,8 @@ cdef class Borrower(Caller):
         self.check(self.may_start(NULL))
         lent = count - lend_keys(&self.protocol.relocation, shared, keys, count, values)
         self.num_borrowed += lent
-        self.worker_slot.counters.pulled_keys += lent
-        self.worker_slot.counters.pulled_local += lent
+        add_to(&self.worker_slot.counters.pulled_keys, lent)
+        add_to(&self.worker_slot.counters.pulled_local, lent)
         return count - lent
 
     cdef int return_keys(self, const key_t* keys, Py_ssize_t count, void** values) except -1 nogil:
@@ -39,8 +40,8 @@ cdef class Borrower(Caller):
         for i in range(done, count):
             returned -= values[i] != NULL
         self.num_borrowed -= returned
-        self.worker_slot.counters.pushed_keys += returned
-        self.worker_slot.counters.pushed_local += returned
+        add_to(&self.worker_slot.counters.pushed_keys, returned)
+        add_to(&self.worker_slot.counters.pushed_local, returned)
         if awaited:
             self.nudge(awaited)
         if status == FAILED:

@@ -18,6 +18,7 @@ from lapse._store cimport access_batch, find_unreachable, slab_for, value_bytes
 from lapse.worker._slot_operations cimport new_operation, reuse_detached, settle
 from lapse.worker._sums cimport free_sums, sum_repeated
 from lapse.worker._waiter cimport has_room
+from lapse.base._counting cimport add_to
 from lapse.base._sync cimport fetch_add, load, load32, store32
 from lapse.base._types cimport CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
 
@@ -118,15 +119,15 @@ cdef class Caller(Waiter):
         call.is_sample = True
         self.sampler.hand_out(sample, self.store, keys, count)
         status = self.issue(&call, handle)
-        self.worker_slot.counters.sampled_keys += counted.pulled_keys
-        self.worker_slot.counters.sampled_local += counted.pulled_local
+        add_to(&self.worker_slot.counters.sampled_keys, counted.pulled_keys)
+        add_to(&self.worker_slot.counters.sampled_local, counted.pulled_local)
         return status
 
     cdef void choose_keys(self, sample_t* sample, key_t* keys, Py_ssize_t count) noexcept nogil:
         """Take the next keys of a sample without their values."""
         self.sampler.hand_out(sample, self.store, keys, count)
-        self.worker_slot.counters.sampled_local += self.sampler.count_here(self.store, keys, count)
-        self.worker_slot.counters.sampled_keys += count
+        add_to(&self.worker_slot.counters.sampled_local, self.sampler.count_here(self.store, keys, count))
+        add_to(&self.worker_slot.counters.sampled_keys, count)
 
     cdef int64_t open_sample(self, Py_ssize_t count) except -1 nogil:
         """The handle of a new sample of `count` keys, which its scheme may draw ahead."""
@@ -292,7 +293,7 @@ cdef class Caller(Waiter):
         cdef int status = self.may_start(handle)
         if status != OK:
             return status
-        call.counters.localize_keys += call.count
+        add_to(&call.counters.localize_keys, call.count)
         while first < call.count and status == OK:
             status = self.localize_chunk(call, first, min(call.count - first, KEYS_LOOKED_AT))
             first += KEYS_LOOKED_AT
@@ -309,7 +310,7 @@ cdef class Caller(Waiter):
             return NO_MEMORY
         # A look without the latch: a key may leave at any moment anyway.
         misses = find_unreachable(self.store, keys, size, self.worker_slot.missed)
-        call.counters.localize_local += size - misses
+        add_to(&call.counters.localize_local, size - misses)
         if misses == 0:
             return OK
         if call.operation == NULL and self.begin_operation(call) != OK:
@@ -326,7 +327,7 @@ cdef class Caller(Waiter):
                 complete(call.operation, 1)
                 break
         complete(call.operation, done + declined)
-        call.counters.localize_local += done
+        add_to(&call.counters.localize_local, done)
         return status
 
     # Chunks and offsets -----------------------------------------------------------------------------------------------
@@ -421,22 +422,22 @@ cdef inline bint changes_replicas(const call_t* call) noexcept nogil:
 
 cdef inline void count_chunk(call_t* call, int64_t size, int64_t misses, int64_t shared) noexcept nogil:
     if call.kind == PULL:
-        call.counters.pulled_keys += size
-        call.counters.pulled_local += size - misses
-        call.counters.pulled_shared += shared
+        add_to(&call.counters.pulled_keys, size)
+        add_to(&call.counters.pulled_local, size - misses)
+        add_to(&call.counters.pulled_shared, shared)
     else:
-        call.counters.pushed_keys += size
-        call.counters.pushed_local += size - misses
-        call.counters.pushed_shared += shared
+        add_to(&call.counters.pushed_keys, size)
+        add_to(&call.counters.pushed_local, size - misses)
+        add_to(&call.counters.pushed_shared, shared)
 
 
 cdef inline void count_asked(call_t* call, int64_t done, int64_t parked) noexcept nogil:
     if call.kind == PULL:
-        call.counters.pulled_local += done
-        call.counters.pulled_in_transit += parked
+        add_to(&call.counters.pulled_local, done)
+        add_to(&call.counters.pulled_in_transit, parked)
     else:
-        call.counters.pushed_local += done
-        call.counters.pushed_in_transit += parked
+        add_to(&call.counters.pushed_local, done)
+        add_to(&call.counters.pushed_in_transit, parked)
 
 
 cdef int make_scratch(worker_slot_t* worker_slot, int64_t count) noexcept nogil:

@@ -4,14 +4,14 @@ Each worker slot has counters of its own, which a reset clears. Those of message
 whoever drives the communication and only grow; a reset notes where they are.
 """
 
-from libc.stdint cimport int32_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int64_t
 
 import collections
 
 import numpy as np
 
 from lapse.protocol._rank cimport rank_t
+from lapse.base._counting cimport clear_counters, copy_counters
 from lapse.base._types cimport counters_t
 
 _RUNNING = ("messages_sent", "bytes_sent", "messages_received", "bytes_received", "relocations_in", "relocations_out",
@@ -51,7 +51,7 @@ cdef class Counters:
         cdef rank_t* state = &self.protocol.c.rank
         cdef int32_t i
         for i in range(state.num_worker_slots):
-            memset(&state.worker_slots[i].counters, 0, sizeof(counters_t))
+            clear_counters(<int64_t*>&state.worker_slots[i].counters, sizeof(counters_t))
         self.zero = self.running()
 
     def running(self):
@@ -64,7 +64,9 @@ cdef class Counters:
 cdef dict sum_of_workers(const rank_t* state):
     """The counters of this rank's workers, added up by name. The server's own calls do not count."""
     cdef int32_t i
+    cdef counters_t copy
     total = collections.Counter()
     for i in range(state.num_worker_slots - 1):
-        total.update(<dict>state.worker_slots[i].counters)
+        copy_counters(<int64_t*>&copy, <const int64_t*>&state.worker_slots[i].counters, sizeof(counters_t))
+        total.update(<dict>copy)
     return dict(total)

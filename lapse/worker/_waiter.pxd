@@ -55,6 +55,7 @@ cdef class Waiter:
     cdef bint is_interrupted(self) noexcept with gil
     cdef void note_wait(self, ready_t ready, void* what, int64_t time) noexcept nogil
     cdef int64_t unfinished_of(self, ready_t ready, void* what) noexcept nogil
+    cdef void note_end_of_wait(self) noexcept nogil
     cdef void note_progress(self, ready_t ready, void* what) noexcept nogil
     cdef int check(self, int status) except -1 nogil
     cdef int raise_status(self, int status) except -1

@@ -16,7 +16,8 @@ from lapse.communication._failure cimport is_broken
 from lapse.protocol._rank cimport rank_t
 from lapse.protocol._rounds cimport begin_round_if_due, rounds_t, runs_ahead, waiting_here
 from lapse.worker._slot_operations cimport is_finished
-from lapse.base._sync cimport fetch_add32, load, load32, now, store
+from lapse.base._counting cimport add_to
+from lapse.base._sync cimport drop_latch, fetch_add32, load, load32, now, put, store, take_latch
 from lapse.base._types cimport (BORROWS, CLOSED, FAILED, INTERRUPTED, NO_MEMORY, OK, RENDEZVOUS, TIMED_OUT,
                                 WAITS_FOR_MAIL, WAITS_FOR_OWN, WAITS_FOR_PACE, WAITS_FOR_RANK, WAITS_FOR_ROOM,
                                 WAITS_FOR_ROUND, wait_t)
@@ -126,14 +127,14 @@ cdef class Waiter:
         self.note_wait(ready, what, time)
         while True:
             status = self.comm.wait(self.worker_slot, ready, what, min(SIGNAL_EVERY, max(deadline - time, <int64_t>0)))
-            waited[0] += now() - time
+            add_to(waited, now() - time)
             if status == TIMED_OUT:
                 time = now()
                 if time < deadline and not self.is_interrupted():
                     self.note_progress(ready, what)
                     continue
                 status = TIMED_OUT if time >= deadline else INTERRUPTED
-            store(&self.worker_slot.wait.since, 0)
+            self.note_end_of_wait()
             return TIMED_OUT if status == TIMED_OUT else self.check(status)
 
     cdef int64_t* clock_of(self, ready_t ready, void* what) noexcept nogil:
@@ -196,8 +197,8 @@ cdef class Waiter:
                 self.note_progress(ready, what)
                 if self.is_interrupted():
                     status = INTERRUPTED
-        store(&self.worker_slot.wait.since, 0)
-        self.clock_of(ready, what)[0] += now() - began
+        self.note_end_of_wait()
+        add_to(self.clock_of(ready, what), now() - began)
         return status
 
     cdef bint is_interrupted(self) noexcept with gil:
@@ -211,7 +212,9 @@ cdef class Waiter:
     cdef void note_wait(self, ready_t ready, void* what, int64_t time) noexcept nogil:
         """Tell the watchdog what this thread begins to wait for."""
         cdef wait_t* wait = &self.worker_slot.wait
-        wait.progress_at = 0
+        cdef int64_t pending = self.unfinished_of(ready, what)
+        take_latch(&wait.latch)
+        put(&wait.progress_at, 0)
         if ready == is_finished:
             wait.what = (<operation_t*>what).kind
             wait.count = (<operation_t*>what).count
@@ -227,16 +230,25 @@ cdef class Waiter:
             wait.what = WAITS_FOR_ROUND
         else:
             wait.what = WAITS_FOR_OWN if ready == nothing_unfinished else WAITS_FOR_RANK
-        wait.pending = self.unfinished_of(ready, what)
+        wait.pending = pending
         store(&wait.since, time)
+        drop_latch(&wait.latch)
+
+    cdef void note_end_of_wait(self) noexcept nogil:
+        cdef wait_t* wait = &self.worker_slot.wait
+        take_latch(&wait.latch)
+        store(&wait.since, 0)
+        drop_latch(&wait.latch)
 
     cdef void note_progress(self, ready_t ready, void* what) noexcept nogil:
         """Tell the watchdog whether what this thread waits for has come nearer."""
         cdef wait_t* wait = &self.worker_slot.wait
         cdef int64_t pending = self.unfinished_of(ready, what)
         if pending != wait.pending:
+            take_latch(&wait.latch)
             wait.pending = pending
-            wait.progress_at = now()
+            put(&wait.progress_at, now())
+            drop_latch(&wait.latch)
 
     cdef int64_t unfinished_of(self, ready_t ready, void* what) noexcept nogil:
         """A number that changes when what is waited for makes progress."""
@@ -308,7 +320,9 @@ def check_thread(Waiter waiter):
 def name_call(Waiter waiter, str name):
     """Tell the watchdog in which collective call the thread is."""
     cdef bytes encoded = name.encode()
+    take_latch(&waiter.worker_slot.wait.latch)
     strncpy(waiter.worker_slot.wait.call, encoded, sizeof(waiter.worker_slot.wait.call) - 1)
+    drop_latch(&waiter.worker_slot.wait.latch)
 
 
 def receive(Waiter waiter, int source):
