@@ -25,7 +25,7 @@ SOURCES := pyproject.toml setup.py find_mpi.py \
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test faults model histories soak slurm lint format bench clean
+.PHONY: help install demo test faults model histories soak sanitize slurm lint format bench clean
 help:
 	@echo 'make install   make .venv/ with Lapse, an MPI and the test tools; or bring it up to date'
 	@echo 'make demo      train word2vec on 4 ranks on the documentation of this Python'
@@ -33,6 +33,7 @@ help:
 	@echo 'make model     explore every order of messages of small jobs, a million random ones (ARGS=--help)'
 	@echo 'make histories find an order that explains what workers of 100 real jobs saw (ARGS=--help)'
 	@echo 'make soak      every operation for 10 minutes: exact sums, and nothing may grow (ARGS=--help)'
+	@echo 'make sanitize  the compiled code under gcc'"'"'s sanitizers, some 15 minutes (ARGS=--quick, ARGS=--help)'
 	@echo 'make faults    inject 200 random faults into short jobs (ARGS="--first 200", ARGS=--help)'
 	@echo 'make slurm     run the batch scripts under a Slurm of two virtual nodes, 4 minutes (ARGS=--help)'
 	@echo 'make lint      check style, spelling, types and the list of files of the source distribution'
@@ -99,6 +100,9 @@ soak: install
 
 slurm: install
 	$(BIN)/python tests/slurm.py $(ARGS)
+
+sanitize: install
+	$(BIN)/python tests/sanitize.py $(ARGS)
 
 faults: install
 	$(BIN)/python tests/faults.py $(ARGS)
