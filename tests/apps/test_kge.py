@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app import result_of, run_app, write_languages
-from lapse.apps.kge import data
+from lapse.apps.kge import Model, data
 
 SMALL = ("--dim", 16, "--epochs", 40, "--batch-size", 16, "--num-negs-per-pos", 32, "--eval-every", 10, "--no-progress")
 KEYS = {
@@ -187,7 +187,10 @@ def test_the_output_scores_as_the_model_does(languages, tmp_path, model, env):
 
     everything = {tuple(triple) for triple in dataset.everything().tolist()}
     reciprocals = []
+    trained = Model.load(tmp_path / "m")
     for s, r, o in dataset.test.tolist():
+        np.testing.assert_allclose(trained.scores([s], [r], [o]), [answers(s, r, False)[o]], rtol=1e-4, atol=1e-5)
+        assert trained.subjects([r], [o], 1)[0].scores[0] == pytest.approx(answers(o, r, True).max(), rel=1e-4)
         for given, target, is_inverse in ((s, o, False), (o, s, True)):
             scores = answers(given, r, is_inverse)
             better = sum(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app import TIMES, result_of, run_app
+from lapse.apps.mf import Model
 from lapse.apps.mf import options as mf_options
 
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "rmse", "train_rmse"}
@@ -151,6 +152,9 @@ def test_the_model_predicts_what_the_program_says(tmp_path):
         errors.append(float(rating) - np.clip(about["mean"] + b[i] + c[j] + p[i] @ q[j], about["low"], about["high"]))
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(result["rmse"], rel=1e-5)
     assert result["rmse"] < 0.6 and p.shape == (80, 4)
+    users, items, numbers = zip(*(line.decode().split(",") for line in lines[:150]), strict=True)
+    predictions = Model.load(folder).predict(users, items)
+    assert np.sqrt(np.mean(np.square(predictions - np.float64(numbers)))) == pytest.approx(result["rmse"], rel=1e-4)
     written = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in written] == list(range(1, 31))
     assert written[-1]["rmse"] == result["rmse"] and written[-1]["stats"]["pulled_keys"] > 0

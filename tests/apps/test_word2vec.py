@@ -12,6 +12,7 @@ from app import NUM_TOPICS, TOPIC_WORDS, result_of, run_app, write_topics
 from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec import model_io
 from lapse.apps.word2vec.synthetic import Recipe
+from lapse.apps.word2vec.trained import Model
 from lapse.base.word_vectors import read_vectors
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
@@ -25,7 +26,10 @@ def topics(tmp_path_factory):
 
 
 def share_of_neighbours_of_the_same_topic(folder):
-    words, vectors = read_vectors(next(folder.glob("vectors.*")))
+    words, vectors = read_vectors(next(folder.glob("vectors.[bt]*")))
+    model = Model.load(folder)
+    assert list(model.words) == words
+    np.testing.assert_array_equal(model.vectors, vectors)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
@@ -207,7 +211,8 @@ def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
         result_of(run_app("word2vec", 2, "--corpus", path, "--output", folder, "--binary", *SMALL))
     counts = [model_io.read_counts(tmp_path / name / "vocab.txt") for name in ("plain", "packed")]
     assert counts[0] == counts[1]
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["context.bin", "vectors.bin", "vocab.txt"]
+    written = sorted(path.name for path in (tmp_path / "plain").iterdir())
+    assert written == ["context.bin", "vectors.bin", "vectors.npy", "vocab.txt"]
 
 
 def test_more_workers_than_sentences(tmp_path):

@@ -158,4 +158,5 @@ def test_a_second_run_into_the_same_folder_is_refused(topics, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)  # as a machine that loses power
         process.communicate(timeout=30)
     assert result_of(run_app("word2vec", 2, *out, *SMALL))["epochs"] == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["context.txt", "vectors.txt", "vocab.txt"]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["context.txt", "vectors.npy", "vectors.txt", "vocab.txt"]

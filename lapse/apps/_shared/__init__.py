@@ -12,6 +12,10 @@ plot          ``--plot``
 placement     which technique manages which parameter
 streams       random streams that depend on (seed, epoch, worker, purpose) only
 files         files that appear when they are complete
+asking        commands that ask a trained model
+saved         the files of a trained model, mapped
+names         the names of a trained model, in mapped files
+top           the highest scores, and cosines, in blocks of a mapped matrix
 stdlib        the standard library of this Python as a source of data
 _pipeline     the order of events in a kernel: batches are prepared ahead of their turn
 _memory       memory for kernels

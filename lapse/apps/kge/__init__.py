@@ -12,4 +12,23 @@ The path of a triple through the modules::
                                     model_io: embeddings as .npy ◄──────── pull ───┘
 
 `options` has the defaults of each model, `placement` decides which technique manages which parameter.
+
+`Model` is a trained model that answers (`trained`; ``predict`` asks it): unlike `models.Model`, with its vectors.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lapse.apps.kge.trained import Model
+
+__all__ = ["Model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lapse.apps.kge.trained import Model  # not before: trainings need no model that answers
+
+    return Model

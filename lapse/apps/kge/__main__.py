@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from lapse.apps._shared import job
-from lapse.apps.kge import options
+from lapse.apps.kge import options, predict
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the application with the given arguments (default: those of the command line)."""
+    """Run the application, or ``predict``, with the given arguments (default: those of the command line)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["predict"]:
+        predict.main(argv[1:])
+        return
     args = options.parse(argv)
     with job.start() as comm:
         from lapse.apps.kge import train  # not before: `--help` needs no compiled module

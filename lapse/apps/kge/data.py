@@ -123,6 +123,27 @@ def read(folder: Path, chosen: str | None = None, allow: Allow = _allow_any) -> 
     return replace(dataset, notes=list(dict.fromkeys(notes)))
 
 
+def visit(path: Path, take: Callable[[str, str, str], object]) -> None:
+    """Call `take` with the names of each triple of a data set (a folder), or of a file; these are not collected.
+
+    Raises
+    ------
+    AppError
+        As `read`.
+    """
+
+    def pass_on(s: str, r: str, o: str) -> tuple[int, int, int]:
+        take(s, r, o)
+        return 0, 0, 0
+
+    if not path.is_dir():
+        _Table(path, None, False).triples(pass_on)
+        return
+    graph = read(path)
+    for s, r, o in graph.everything().tolist():
+        take(graph.entities[s], graph.relations[r], graph.entities[o])
+
+
 def doubts(dataset: Dataset) -> list[str]:
     """What looks wrong in a data set that can be read, a line each."""
     found = _doubt_repetitions(dataset)

@@ -13,4 +13,23 @@ Computer 42(8), 2009; the schedule without conflicts that of Gemulla, Nijkamp, H
 Factorization with Distributed Stochastic Gradient Descent*, KDD 2011; column-wise and plain SGD with keys localized
 ahead those of Renz-Wieland et al., *Dynamic Parameter Allocation in Parameter Servers*, PVLDB 13(12), 2020, with hot
 columns replicated as in their *NuPS*, SIGMOD 2022.
+
+`Model` is a trained model that answers (`trained`; ``recommend`` asks it).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lapse.apps.mf.trained import Model
+
+__all__ = ["Model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lapse.apps.mf.trained import Model  # not before: trainings need no model that answers
+
+    return Model

@@ -3,7 +3,8 @@
     rows.npy, columns.npy               float32 of shape (n, rank): factors
     row_biases.npy, column_biases.npy   float32 of shape (n,), if there are biases
     row_ids.txt, column_ids.txt         one name per line, in the order of the factors
-    model.json                          mean (0 without biases), low, high, rank, biases
+    model.json                          mean (0 without biases), low, high, rank, biases, and how it was trained:
+                                        solver, implicit, alpha, regularization, bias_regularization
 
 The prediction for row i and column j is ``mean + row_biases[i] + column_biases[j] + rows[i] @ columns[j]``, clipped to
 ``low .. high``.
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 #: Values that are pulled at once.
 SAVED_AT_ONCE = 4096
 ABOUT = "model.json"
+#: Options that `trained` needs for a row that is added.
+TRAINED_BY = ("solver", "implicit", "alpha", "regularization", "bias_regularization")
 
 
 def save(server: lapse.Server, plan: Plan, folder: Path) -> None:
@@ -53,6 +56,7 @@ def _write(kv: lapse.Worker, folder: Path, plan: Plan) -> None:
         "high": matrix.high,
         "rank": plan.model.rank,
         "biases": biases,
+        **{name: getattr(plan.args, name) for name in TRAINED_BY},
     }
     write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
 

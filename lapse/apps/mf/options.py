@@ -28,6 +28,7 @@ examples:
                                                        the most accurate predictions, with their uncertainty
   python -m lapse.apps.mf --ratings plays.csv.gz --implicit
                                                        counts of what users did, to recommend other items
+  python -m lapse.apps.mf recommend model 196          ask the model; recommend --help explains it
 
 The model folder contains rows.npy and columns.npy (factors), row_biases.npy, column_biases.npy, row_ids.txt,
 column_ids.txt (one name per line, in the same order) and model.json (mean and range of the ratings).

@@ -16,6 +16,8 @@ from lapse.apps._shared.files import replacing
 
 #: Names of the files in a model's folder.
 WORD_VECTORS, CONTEXT_VECTORS, COUNTS = "vectors", "context", "vocab.txt"
+#: The word vectors once more, for `trained`: text cannot be mapped.
+MAPPED = "vectors.npy"
 
 
 def file_name(stem: str, binary: bool) -> str:

@@ -20,9 +20,11 @@ examples:
   python -m lapse.apps.word2vec                      one process, on the documentation of this Python
   mpirun -n 4 python -m lapse.apps.word2vec --corpus text.txt.gz --output model
                                                      four ranks, on your own text (one sentence per line)
+  python -m lapse.apps.word2vec query model king - man + woman
+                                                     ask the model; query --help explains it
 
-The model folder contains vectors.txt (word vectors), context.txt (context vectors) and vocab.txt (counts);
-gensim reads the first two: KeyedVectors.load_word2vec_format("model/vectors.txt").
+The model folder contains vectors.txt (word vectors; also vectors.npy), context.txt (context vectors) and
+vocab.txt (counts); gensim reads the first two: KeyedVectors.load_word2vec_format("model/vectors.txt").
 The last line of the output is RESULT and a JSON object.
 """
 

@@ -18,7 +18,7 @@ import numpy as np
 
 import lapse
 from lapse.apps._shared import job, streams
-from lapse.apps._shared.files import pull_rows, write_model
+from lapse.apps._shared.files import pull_rows, write_arrays, write_model
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import every, log_replicated, make_server
@@ -275,6 +275,8 @@ def save(kv: lapse.Worker, folder: Path, vocabulary: Vocabulary, dim: int, binar
     for stem, offset in ((model_io.WORD_VECTORS, 0), (model_io.CONTEXT_VECTORS, 1)):
         path = folder / model_io.file_name(stem, binary)
         model_io.write_vectors(path, words, pull_rows(kv, word_keys(len(words)) + offset, SAVED_ROWS), dim, binary)
+    blocks = ((rows,) for rows in pull_rows(kv, word_keys(len(words)), SAVED_ROWS))
+    write_arrays({folder / model_io.MAPPED: (len(words), dim)}, blocks)
     model_io.write_counts(folder / model_io.COUNTS, words, vocabulary.counts)
 
 
