@@ -49,13 +49,10 @@ def reporting() -> Iterator[None]:
         sys.exit(130)
 
 
-def answer_lines(answer: Callable[[str], None], prompt: str) -> bool:
+def answer_lines(answer: Callable[[str], None], prompt: str) -> None:
     """Answer each line of standard input until it ends; with a prompt, if it is a terminal.
 
-    Returns
-    -------
-    bool
-        Whether all could be answered; errors are printed, and the next line is read.
+    An error is printed, and the next line is read; unless a person has seen it, the process exits with 1 at the end.
     """
     is_terminal = sys.stdin.isatty()
     went_well = True
@@ -73,7 +70,8 @@ def answer_lines(answer: Callable[[str], None], prompt: str) -> bool:
             print(f"error: {error}", file=sys.stderr)
             went_well = False
         sys.stdout.flush()
-    return went_well
+    if not (went_well or is_terminal):
+        sys.exit(1)
 
 
 def warn(text: str) -> None:

@@ -26,7 +26,7 @@ examples:
   mpirun -n 2 python -m lapse.apps.kge --dataset fb15k-237 --output model
                                                      two ranks, ComplEx, on your own data set
   mpirun -n 2 python -m lapse.apps.kge --dataset fb15k-237 --model rescal --eval-every 10 --patience 3
-  python -m lapse.apps.kge predict model json imports ?
+  python -m lapse.apps.kge predict model json imports '?'
                                                      ask the model; predict --help explains it
 
 The output folder contains entities.npy, relations.npy (for numpy.load), entities.tsv, relations.tsv

@@ -23,8 +23,8 @@ standard input is one, of three columns separated by tabs. No MPI is started.
 """
 EXAMPLES = """\
 examples:
-  python -m lapse.apps.kge predict model json imports ?
-  python -m lapse.apps.kge predict model ? imports json -k 3
+  python -m lapse.apps.kge predict model json imports '?'
+  python -m lapse.apps.kge predict model '?' imports json -k 3
   python -m lapse.apps.kge predict model --input questions.tsv --output answers.tsv --known fb15k-237
 
 In names, \\t, \\n, \\r and \\\\ stand for a tab, line ends and a backslash; \\? is the name "?".

@@ -159,9 +159,10 @@ def test_known_triples_of_a_data_set(tmp_path):
 
 def test_questions_from_standard_input(tmp_path, monkeypatch, capsys):
     write(tmp_path)
-    shown = ask(
-        monkeypatch, capsys, tmp_path, "-k", 1, stdin="a\tlikes\t?\nA\tlikes\t?\na likes ?\n?\tlikes\t?\na\tlikes\tb\n"
-    )
+    questions = "a\tlikes\t?\nA\tlikes\t?\na likes ?\n?\tlikes\t?\na\tlikes\tb\n"
+    with pytest.raises(SystemExit, match="1"):
+        ask(monkeypatch, capsys, tmp_path, "-k", 1, stdin=questions)
+    shown = capsys.readouterr()
     assert [row[0] for row in rows(shown.out)] == ["a", "a"]
     errors = shown.err.splitlines()
     assert "did you mean 'a'" in errors[0] and "tabs between" in errors[1] and "one entity" in errors[2]

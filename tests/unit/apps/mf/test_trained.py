@@ -127,8 +127,11 @@ def test_users_on_the_command_line_and_what_they_have_seen(tmp_path, monkeypatch
     assert [row[0] for row in found] == ["1"] * 5 + ["C:\\temp"] * 7
     assert {row[1] for row in found[:5]} == {"tab", "1", "5", "ß", "back\\\\n"}
     assert all(1 <= float(row[2]) <= 5 for row in found)
-    piped, errors = ask(monkeypatch, capsys, tmp_path, "-k", 2, stdin="1\nu2\nü\n")
-    assert [row[0] for row in piped] == ["1", "1", "ü", "ü"] and "no user 'u2'; did you mean 'u 2'" in errors
+    with pytest.raises(SystemExit, match="1"):
+        ask(monkeypatch, capsys, tmp_path, "-k", 2, stdin="1\nu2\nü\n")
+    shown = capsys.readouterr()
+    assert [line[0] for line in shown.out.splitlines()] == ["1", "1", "ü", "ü"]
+    assert "no user 'u2'; did you mean 'u 2'" in shown.err
 
 
 def test_similar_items_on_the_command_line(tmp_path, monkeypatch, capsys):

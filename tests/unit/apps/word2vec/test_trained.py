@@ -88,7 +88,9 @@ def test_one_question_on_the_command_line(folder, monkeypatch, capsys):
 
 
 def test_questions_from_standard_input(folder, monkeypatch, capsys):
-    shown = ask(monkeypatch, capsys, folder, "-k", "1", stdin="naïve\nquen\n\n\\+\n")
+    with pytest.raises(SystemExit, match="1"):
+        ask(monkeypatch, capsys, folder, "-k", "1", stdin="naïve\nquen\n\n\\+\n")
+    shown = capsys.readouterr()
     assert [line.split("\t")[0] for line in shown.out.splitlines()] == ["+", "", "naïve", ""]
     assert shown.err == "error: the model has no word 'quen'; did you mean 'queen'?\n"
 
