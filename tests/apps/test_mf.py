@@ -284,3 +284,22 @@ def test_movielens(options, most):
         train(2, "--ratings", MOVIELENS, *options, "--seed", seed, small=("--no-progress",)) for seed in (1, 2, 3)
     ]
     assert np.mean([result["rmse"] for result in results]) < most
+
+
+@pytest.mark.parametrize("options", [("--solver", "als"), ("--implicit",)])
+def test_a_row_that_is_fitted_to_its_ratings_is_the_one_of_the_training(tmp_path, options):
+    rng = np.random.default_rng(0)
+    p, q = rng.standard_normal((100, 2)), rng.standard_normal((40, 2))
+    cells = [(i, j) for i in range(100) for j in range(40) if rng.random() < 0.3 and p[i] @ q[j] > -1]
+    ratings = [(f"u {i}", f"item {j}", round(float(3 + p[i] @ q[j]), 3)) for i, j in cells]
+    path = tmp_path / "ratings.tsv"
+    path.write_text("".join("\t".join(map(str, each)) + "\n" for each in ratings))
+    train(2, "--ratings", path, "--test-fraction", 0, "--epochs", 60, "--rank", 2, "--output", tmp_path / "m",
+          *options, small=("--no-progress",))  # fmt: skip
+    model = Model.load(tmp_path / "m")
+    for user in model.rows[:30]:
+        items, values = zip(*(each[1:] for each in ratings if each[0] == user), strict=True)
+        row = model.fold_in(items, values)
+        np.testing.assert_allclose(
+            model.predict([row] * 40, range(40)), model.predict([user] * 40, range(40)), atol=0.01
+        )
