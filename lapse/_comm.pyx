@@ -16,7 +16,8 @@ from lapse.communication._transport cimport (Transport, abort_with, can_send, ha
                                              traffic_t)
 from lapse.communication._waiting cimport (BRIEF_SLEEP, FAR_SLEEP, LINGER, LONG_SLEEP, MAX_COSTLY_POLLS,
                                            MAX_EMPTY_POLLS, PRECISE, QUIET_AFTER, QUIET_SLEEP, RECENT_TRAFFIC,
-                                           SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, may_yield, set_timer_slack, yield_core)
+                                           SHORT_SLEEP, TURNS_PER_CLOCK, YIELDS_FOR, may_yield, set_timer_slack,
+                                           yield_core)
 from lapse.messaging._messages cimport (BYE, FAILURE, HEARTBEAT, LEAVING, MAIL, frame_t, is_answered_in_parts, record_t,
                                         size_of_text, value_behind)
 from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES

@@ -43,8 +43,8 @@ cdef extern from *:
         struct timespec left = {lapse_exit.seconds, 0};
         (void)unused;
         while (nanosleep(&left, &left)) { }
-        snprintf(text, sizeof text, "lapse: rank %d has ended with status %d, and other ranks still wait for it after %d s: "
-                 "the job is ended\n", lapse_exit.rank, lapse_exit.status, lapse_exit.seconds);
+        snprintf(text, sizeof text, "lapse: rank %d has ended with status %d, and other ranks still wait for it after "
+                 "%d s: the job is ended\n", lapse_exit.rank, lapse_exit.status, lapse_exit.seconds);
         if (write(2, text, strlen(text)) < 0) { }
         left.tv_sec = 0;
         left.tv_nsec = 300000000;  /* until the launcher has read it */
