@@ -24,6 +24,7 @@ from lapse.messaging._outbox cimport FRAME_BYTES, PACKET_BYTES
 from lapse.messaging._senders cimport send_bye
 from lapse.protocol._protocol cimport handle_frame
 from lapse.protocol._rounds cimport has_work, is_round_near, tick
+from lapse.protocol._validation cimport check_frame
 from lapse.storage._host_peers cimport HostPeers
 
 cdef enum:
@@ -146,7 +147,9 @@ cdef class Comm:
 
     cdef void on_frame(self, int32_t source, frame_t* frame) noexcept nogil:
         cdef int status
-        if frame.kind == MAIL:
+        if check_frame(self.protocol, source, frame) != OK:
+            self.failure.fail_with(self.state.error)
+        elif frame.kind == MAIL:
             if self.mail.deliver(source, frame) != OK:
                 self.failure.fail_with("out of memory for the message of a collective call")
             self.failure.wake_waiting_threads()

@@ -70,6 +70,7 @@ cdef struct operation_t:
     int64_t pending             # key positions without an answer, plus 1 while it is being issued
     char* out                   # destination of a pull; NULL for other calls and after a cancel
     int64_t* offsets            # in bytes, by position; NULL if all values have the same length
+    bint offsets_have_ends      # each value ends where the next one begins, and one more offset is where the last ends
     worker_slot_t* worker_slot
     operation_t* next           # in its worker slot's list of spare or of detached operations
     int64_t count               # all key positions, for error messages

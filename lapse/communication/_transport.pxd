@@ -12,7 +12,7 @@ Who enters: the thread that holds the engine. What others look at (`sends`, `tra
 from libc.stdint cimport int32_t, int64_t
 
 from lapse.communication._failure cimport Failure
-from lapse.messaging._messages cimport frame_t
+from lapse.messaging._messages cimport frame_t, is_whole
 from lapse.messaging._outbox cimport block_t, outbox_t
 
 cdef enum:
@@ -76,6 +76,7 @@ cdef class Transport:
     cdef bint next_packet(self, packet_t* packet) noexcept nogil
     cdef void count_received(self, int64_t messages, int64_t size) noexcept nogil
     cdef frame_t* assemble(self, packet_t* packet) noexcept nogil
+    cdef bint is_next_part(self, packet_t* packet) noexcept nogil
     cdef void finish_packet(self, packet_t* packet) noexcept nogil
     cdef void note_end(self, int32_t source) noexcept nogil
     cdef void post_receives(self) noexcept nogil
@@ -102,7 +103,7 @@ cdef inline frame_t* next_frame(Transport transport, packet_t* packet) noexcept 
     cdef frame_t* frame = <frame_t*>packet.data
     if packet.size <= 0:
         return NULL
-    if transport.peers[packet.source].assembly.size or frame.bytes > packet.size:
+    if transport.peers[packet.source].assembly.size or not is_whole(packet.data, packet.size):
         return transport.assemble(packet)
     packet.data += frame.bytes
     packet.size -= frame.bytes

@@ -186,6 +186,8 @@ cdef class Transport:
     cdef frame_t* assemble(self, packet_t* packet) noexcept nogil:
         """Add a packet to the large frame that it is a part of; the frame if that was the last part, else NULL."""
         cdef assembly_t* assembly = &self.peers[packet.source].assembly
+        if not self.is_next_part(packet):
+            return NULL
         if assembly.size == 0:
             assembly.size = (<frame_t*>packet.data).bytes
             assembly.filled = 0
@@ -197,6 +199,24 @@ cdef class Transport:
         assembly.filled += packet.size
         packet.size = 0
         return <frame_t*>assembly.data if assembly.filled >= assembly.size else NULL
+
+    cdef bint is_next_part(self, packet_t* packet) noexcept nogil:
+        """Whether a packet begins a large frame, or continues the one that is coming; else the server fails.
+
+        All parts but the last one have the size of the largest packet.
+        """
+        cdef char text[200]
+        cdef assembly_t* assembly = &self.peers[packet.source].assembly
+        cdef int64_t expected = assembly.size - assembly.filled
+        if assembly.size == 0 and packet.size == PACKET_BYTES:
+            expected = (<frame_t*>packet.data).bytes
+        if packet.size == min(expected, <int64_t>PACKET_BYTES) and (assembly.size or expected > packet.size):
+            return True
+        snprintf(text, sizeof(text), "protocol error at rank %d, message from rank %d: %lld bytes, which are no whole "
+                 "frames and no part of a large one", self.rank, packet.source, <long long>packet.size)
+        self.failure.fail_with(text)
+        packet.size = 0
+        return False
 
     cdef void finish_packet(self, packet_t* packet) noexcept nogil:
         """Free what the packet's frames lie in, and receive into its buffer again."""

@@ -90,6 +90,11 @@ cdef extern from *:
     #define LAPSE_KIND_NUMBER(name, number, flags, route, meaning) LAPSE_##name = number,
     enum { LAPSE_MESSAGE_KINDS(LAPSE_KIND_NUMBER) LAPSE_NO_KIND };
 
+    #define LAPSE_KIND_NAME(name, number, flags, route, meaning) case number: return #name;
+    static inline const char* lapse_name_of_kind(uint32_t kind) {
+        switch (kind) { LAPSE_MESSAGE_KINDS(LAPSE_KIND_NAME) default: return "unknown"; }
+    }
+
     #define LAPSE_KIND_BIT(flag, number, flags) | ((flags) & (flag) ? UINT64_C(1) << (number) : 0)
     #define LAPSE_REPLICATION_BIT(name, number, flags, route, meaning) LAPSE_KIND_BIT(LAPSE_REPLICATION, number, flags)
     #define LAPSE_IN_PARTS_BIT(name, number, flags, route, meaning) LAPSE_KIND_BIT(LAPSE_IN_PARTS, number, flags)
@@ -151,6 +156,22 @@ cdef extern from *:
         frame->operation = header.operation;
     }
     typedef struct __attribute__((packed, aligned(4))) { uint32_t key; uint32_t position; } lapse_record;
+
+    /* An address as messages name it: with a check in the 16 bits that addresses of programs do not use. */
+    #define LAPSE_ADDRESS_MASK UINT64_C(0xFFFFFFFFFFFF)
+    static inline uint64_t lapse_check_of_address(uint64_t address) {
+        return (address * UINT64_C(0x9E3779B97F4A7C15) >> 48) << 48;
+    }
+    static inline uint64_t lapse_name_of_address(const void* address) {
+        return (uint64_t)(uintptr_t)address | lapse_check_of_address((uint64_t)(uintptr_t)address);
+    }
+    static inline void* lapse_address_in(uint64_t name) {
+        return (void*)(uintptr_t)(name & LAPSE_ADDRESS_MASK);
+    }
+    static inline int lapse_is_name_of_address(uint64_t name) {
+        uint64_t address = name & LAPSE_ADDRESS_MASK;
+        return address && !(address & 7) && (name & ~LAPSE_ADDRESS_MASK) == lapse_check_of_address(address);
+    }
     #endif
     """
     enum message_kind:
@@ -179,13 +200,19 @@ cdef extern from *:
     bint is_of_replication "lapse_is_of_replication"(uint32_t kind) noexcept nogil
     bint is_answered_in_parts "lapse_is_answered_in_parts"(uint32_t kind) noexcept nogil
     bint goes_in_bulk "lapse_goes_in_bulk"(uint32_t kind) noexcept nogil
+    const char* name_of_kind "lapse_name_of_kind"(uint32_t kind) noexcept nogil
+
+    # What waits for an answer is named by its address: a frame that is damaged names none, but once in 65,536 times.
+    uint64_t name_of_address "lapse_name_of_address"(const void* address) noexcept nogil
+    void* address_in "lapse_address_in"(uint64_t name) noexcept nogil
+    bint is_name_of_address "lapse_is_name_of_address"(uint64_t name) noexcept nogil
 
     ctypedef uint64_t loose_u64 "lapse_u64"
     ctypedef struct header_t "lapse_header":
         uint16_t origin         # the rank that asked first
         uint16_t credited_to    # the destination whose share of the origin's bytes in flight this counts to
         uint32_t kind
-        uint64_t operation      # the origin's, or a home's pending acknowledgements; 0 in relocations
+        uint64_t operation      # name of the origin's, or of a home's pending acknowledgements; 0 in relocations
         uint64_t word           # the three fields above, to compare them
     ctypedef struct frame_t "lapse_frame":
         uint32_t bytes          # with this header
@@ -204,6 +231,11 @@ cdef extern from *:
                                              uint64_t operation) noexcept nogil
     header_t with_kind "lapse_with_kind"(header_t header, uint32_t kind) noexcept nogil
     void set_header "lapse_set_header"(frame_t* frame, header_t header) noexcept nogil
+
+
+cdef inline bint is_whole(const char* data, int64_t size) noexcept nogil:
+    """Whether these bytes begin with a whole frame."""
+    return size >= <int64_t>sizeof(frame_t) and <int64_t>sizeof(frame_t) <= (<const frame_t*>data).bytes <= size
 
 
 # Fields that mean something else in some kinds -------------------------------------------------------------

@@ -3,6 +3,7 @@
 from libc.stdlib cimport free, malloc
 
 from lapse.messaging._flow cimport release_credits
+from lapse.messaging._messages cimport address_in
 from lapse.messaging._operations cimport complete
 from lapse.messaging._senders cimport send_ack
 from lapse.base._sync cimport drop_latch, fetch_add, take_latch
@@ -49,7 +50,7 @@ cdef int acknowledge(pending_acks_list_t* known, rank_t* state, pending_acks_t* 
     request = pending_acks.request
     if request.origin == state.rank:
         release_credits(&state.flow, state.rank, pending_acks.credits)
-        complete(<operation_t*>request.operation, pending_acks.positions)
+        complete(<operation_t*>address_in(request.operation), pending_acks.positions)
     else:
         status = send_ack(&state.outboxes[request.origin], request, pending_acks.positions, pending_acks.credits)
     forget(known, pending_acks)

@@ -7,7 +7,7 @@ slots whose threads wait for answers, and the text of an error.
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from lapse.messaging._flow cimport flow_t
-from lapse.messaging._messages cimport header_t, make_header, record_t
+from lapse.messaging._messages cimport header_t, make_header, name_of_address, record_t
 from lapse.messaging._outbox cimport outbox_t
 from lapse._store cimport Store, store_t, value_bytes
 from lapse.base._types cimport LOCATE, key_t, operation_t, worker_slot_t
@@ -38,7 +38,7 @@ cdef inline int64_t amount_of(const rank_t* state, key_t key) noexcept nogil:
 
 cdef inline header_t header_of(const rank_t* state, const operation_t* operation, int32_t destination) noexcept nogil:
     """Of a request by one of this rank's workers."""
-    return make_header(operation.kind, <uint16_t>state.rank, <uint16_t>destination, <uint64_t>operation)
+    return make_header(operation.kind, <uint16_t>state.rank, <uint16_t>destination, name_of_address(operation))
 
 
 cdef inline char* output_of(const rank_t* state, const operation_t* operation, uint32_t position) noexcept nogil:

@@ -1,12 +1,13 @@
 """Floor 2. Relocation: what a rank does with a key that may be elsewhere, on each local request and on each message."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
 from lapse.messaging._messages cimport (ACK, CONTENDED, HAND_OVER, LOCATE_REPLY, PULL_REPLY, TRANSFER, TRANSFER_ZERO,
-                                        credits_of, frame_t, header_t, positions_of, record_t, with_kind)
+                                        address_in, credits_of, frame_t, header_t, name_of_address, positions_of,
+                                        record_t, with_kind)
 from lapse.messaging._operations cimport complete
 from lapse.messaging._outbox cimport close_frame, open_frame, outbox_t
 from lapse.messaging._senders cimport (send_ack, send_contended, send_hand_over, send_localize, send_locate,
@@ -41,7 +42,7 @@ cdef int answer_pull(rank_t* state, header_t request, key_t key, uint32_t positi
     cdef slab_t* slab
     cdef operation_t* mine
     if request.origin == state.rank:
-        mine = <operation_t*>request.operation
+        mine = <operation_t*>address_in(request.operation)
         if mine.out != NULL:
             read_value(state.store, key, slot, output_of(state, mine, position))
         release_credits(&state.flow, request.credited_to, amount_of(state, key))
@@ -241,7 +242,7 @@ cdef int leave_contended(rank_t* state, operation_t* operation, key_t key, entry
                          int64_t* declined) noexcept nogil:
     """Under the key's latch, not at its home: decline a localize, or let the first of several bring the key home."""
     if not decline(&entry.slot):
-        return send_contended(&state.outboxes[entry.route], state.rank, <uint64_t>operation, key)
+        return send_contended(&state.outboxes[entry.route], state.rank, name_of_address(operation), key)
     declined[0] += 1
     return OK
 
@@ -250,7 +251,7 @@ cdef int locate_key(rank_t* state, operation_t* operation, key_t key, uint32_t p
     """Ask the home of one key which rank owns it; the answer is an int32."""
     cdef int32_t home = home_of(state.store, key)
     if home != state.rank:
-        return send_locate(&state.outboxes[home], state.rank, <uint64_t>operation, key, position)
+        return send_locate(&state.outboxes[home], state.rank, name_of_address(operation), key, position)
     (<int32_t*>output_of(state, operation, position))[0] = recorded_owner(state, key)
     done[0] += 1
     return OK
@@ -279,7 +280,7 @@ cdef int64_t bytes_of_answer(const rank_t* state, const frame_t* frame) noexcept
     return size
 
 
-cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
+cdef int on_pull(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
     cdef rank_t* state = relocation.state
     cdef record_t* record = <record_t*>(frame + 1)
     cdef outbox_t* outbox = &state.outboxes[frame.origin]
@@ -294,19 +295,19 @@ cdef int on_pull(relocation_t* relocation, frame_t* frame) noexcept nogil:
     look_at_first(state, <char*>record, sizeof(record_t), frame.count)
     for i in range(<uint32_t>frame.count):
         look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
-        status = pull_one(relocation, state, frame, record, &at if answer != NULL else NULL, &done)
+        status = pull_one(relocation, state, source, frame, record, &at if answer != NULL else NULL, &done)
         if status != OK:
             break
         record += 1
     if answer != NULL:
         close_frame(outbox, answer, <uint32_t>done, at)
     elif frame.origin == state.rank:
-        complete(<operation_t*>frame.operation, done)
+        complete(<operation_t*>address_in(frame.operation), done)
     return status
 
 
-cdef inline int pull_one(relocation_t* relocation, rank_t* state, frame_t* frame, record_t* record, char** answer,
-                         int64_t* done) noexcept nogil:
+cdef inline int pull_one(relocation_t* relocation, rank_t* state, int32_t source, frame_t* frame, record_t* record,
+                         char** answer, int64_t* done) noexcept nogil:
     """Answer, park or send on a pull of one key; `answer` is the place of the next record in an open frame."""
     cdef entry_t* entry = &state.store.entries[record.key]
     cdef uint32_t slot
@@ -321,9 +322,10 @@ cdef inline int pull_one(relocation_t* relocation, rank_t* state, frame_t* frame
     elif entry.state == ARRIVING:
         if not park(arrival_at(&relocation.arrivals, entry.slot), frame.header, record.position, NULL, 0):
             status = NO_MEMORY
+    elif entry.state == REPLICATED:
+        status = protocol_error(state, source, "a pull of a replicated key", record.key)
     else:
-        # From the home to the last requester; from anybody else back to the home. Queued under the
-        # latch, before a later HAND_OVER, so that it bounces at most once.
+        # To the last requester, or back to the home. Under the latch, before a HAND_OVER: so it bounces at most once.
         status = send_request(&state.outboxes[entry.route], frame.header, record.key, record.position, NULL, 0)
     unlock_entry(entry)
     return status
@@ -357,7 +359,7 @@ cdef int change_keys(relocation_t* relocation, int32_t source, frame_t* frame, c
         return OK
     if frame.origin == state.rank:
         release_credits(&state.flow, frame.credited_to, amount)
-        complete(<operation_t*>frame.operation, done)
+        complete(<operation_t*>address_in(frame.operation), done)
         return OK
     return send_ack(&state.outboxes[frame.origin], frame.header, done, amount)
 
@@ -393,7 +395,7 @@ cdef inline int change_one(relocation_t* relocation, rank_t* state, int32_t sour
 
 
 cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
-    cdef operation_t* operation = <operation_t*>frame.operation
+    cdef operation_t* operation = <operation_t*>address_in(frame.operation)
     cdef char* at = <char*>(frame + 1)
     cdef record_t* record
     cdef size_t size
@@ -416,7 +418,7 @@ cdef int on_reply(rank_t* state, frame_t* frame) noexcept nogil:
 
 cdef int on_ack(rank_t* state, frame_t* frame) noexcept nogil:
     release_credits(&state.flow, frame.credited_to, credits_of(frame))
-    complete(<operation_t*>frame.operation, positions_of(frame))
+    complete(<operation_t*>address_in(frame.operation), positions_of(frame))
     return OK
 
 
@@ -435,30 +437,28 @@ cdef int on_locate(rank_t* state, frame_t* frame) noexcept nogil:
 
 
 cdef int on_localize(relocation_t* relocation, int32_t source, frame_t* frame) noexcept nogil:
-    cdef rank_t* state = relocation.state
     cdef record_t* record = <record_t*>(frame + 1)
+    cdef int status = OK
     cdef uint32_t i
-    cdef int status
     for i in range(<uint32_t>frame.count):
-        look_ahead(state, <char*>record, sizeof(record_t), frame.count - i)
-        status = redirect(relocation, state, source, record.key, frame.origin)
+        look_ahead(relocation.state, <char*>record, sizeof(record_t), frame.count - i)
+        status = redirect(relocation, relocation.state, source, record.key, frame.origin)
         if status != OK:
-            return status
+            break
         record += 1
-    return OK
+    return status
 
 
 cdef int redirect(relocation_t* relocation, rank_t* state, int32_t source, key_t key, int32_t requester) noexcept nogil:
     """The home's step: the requester is the newest owner, and the one before it hands the key over."""
     cdef entry_t* entry = &state.store.entries[key]
-    cdef int32_t old
-    cdef int status
+    cdef int old, status
     lock_entry(state.store, entry)
     old = entry.route
-    entry.route = <uint16_t>requester
-    if old == requester:
+    if entry.state == REPLICATED or old == requester:
         unlock_entry(entry)
-        return protocol_error(state, source, "a localize by the recorded owner", key)
+        return protocol_error(state, source, "a localize of a replicated key, or by the recorded owner", key)
+    entry.route = <uint16_t>requester
     if old == state.rank:
         return hand_over(relocation, state, source, key, entry, requester)
     status = send_hand_over(&state.outboxes[old], requester, key)
@@ -567,7 +567,7 @@ cdef int land(relocation_t* relocation, rank_t* state, int32_t source, key_t key
     """A key arrives from another rank."""
     cdef entry_t* entry = &state.store.entries[key]
     lock_entry(state.store, entry)
-    if entry.state != ARRIVING:
+    if entry.state != ARRIVING or arrival_at(&relocation.arrivals, entry.slot).lent_to:
         unlock_entry(entry)
         return protocol_error(state, source, "the transfer of a key that nobody here asked for", key)
     arrival_at(&relocation.arrivals, entry.slot).slot = slot
@@ -634,7 +634,7 @@ cdef int serve_parked(rank_t* state, key_t key, entry_t* entry, arrival_t* arriv
         status = serve(state, key, arrival, parked)
         if parked.request.origin == state.rank:
             arrival.is_used = True
-            mine[finished] = <operation_t*>parked.request.operation
+            mine[finished] = <operation_t*>address_in(parked.request.operation)
             finished += 1
         served += 1
         free(parked)
@@ -663,7 +663,7 @@ cdef int handle_relocation(relocation_t* relocation, int32_t source, frame_t* fr
     """Do what one message about keys that are not replicated asks for; errors as in `handle_frame`."""
     cdef rank_t* state = relocation.state
     if frame.kind == PULL:
-        return on_pull(relocation, frame)
+        return on_pull(relocation, source, frame)
     if frame.kind == PULL_REPLY or frame.kind == LOCATE_REPLY:
         return on_reply(state, frame)
     if frame.kind == PUSH or frame.kind == SET or frame.kind == GRADIENT:

@@ -1,10 +1,11 @@
 """Floor 2. Replicated keys: what a rank does on each request and message about them."""
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
 from lapse.messaging._messages cimport (APPLIED, DELTA, GRADIENT_DELTA, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
-                                        epoch_of, frame_t, is_of_full_round, positions_of, record_t, sum_head_t,
+                                        address_in, epoch_of, frame_t, is_of_full_round, name_of_address, positions_of,
+                                        record_t, sum_head_t,
                                         value_behind)
 from lapse.messaging._senders cimport send_applied, send_replace, send_request
 from lapse.storage._replica_gradients cimport apply_to_replica
@@ -109,7 +110,7 @@ cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry
     pending_acks.positions += 1
     pending_acks.credits += credits
     for i in range(self.rounds.num_peers):
-        if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, <uint64_t>pending_acks, replica.key,
+        if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, name_of_address(pending_acks), replica.key,
                         replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     fill_replica(&state.store.replicas, entry.slot, value)
@@ -180,7 +181,7 @@ cdef int handle_replication(replication_t* self, int32_t source, frame_t* frame)
     if frame.kind == ROUND_NEWS:
         return on_round_news(&self.rounds)
     if frame.kind == APPLIED:
-        return acknowledge(&self.unacknowledged, self.rounds.state, <pending_acks_t*>frame.operation,
+        return acknowledge(&self.unacknowledged, self.rounds.state, <pending_acks_t*>address_in(frame.operation),
                            positions_of(frame))
     return on_replica_records(self, source, frame)
 

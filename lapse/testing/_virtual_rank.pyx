@@ -14,11 +14,12 @@ import numpy as np
 from lapse.messaging._kinds import MESSAGE_KINDS
 from lapse.protocol._replica_memory import replica_bytes, replicate
 
-from lapse.messaging._messages cimport frame_t
+from lapse.messaging._messages cimport frame_t, is_whole
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
 from lapse.messaging._operations cimport complete
 from lapse.protocol._lending cimport lend_keys, take_keys_back
 from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
+from lapse.protocol._validation cimport check_frame
 from lapse.protocol._contention cimport memory_of, note_remote_use, wasted_before
 from lapse.storage._replicas cimport base_of, replica_t
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead, tick
@@ -182,6 +183,7 @@ cdef class VirtualRank:
             ends = call.lengths_before * self.store.dtype.itemsize
             call.c.offsets = <int64_t*>calloc(len(ends), sizeof(int64_t))
             memcpy(call.c.offsets, &ends[0], len(ends) * sizeof(int64_t))
+            call.c.offsets_have_ends = True
         if kind in ("pull", "locate") and len(call.keys):
             call.c.out = <char*><size_t>call.values.ctypes.data
         return call
@@ -306,9 +308,13 @@ cdef class VirtualRank:
         cdef frame_t* frame
         cdef int status
         while left > 0:
+            if not is_whole(data, left):
+                raise AssertionError(f"message from rank {source}: {left} bytes, which are no whole frame")
             frame = <frame_t*>data
             with nogil:
-                status = handle_frame(&self.protocol.c, source, frame)
+                status = check_frame(&self.protocol.c, source, frame)
+                if status == OK:
+                    status = handle_frame(&self.protocol.c, source, frame)
             if status == NO_MEMORY:
                 raise MemoryError("no memory for a message of the protocol")
             if status != OK:

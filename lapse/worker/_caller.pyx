@@ -262,6 +262,7 @@ cdef class Caller(Waiter):
         call.operation.rate = call.weight
         if call.kind == PULL:
             call.operation.offsets = call.offsets
+            call.operation.offsets_have_ends = not call.is_scattered
         return OK
 
     cdef int ask_elsewhere(self, call_t* call, Py_ssize_t first, int64_t misses) noexcept nogil:
