@@ -32,6 +32,7 @@ import numpy as np
 from lapse.apps.word2vec import model_io
 from lapse.apps.word2vec.corpus import Share
 from lapse.apps.word2vec.vocabulary import NOISE_POWER
+from lapse.base.word_vectors import read_vectors
 
 PAIRS_AT_ONCE = 1 << 15
 
@@ -55,8 +56,8 @@ def load(path: Path) -> Model:
 
 def load_folder(path: Path):
     """Read the three files that a training run has written."""
-    words, inputs = model_io.read_vectors(_existing(path, model_io.WORD_VECTORS))
-    context_words, outputs = model_io.read_vectors(_existing(path, model_io.CONTEXT_VECTORS))
+    words, inputs = read_vectors(_existing(path, model_io.WORD_VECTORS))
+    context_words, outputs = read_vectors(_existing(path, model_io.CONTEXT_VECTORS))
     if words != context_words:
         raise ValueError(
             f"{path}: word vectors and context vectors are of different words; both must come from the same run"
