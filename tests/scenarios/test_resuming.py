@@ -144,7 +144,7 @@ def step(folder):
 @pytest.mark.deadline(150)
 def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(topics, tmp_path):
     options = ("--corpus", topics, *OPTIONS)
-    whole = result_of(run_app("word2vec", 2, *options))
+    whole = [result_of(run_app("word2vec", ranks, *options))["loss"] for ranks in (2, 3)]  # they differ by 0.5%
     out = (*options, "--output", tmp_path, "--metrics", tmp_path / "m.jsonl", "--checkpoint-every", 1)
     for _ in range(3):
         with started(2, *out, "--resume") as process:
@@ -156,7 +156,7 @@ def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(
     result = result_of(run_app("word2vec", 3, *out, "--resume"))  # another number of ranks
     assert result["resumed_from"] == epoch > 0
     assert result["epochs"] == EPOCHS
-    assert result["loss"] == pytest.approx(whole["loss"], rel=0.01)
+    assert 0.99 * min(whole) < result["loss"] < 1.01 * max(whole)  # it was trained on 2 ranks at first, then on 3
     lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
     for line in lines:
