@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from lapse.apps._shared.job import AppError, describe
+from lapse.apps._shared.options import positive_int
 
 
 def new_parser(app: str, command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser with the argument ``MODEL``."""
+    """A parser with the argument ``MODEL`` and the option ``-k``."""
     parser = argparse.ArgumentParser(
         prog=f"python -m lapse.apps.{app} {command}",
         description=description,
@@ -23,6 +24,9 @@ def new_parser(app: str, command: str, description: str, examples: str) -> argpa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="the folder that a training wrote with --output")
+    parser.add_argument(
+        "-k", type=positive_int, default=10, metavar="N", help="number of answers (default: %(default)s)"
+    )
     return parser
 
 

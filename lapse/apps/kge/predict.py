@@ -10,7 +10,6 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from lapse.apps._shared import asking
 from lapse.apps._shared.job import AppError
-from lapse.apps._shared.options import positive_int
 
 if TYPE_CHECKING:
     from lapse.apps.kge.trained import Model
@@ -74,9 +73,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("question", metavar="NAME", nargs="*", help="SUBJECT RELATION OBJECT; ? is what is asked for")
     parser.add_argument("--input", type=Path, metavar="FILE", help="a question per line, three columns with tabs")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers there (default: print them)")
-    parser.add_argument(
-        "-k", type=positive_int, default=10, metavar="N", help="number of answers (default: %(default)s)"
-    )
     parser.add_argument(
         "--known",
         type=Path,

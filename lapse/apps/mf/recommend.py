@@ -9,7 +9,6 @@ from typing import IO, TYPE_CHECKING
 
 from lapse.apps._shared import asking, columns
 from lapse.apps._shared.job import AppError
-from lapse.apps._shared.options import positive_int
 
 if TYPE_CHECKING:
     from lapse.apps._shared.top import Answers
@@ -67,9 +66,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="ratings by users that are new, in a format of --ratings: their factors are fitted to these, and what "
         "they have rated is left out",
-    )
-    parser.add_argument(
-        "-k", type=positive_int, default=10, metavar="N", help="number of answers (default: %(default)s)"
     )
     parser.add_argument("--seen", type=Path, metavar="FILE", help="ratings whose items are left out for their users")
     parser.add_argument(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lapse.apps._shared import asking
 from lapse.apps._shared.job import AppError
-from lapse.apps._shared.options import positive_int
 
 DESCRIPTION = """\
 The nearest words to a word, or to a sum of words: each line of the answer is a word, a tab, and the cosine.
@@ -28,9 +27,6 @@ def main(argv: list[str]) -> None:
     """Run the command with these arguments."""
     parser = asking.new_parser("word2vec", "query", DESCRIPTION, EXAMPLES)
     parser.add_argument("words", metavar="WORDS", nargs="*", help="a word, or words with + and - between them")
-    parser.add_argument(
-        "-k", type=positive_int, default=10, metavar="N", help="number of answers (default: %(default)s)"
-    )
     parser.add_argument(
         "--evaluate",
         type=Path,
