@@ -82,8 +82,9 @@ def read(folder):
     names, relations, splits = {}, {}, []
     for split in ("train", "test"):
         path, rows = folder / f"{split}.txt", []
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            words = line.split("\t")
+        lines = path.read_bytes().decode().split("\n")  # names may contain what `splitlines` takes for an end
+        for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+            words = line.removesuffix("\r").split("\t")
             if len(words) != 3:
                 raise ValueError(f"{path}, line {number} has {len(words)} columns, but needs 3, separated by tabs")
             subject, relation, thing = words
