@@ -1,6 +1,6 @@
-"""The skip-gram objective of a model on text that it has not seen.
+"""The skip-gram or CBOW objective of a model on text that it has not seen.
 
-    python benchmarks/sgns_objective.py MODEL TEXT
+    python benchmarks/sgns_objective.py MODEL TEXT [--sg 0]
 
 For each pair of words at a distance of at most 5 (no shrinking windows, no subsampling) the loss is
 ``-log s(in . out) - sum over 5 negatives of log s(-in . negative)``, where the input vector of one
@@ -15,6 +15,9 @@ MODEL is one of
   ``benchmarks/train_gensim.py``): vectors.txt or .bin, context.txt or .bin, vocab.txt;
 * a file that gensim's ``Word2Vec.save`` wrote (needs gensim): the word vectors are ``model.wv``,
   the context vectors ``model.syn1neg``.
+
+With ``--sg 0`` the mean of the input vectors of the words at a distance of at most 5 predicts the output
+vector of the word between them: the loss is that of one prediction per word.
 
 The standard error treats sentences, not pairs, as independent.
 """
@@ -105,8 +108,20 @@ def make_pairs(words: np.ndarray, sentence: np.ndarray, window: int):
     return np.concatenate(inputs), np.concatenate(targets), np.concatenate(owners)
 
 
-def pair_losses(model: Model, inputs, targets, negative: int, seed: int) -> np.ndarray:
-    """The loss of each pair."""
+def means_of_contexts(model: Model, words: np.ndarray, sentence: np.ndarray, window: int):
+    """CBOW's predictions: the mean of the vectors around each word that has others near it, the word, its sentence."""
+    sums, counts = np.zeros((len(words), model.inputs.shape[1])), np.zeros(len(words))
+    for distance in range(1, window + 1):
+        first = np.flatnonzero(sentence[distance:] == sentence[:-distance])
+        for here, there in ((first, first + distance), (first + distance, first)):  # each index once
+            sums[here] += model.inputs[words[there]]
+            counts[here] += 1
+    some = np.flatnonzero(counts)
+    return sums[some] / counts[some, None], words[some], sentence[some]
+
+
+def pair_losses(model: Model, rows: np.ndarray, inputs, targets, negative: int, seed: int) -> np.ndarray:
+    """The loss of each pair of a row, by its number among `inputs`, and a word to predict."""
     cumulative = np.cumsum(model.counts.astype(np.float64) ** NOISE_POWER)
     rng = np.random.default_rng(seed)
     losses = np.empty(len(inputs))
@@ -114,12 +129,12 @@ def pair_losses(model: Model, inputs, targets, negative: int, seed: int) -> np.n
         part = slice(start, start + PAIRS_AT_ONCE)
         draws = rng.random((len(inputs[part]), negative)) * cumulative[-1]
         negatives = np.searchsorted(cumulative, draws, side="right")
-        losses[part] = _losses(model, inputs[part], targets[part], negatives)
+        losses[part] = _losses(model, rows[inputs[part]], targets[part], negatives)
     return losses
 
 
-def _losses(model: Model, inputs, targets, negatives) -> np.ndarray:
-    rows = model.inputs[inputs].astype(np.float64)
+def _losses(model: Model, rows, targets, negatives) -> np.ndarray:
+    rows = rows.astype(np.float64)
     positive = np.einsum("pd,pd->p", rows, model.outputs[targets])
     against = np.einsum("pd,pkd->pk", rows, model.outputs[negatives])
     against = np.where(negatives == targets[:, None], 0.0, np.logaddexp(0.0, against))
@@ -140,16 +155,22 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("text", type=Path, metavar="TEXT", help="one sentence per line, plain or gzip")
+    parser.add_argument("--sg", type=int, choices=(0, 1), default=1, help="1: skip-gram, 0: CBOW")
     parser.add_argument("--window", type=int, default=5, metavar="N")
     parser.add_argument("--negative", type=int, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the negatives")
     args = parser.parse_args(argv)
     model = load(args.model)
     words, sentence = read_text(args.text, model.words)
-    inputs, targets, owners = make_pairs(words, sentence, args.window)
+    if args.sg:
+        rows = model.inputs
+        inputs, targets, owners = make_pairs(words, sentence, args.window)
+    else:
+        rows, targets, owners = means_of_contexts(model, words, sentence, args.window)
+        inputs = np.arange(len(rows))
     if len(inputs) == 0:
         sys.exit(f"{args.text}: no two words of the vocabulary are within --window of each other")
-    losses = pair_losses(model, inputs, targets, args.negative, args.seed)
+    losses = pair_losses(model, rows, inputs, targets, args.negative, args.seed)
     mean, error = mean_with_error(losses, owners)
     print(
         json.dumps(

@@ -38,7 +38,7 @@ def train(args: argparse.Namespace):
         vector_size=args.dim,
         window=args.window,
         min_count=args.min_count,
-        sg=1,
+        sg=args.sg,
         negative=args.negative,
         sample=args.sample,
         alpha=args.alpha,
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     for name, default in (
+        ("sg", 1),
         ("dim", 100),
         ("window", 5),
         ("min-count", 5),

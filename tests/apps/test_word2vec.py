@@ -39,17 +39,17 @@ def share_of_neighbours_of_the_same_topic(folder):
 
 
 @pytest.mark.parametrize(
-    "ranks, workers, management",
+    "ranks, workers, management, sg",
     [
-        (1, 1, "lapse"),
-        (1, 2, "classic"),
-        (3, 1, "classic"),
-        (3, 2, "lapse"),
-        (8, 1, "lapse2"),
-        (2, 3, "lapse2"),
+        (1, 1, "lapse", 0),
+        (1, 2, "classic", 1),
+        (3, 1, "classic", 0),
+        (3, 2, "lapse", 1),
+        (8, 1, "lapse2", 1),
+        (2, 3, "lapse2", 0),
     ],
 )
-def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, management):
+def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, management, sg):
     result = result_of(
         run_app(
             "word2vec",
@@ -63,6 +63,8 @@ def test_words_of_a_topic_end_up_together(topics, tmp_path, ranks, workers, mana
             workers,
             "--management",
             management,
+            "--sg",
+            sg,
         )
     )
     assert set(result) >= KEYS

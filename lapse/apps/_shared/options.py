@@ -45,6 +45,7 @@ positive_int = NumberType(int, lambda value: value >= 1, "an integer of at least
 natural_int = NumberType(int, lambda value: value >= 0, "an integer of at least 0")
 positive_float = NumberType(float, lambda value: 0 < value < math.inf, "a finite number above 0")
 natural_float = NumberType(float, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+finite_float = NumberType(float, math.isfinite, "a finite number")
 at_least_one = NumberType(float, lambda value: 1 <= value < math.inf, "a finite number of at least 1")
 fraction = NumberType(float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 

@@ -1,4 +1,4 @@
-"""Skip-gram with negative sampling over a parameter server, without the GIL.
+"""Skip-gram and CBOW with negative sampling over a parameter server, without the GIL.
 
 A unit of pairs (see `_pairs.pyx`) pulls the vectors it needs, each once, trains its groups one after the other, and
 pushes what changed. The scores and gradients of a group are products of small matrices (`_sgns.h`), so that inside a
@@ -20,7 +20,7 @@ block, which is what every other worker sees anyway.
 
 As in the word2vec program and in gensim, the *input* vector of the context word predicts the *output* vector of the
 centre word (for one pair the two roles are symmetric), and a negative that is the centre word itself is left out, not
-drawn again.
+drawn again. In CBOW the mean of the context words' vectors predicts, and all of them get its gradient.
 """
 
 from libc.stdint cimport INT32_MAX, int32_t, int64_t
@@ -31,7 +31,8 @@ from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps.word2vec._pairs cimport Pairs, block_t, keys_t, unit_t
 from lapse.apps.word2vec._sgns cimport (
-    LONGEST_VECTOR, free_scratch, make_scratch, sgns_group, sgns_prepare, sgns_scratch, sgns_subtract, sgns_train,
+    LONGEST_VECTOR, cbow_train, free_scratch, make_scratch, sgns_group, sgns_prepare, sgns_scratch, sgns_subtract,
+    sgns_train, sgns_train_function,
 )
 
 sgns_prepare(LONGEST_VECTOR)
@@ -55,6 +56,8 @@ cdef class Trainer(Pairs):
         Whether a block's keys are localized when it is prepared.
     in_place
         Whether vectors are borrowed and trained where they are, if all of them are on this rank.
+    is_cbow
+        Whether a group is one prediction, by the mean of its inputs, and not one for each input.
     slow_down, is_timed
         See `Pipeline.set_pace`.
     **parameters
@@ -62,7 +65,8 @@ cdef class Trainer(Pairs):
     """
 
     cdef int dim, negative
-    cdef bint localize, in_place
+    cdef bint localize, in_place, is_cbow
+    cdef sgns_train_function train_groups
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
     cdef float* weights         # of the unit's replicated keys: the learning rate times the pairs that changed them
@@ -73,24 +77,27 @@ cdef class Trainer(Pairs):
     cdef key_t* borrowed        # all keys, if they are borrowed
     cdef void** addresses       # of their values
 
-    cdef readonly int64_t pairs
+    cdef readonly int64_t pairs # in CBOW: predictions
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, double slow_down=1.0,
-                 bint is_timed=False, **parameters):
+    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, bint is_cbow=False,
+                 double slow_down=1.0, bint is_timed=False, **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
         self.kv = kv
         self.dim, self.negative = dim, self.width - 1
-        self.localize, self.in_place = localize, in_place
+        if is_cbow and not self.shares_negatives:
+            raise ValueError("in CBOW a word is predicted once: its pairs share their negatives")
+        self.localize, self.in_place, self.is_cbow = localize, in_place, is_cbow
+        self.train_groups = cbow_train if is_cbow else sgns_train
         self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(max_rows * dim, sizeof(float))
         self.weights = <float*>allocate(self.max_unit_keys, sizeof(float))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
         self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
-        make_scratch(&self.scratch, 2 * self.window, self.width)
+        make_scratch(&self.scratch, 2 * self.window, self.width, 2 * self.dim if is_cbow else 0)
 
     def __dealloc__(self):
         free(self.rows)
@@ -213,11 +220,11 @@ cdef class Trainer(Pairs):
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
         self.begin_computing()
-        self.loss += sgns_train(self.rows if not self.rows_are_keys else <float*>self.addresses[0], unit.groups,
-                                unit.num_groups, unit.inputs, self.outputs, self.dim, unit.alpha, self.rows_are_keys,
-                                &self.scratch)
+        self.loss += self.train_groups(self.rows if not self.rows_are_keys else <float*>self.addresses[0], unit.groups,
+                                       unit.num_groups, unit.inputs, self.outputs, self.dim, unit.alpha,
+                                       self.rows_are_keys, &self.scratch)
         self.end_computing()
-        self.pairs += unit.num_pairs
+        self.pairs += unit.num_groups if self.is_cbow else unit.num_pairs
         if unit.replicated.count:
             self._weigh(unit)
             self._push(&unit.replicated, self.weights)
@@ -234,7 +241,8 @@ cdef class Trainer(Pairs):
         for group in range(unit.num_groups):
             size = unit.groups[group]
             add_weight(self.weights, inputs, size.num_inputs, first, unit.alpha * size.num_outputs)
-            add_weight(self.weights, outputs, size.num_outputs, first, unit.alpha * size.num_inputs)
+            add_weight(self.weights, outputs, size.num_outputs, first,
+                       unit.alpha * (1 if self.is_cbow else size.num_inputs))
             inputs += size.num_inputs
             outputs += size.num_outputs
 

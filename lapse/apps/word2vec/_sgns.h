@@ -1,8 +1,9 @@
-/* The arithmetic of skip-gram with negative sampling, for groups of pairs.
+/* The arithmetic of skip-gram and CBOW with negative sampling, for groups of pairs.
  *
  * In a group every input row meets every output row: the contexts of a word, the word itself and its
  * negatives (Ji, Satish, Li, Dubey: Parallelizing Word2Vec in Shared and Distributed Memory, 2016).
- * A pair with negatives of its own is a group with one input row.
+ * A pair with negatives of its own is a group with one input row. In CBOW the mean of a group's input
+ * rows meets the output rows.
  *
  * `_sgns_width.h` is the same source for several vector lengths; `sgns_prepare` picks the longest one
  * that the processor has. That is done here and not by the loader, which not every C library can. */
@@ -22,6 +23,7 @@ typedef struct {
     float **inputs, **outputs; /* pointers to the rows of a group */
     float *sums;               /* per pair: four partial sums of its dot product */
     float *scores;             /* per pair: the score, then the factor of its gradient */
+    float *middle;             /* CBOW: the mean of the inputs, then its gradient */
     float *signs;              /* per pair: its share of the learning rate, negative for a negative */
     int signs_period;          /* the number of outputs that `signs` is made for, 0 for none */
     float signs_alpha;
@@ -63,7 +65,7 @@ typedef double (*sgns_train_function)(float *, const sgns_group *, int64_t, cons
                                       const int32_t *, int, float, int, sgns_scratch *);
 typedef void (*sgns_subtract_function)(float *, const float *, int64_t);
 
-static sgns_train_function sgns_train = sgns_train_plain;
+static sgns_train_function sgns_train = sgns_train_plain, cbow_train = sgns_cbow_plain;
 static sgns_subtract_function sgns_subtract = sgns_subtract_plain;
 
 /* Choose by what the processor has; `most` is the longest vector to use, in floats. Returns the choice. */
@@ -74,17 +76,20 @@ static int sgns_prepare(int most) {
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("fma")) {
         sgns_train = sgns_train_avx512;
+        cbow_train = sgns_cbow_avx512;
         sgns_subtract = sgns_subtract_avx512;
         return 16;
     }
     if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         sgns_train = sgns_train_avx2;
+        cbow_train = sgns_cbow_avx2;
         sgns_subtract = sgns_subtract_avx2;
         return 8;
     }
 #endif
     (void)most;
     sgns_train = sgns_train_plain;
+    cbow_train = sgns_cbow_plain;
     sgns_subtract = sgns_subtract_plain;
     return 4;
 }

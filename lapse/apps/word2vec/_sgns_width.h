@@ -266,6 +266,95 @@ static double SGNS(train)(float *rows, const sgns_group *groups, int64_t num_gro
     return loss.total;
 }
 
+/* mean = the mean of `m` rows. */
+SGNS_FN void SGNS(mean)(float *const *in, int m, int dim, float *mean) {
+    float share = 1.0f / (float)m;
+    int c = 0;
+    for (; c + SGNS_WIDTH <= dim; c += SGNS_WIDTH) {
+        SGNS_V sum = SGNS_LOAD(in[0] + c);
+        for (int i = 1; i < m; i++)
+            sum += SGNS_LOAD(in[i] + c);
+        *(SGNS_V *)(mean + c) = share * sum;
+    }
+    for (; c < dim; c++) {
+        float sum = in[0][c];
+        for (int i = 1; i < m; i++)
+            sum += in[i][c];
+        mean[c] = share * sum;
+    }
+}
+
+/* change = scores * outputs, and outputs += scores^T * mean; a row that occurs twice gets both changes. */
+SGNS_FN void SGNS(update_outputs)(const float *mean, float *change, float *const *out, int k, int dim,
+                                  const float *scores) {
+    int c = 0;
+    for (; c + SGNS_WIDTH <= dim; c += SGNS_WIDTH) {
+        SGNS_V x = SGNS_LOAD(mean + c), sum = {0};
+        for (int j = 0; j < k; j++)
+            sum += scores[j] * SGNS_LOAD(out[j] + c);
+        for (int j = 0; j < k; j++)
+            *(SGNS_V *)(out[j] + c) += scores[j] * x;
+        *(SGNS_V *)(change + c) = sum;
+    }
+    for (; c < dim; c++) {
+        float sum = 0;
+        for (int j = 0; j < k; j++)
+            sum += scores[j] * out[j][c];
+        for (int j = 0; j < k; j++)
+            out[j][c] += scores[j] * mean[c];
+        change[c] = sum;
+    }
+}
+
+SGNS_FN void SGNS(add_to_all)(float *const *in, int m, int dim, const float *change) {
+    for (int i = 0; i < m; i++) {
+        float *to = in[i];
+        int c = 0;
+        for (; c + SGNS_WIDTH <= dim; c += SGNS_WIDTH)
+            *(SGNS_V *)(to + c) += SGNS_LOAD(change + c);
+        for (; c < dim; c++)
+            to[c] += change[c];
+    }
+}
+
+/* As `train`, but the mean of a group's inputs predicts, once, and each input gets the whole of its gradient: as in
+ * the word2vec program, where the share of each input in the mean is left out of the derivative. */
+SGNS_TARGET
+static double SGNS(cbow)(float *rows, const sgns_group *groups, int64_t num_groups, const int32_t *inputs,
+                         const int32_t *outputs, int dim, float alpha, int ahead, sgns_scratch *scratch) {
+    SGNS(loss) loss = {(SGNS_V){0} + 1.0f, {0}, 0, 0};
+    float **in = scratch->inputs, **out = scratch->outputs;
+    float *mean = scratch->middle, *change = mean + dim;
+    for (int64_t g = 0; g < num_groups; g++) {
+        int m = groups[g].num_inputs, k = groups[g].num_outputs;
+        for (int i = 0; i < m; i++)
+            in[i] = rows + (int64_t)inputs[i] * dim;
+        for (int j = 0; j < k; j++)
+            out[j] = rows + (int64_t)outputs[j] * dim;
+        inputs += m;
+        outputs += k;
+        if (ahead && g + 1 < num_groups) {
+            for (int j = 0; j < groups[g + 1].num_outputs; j++)
+                SGNS(fetch)(rows + (int64_t)outputs[j] * dim, dim);
+            SGNS(fetch)(rows + (int64_t)inputs[groups[g + 1].num_inputs - 1] * dim, dim);
+        }
+        if (k != scratch->signs_period || alpha != scratch->signs_alpha) {
+            SGNS(make_signs)(scratch, 1, k, alpha);
+            scratch->signs_period = k;
+            scratch->signs_alpha = alpha;
+        }
+        SGNS(mean)(in, m, dim, mean);
+        SGNS(all_dots)(&mean, 1, out, k, dim, scratch->sums);
+        SGNS(logistic)(scratch->sums, k, scratch->signs, scratch->scores, &loss);
+        SGNS(update_outputs)(mean, change, out, k, dim, scratch->scores);
+        SGNS(add_to_all)(in, m, dim, change);
+        if (loss.factors > SGNS(most_factors) - k / SGNS_WIDTH - 1)
+            SGNS(settle)(&loss);
+    }
+    SGNS(settle)(&loss);
+    return loss.total;
+}
+
 /* new - old, in place of new */
 SGNS_TARGET
 static void SGNS(subtract)(float *new_rows, const float *old_rows, int64_t n) {

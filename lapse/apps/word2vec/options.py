@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
-from lapse.apps._shared.options import Group, fraction, natural_int, positive_float, positive_int
+from lapse.apps._shared.options import Group, finite_float, fraction, natural_int, positive_float, positive_int
+from lapse.apps.word2vec.vocabulary import NOISE_POWER
 
 DESCRIPTION = """\
-Train word vectors by skip-gram with negative sampling (Mikolov et al. 2013).
+Train word vectors by skip-gram or CBOW with negative sampling (Mikolov et al. 2013).
 
 The parameters, an input and an output vector for each word, are stored in a Lapse server that spans all
 ranks; each worker trains on its own share of the text. Options are named as in gensim.
@@ -51,6 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
         "this Python's standard library)",
     )
     text.add("--min-count", positive_int, "ignore words that occur less often", default=5)
+    text.add(
+        "--max-vocab --max-final-vocab",
+        positive_int,
+        "train no more than the N most frequent words (default: all that occur --min-count times)",
+    )
     text.add(
         "--sample",
         fraction,
@@ -104,6 +110,15 @@ def make_parser() -> argparse.ArgumentParser:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options on pairs, negative samples and the learning rate."""
     model = Group(parser.add_argument_group("model"))
+    model.add(
+        "--sg",
+        int,
+        "1: skip-gram, each word of the context predicts the word by itself; 0: CBOW, the mean of their vectors does, "
+        "which takes a fraction of the time and is the better choice for large texts only",
+        default=1,
+        choices=(0, 1),
+        metavar="0|1",
+    )
     model.add("--window", positive_int, "maximum distance between the words of a pair", default=5)
     model.add("--negative", natural_int, "number of negative samples per pair", default=5)
     model.add(
@@ -115,11 +130,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="word",
     )
     model.add(
+        "--ns-exponent",
+        finite_float,
+        "negatives are drawn in proportion to the words' counts to the power of X: 1 as in the text, 0 all words "
+        "alike, below 0 rare words more often (0.75: Mikolov et al. 2013; for recommendations others are better: "
+        "Caselles-Dupre et al. 2018)",
+        default=NOISE_POWER,
+    )
+    model.add(
         "--negative-reuse",
         positive_int,
         "how many center words of a unit (with --negatives-per pair: how many pairs) use the same negative samples. "
         "Larger values save copies of vectors; values up to 8 did not change the objective (default: 4 on one or two "
-        "hosts, otherwise 1; ranks that share no memory count as hosts)",
+        "hosts, otherwise 1, as with --sg 0; ranks that share no memory count as hosts)",
     )
     model.add("--alpha", positive_float, "initial learning rate", default=0.025)
     model.add("--min-alpha", positive_float, "final learning rate", default=1e-4)

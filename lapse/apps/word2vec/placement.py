@@ -46,6 +46,9 @@ WEIGHT_OF_A_ROUND = 120.0
 #: A vector takes part in a round as often as it gathers this weight: twice as much cost 0.8% of the objective on 8
 #: ranks, and half is not worth twice the bytes.
 ENOUGH_WEIGHT = 18.0
+#: The same for CBOW, whose outputs change once per word: with 18 the objective is 2% worse on 4 and on 8 ranks, with 3
+#: or 1 it is no better.
+ENOUGH_WEIGHT_OF_CBOW = 6.0
 #: The pace of ``--combine sum``: every 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks
 #: and 50% on 8.
 WORDS_OF_SUMS = 2000
@@ -101,7 +104,11 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         usage = survey_usage(comm, args, text, long_units)
         replicated, replication = replicate(args, text, usage, ranks, number, words)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
-    sampling = shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary))) if args.negative else None
+    sampling = (
+        shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary, args.ns_exponent)))
+        if args.negative
+        else None
+    )
     return Placement(
         localize=localize,
         lookahead=args.lookahead if localize else 0,
@@ -128,7 +135,8 @@ def replicate(
     keys = shared.most_used(usage.together, number)
     rates = expected_weights(args, text)[keys] * words * shared.PACE
     pace = shared.pace(usage, keys, words, ranks)
-    return keys, dataclasses.replace(pace, combine=args.combine, wire=args.wire, rates=rates, enough=ENOUGH_WEIGHT)
+    enough = ENOUGH_WEIGHT if args.sg else ENOUGH_WEIGHT_OF_CBOW
+    return keys, dataclasses.replace(pace, combine=args.combine, wire=args.wire, rates=rates, enough=enough)
 
 
 def words_per_round(args: argparse.Namespace, text: Text) -> int:
@@ -158,22 +166,23 @@ def expected_weights(args: argparse.Namespace, text: Text) -> np.ndarray:
     """Per key: the pairs that are expected to change its vector per word of the text, times the learning rate.
 
     A word is in as many pairs as the window has words on average, in each role. A pair changes one input vector as
-    often as it has outputs, and as many output vectors.
+    often as it has outputs, and as many output vectors; with ``--sg 0`` all pairs of a word change its outputs once.
     """
     vocabulary = text.vocabulary
     pairs = args.window + 1.0
+    changes = pairs if args.sg else 1.0  # of an output
     kept = vocabulary.counts * vocabulary.keep_probability(args.sample) / max(text.words, vocabulary.total, 1)
-    weights = noise(vocabulary)
-    weights *= pairs * args.negative * kept.sum() / max(weights.sum(), 1e-300)
-    weights[1::2] += pairs * kept
+    weights = noise(vocabulary, args.ns_exponent)
+    weights *= changes * args.negative * kept.sum() / max(weights.sum(), 1e-300)
+    weights[1::2] += changes * kept
     weights[::2] = pairs * (1 + args.negative) * kept
     return args.alpha * weights
 
 
-def noise(vocabulary: Vocabulary) -> np.ndarray:
-    """The weight of each key as a negative: output vectors (keys 2w + 1) by the words' frequency to the 3/4."""
+def noise(vocabulary: Vocabulary, exponent: float = NOISE_POWER) -> np.ndarray:
+    """The weight of each key as a negative: output vectors (keys 2w + 1) by the words' frequency to a power."""
     weights = np.zeros(2 * len(vocabulary))
-    weights[1::2] = vocabulary.counts.astype(np.float64) ** NOISE_POWER
+    weights[1::2] = vocabulary.noise(exponent)
     return weights
 
 
@@ -195,7 +204,7 @@ def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_uni
     used, (units, sets, words) = everything[:-3], everything[-3:]
     scale = text.words / max(words, 1)
     draws = args.negative * sets / max(units, 1)
-    weights = noise(text.vocabulary)
+    weights = noise(text.vocabulary, args.ns_exponent)
     sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
     return Usage(scale * used, text.words, scale * sampled, scale * units)
 
@@ -203,13 +212,14 @@ def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_uni
 def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:
     """The parameters of the kernel that determine pairs."""
     unit, reuse = (LONG_UNIT, LONG_REUSE) if long_units else (UNIT, REUSE)
+    shares = args.negatives_per == "word"
     return {
         "window": args.window,
         "negative": args.negative,
         "unit_pairs": args.unit or unit,
         "keep": vocabulary.keep_thresholds(args.sample),
-        "shares_negatives": args.negatives_per == "word",
-        "negative_reuse": args.negative_reuse or (reuse if args.negatives_per == "word" else 1),
+        "shares_negatives": shares,
+        "negative_reuse": args.negative_reuse or (reuse if shares and args.sg else 1),  # CBOW: costs 0.4%, saves little
     }
 
 

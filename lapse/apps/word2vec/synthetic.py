@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lapse.apps.word2vec.text import Sentences, Text, checked
-from lapse.apps.word2vec.vocabulary import Vocabulary
+from lapse.apps.word2vec.vocabulary import Selection
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -110,7 +110,7 @@ class Recipe:
             yield self.part(number)[max(first - begin, 0) : end - begin].ravel()
 
 
-def survey(comm: Intracomm, recipe: Recipe, workers: int, min_count: int) -> Text:
+def survey(comm: Intracomm, recipe: Recipe, workers: int, selection: Selection) -> Text:
     """Generate the shares of this rank's workers, and count the words of all. Collective."""
     shares = range(comm.rank * workers, (comm.rank + 1) * workers)
     generated = [recipe.share(index, comm.size * workers) for index in shares]
@@ -118,11 +118,11 @@ def survey(comm: Intracomm, recipe: Recipe, workers: int, min_count: int) -> Tex
     counts = np.empty_like(mine)
     comm.Allreduce(mine, counts)
     names = [f"w{word}" for word in range(recipe.words)]
-    vocabulary = Vocabulary.from_counts(dict(zip(names, counts.tolist(), strict=True)), min_count)
+    vocabulary = selection.of({name: count for name, count in zip(names, counts.tolist(), strict=True) if count})
     numbers = np.array([vocabulary.index.get(name, -1) for name in names], np.int32)
     lengths = [length for part in comm.allgather([len(words) for words in generated]) for length in part]
     kept = {index: _encode(words, numbers) for index, words in zip(shares, generated, strict=True)}
-    return checked(Text(f"synthetic text of {recipe.words:,} words", vocabulary, lengths, kept), min_count)
+    return checked(Text(f"synthetic text of {recipe.words:,} words", vocabulary, lengths, kept), selection.min_count)
 
 
 def _encode(words: np.ndarray, numbers: np.ndarray) -> Sentences:

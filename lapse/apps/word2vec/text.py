@@ -20,7 +20,7 @@ from lapse.apps._shared.inputs import Input
 from lapse.apps._shared.job import AppError, collectively
 from lapse.apps.word2vec import corpus
 from lapse.apps.word2vec._encoder import Encoder
-from lapse.apps.word2vec.vocabulary import Vocabulary, merge_counts
+from lapse.apps.word2vec.vocabulary import Selection, Vocabulary, merge_counts
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -123,7 +123,7 @@ class Text:
         yield from Sentences.without_rare_words(*encoder.take()).blocks()
 
 
-def survey(comm: Intracomm, path: str, workers: int, min_count: int) -> Text:
+def survey(comm: Intracomm, path: str, workers: int, selection: Selection) -> Text:
     """Count the words of the corpus, each rank those of its own workers. Collective."""
     source = inputs.share(comm, path)
     shares = range(comm.rank * workers, (comm.rank + 1) * workers)
@@ -135,13 +135,15 @@ def survey(comm: Intracomm, path: str, workers: int, min_count: int) -> Text:
     if comm.rank == 0:
         for message in corpus.describe_bad_lines(source.name, everything, not source.is_direct):
             log.warning(message)
-    vocabulary = _merge_vocabulary(comm, counts, min_count)
+    vocabulary = _merge_vocabulary(comm, counts, selection)
     kept = {
         share: _number(encoder, vocabulary)
         for share, encoder, found in zip(shares, encoders, surveys, strict=True)
         if encoder.collected == found.words
     }
-    text = checked(Text(source.name, vocabulary, [found.words for found in everything], kept, source), min_count)
+    text = checked(
+        Text(source.name, vocabulary, [found.words for found in everything], kept, source), selection.min_count
+    )
     has_pairs = comm.allreduce(int(_may_have_pairs(text, shares))) > 0
     if comm.rank == 0:
         for message in [*_doubt_markup(source), *doubts(text, everything, has_pairs)]:
@@ -211,9 +213,9 @@ def _survey_shares(source: Input, shares: range, count: int) -> tuple[list[corpu
         return list(threads.map(survey_share, shares, encoders)), encoders
 
 
-def _merge_vocabulary(comm: Intracomm, counts: Counter, min_count: int) -> Vocabulary:
+def _merge_vocabulary(comm: Intracomm, counts: Counter, selection: Selection) -> Vocabulary:
     merged = comm.reduce(counts, op=merge_counts)  # None on the other ranks
-    return comm.bcast(None if merged is None else Vocabulary.from_counts(merged, min_count))
+    return comm.bcast(None if merged is None else selection.of(merged))
 
 
 def _number(encoder: Encoder, vocabulary: Vocabulary) -> Sentences:

@@ -50,7 +50,7 @@ cdef class PlainTrainer(Pairs):
         self.negative = self.width - 1
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
         self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
-        make_scratch(&self.scratch, 2 * self.window, self.width)
+        make_scratch(&self.scratch, 2 * self.window, self.width, 0)
 
     def __dealloc__(self):
         free(self.sampled)

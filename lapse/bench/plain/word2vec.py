@@ -19,6 +19,7 @@ import numpy as np
 import lapse
 from lapse.apps.word2vec import options, placement, stdlib_corpus, train
 from lapse.apps.word2vec.text import Text, survey
+from lapse.apps.word2vec.vocabulary import Selection
 from lapse.bench.plain._word2vec import PlainTrainer
 from lapse.sampling._draws import Generator, Table
 
@@ -45,7 +46,7 @@ class Run:
         self.vectors = np.zeros((2 * words, args.dim), np.float32)
         starts = lapse.UniformValues(-bound, bound).values(np.arange(0, 2 * words, 2), args.dim, args.seed)
         self.vectors[::2] = np.asarray(starts).reshape(words, args.dim)
-        self._table = Table(0, 2 * words, placement.noise(text.vocabulary))
+        self._table = Table(0, 2 * words, placement.noise(text.vocabulary, args.ns_exponent))
         self._generators = [Generator(args.seed, worker, 1) for worker in range(args.workers)]
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     from mpi4py import MPI
 
     path = os.fspath(args.corpus or stdlib_corpus.standard_corpus())
-    run = Run(args, survey(MPI.COMM_SELF, path, args.workers, args.min_count))
+    run = Run(args, survey(MPI.COMM_SELF, path, args.workers, Selection(args.min_count)))
     seconds, losses = [], []
     for epoch in range(args.epochs):
         spent, loss = run.train_epoch(epoch)

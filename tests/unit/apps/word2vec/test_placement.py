@@ -12,11 +12,11 @@ from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.word2vec import placement
 from lapse.apps.word2vec.options import make_parser
 from lapse.apps.word2vec.text import Text
-from lapse.apps.word2vec.vocabulary import Vocabulary
+from lapse.apps.word2vec.vocabulary import Selection
 from mpi4py import MPI
 
 COUNTS = {f"w{i}": 1000 // (i + 1) for i in range(50)}
-VOCABULARY = Vocabulary.from_counts(COUNTS)
+VOCABULARY = Selection().of(COUNTS)
 
 
 def options(*given):
@@ -44,7 +44,7 @@ def test_noise_is_frequency_to_three_quarters_and_never_an_input_vector():
 
 @pytest.mark.parametrize("management, scheme", [("classic", "naive"), ("lapse", "preloc"), ("lapse2", "local")])
 def test_each_management_has_a_sampling_scheme(management, scheme):
-    many = Vocabulary.from_counts({f"w{i}": 5 for i in range(1000)})
+    many = Selection().of({f"w{i}": 5 for i in range(1000)})
     args = options("--management", management)
     assert choose_scheme(args, many, 8) == scheme
     assert shared.make_sampling(args, scheme, lapse.Weighted(placement.noise(many))).scheme == scheme
@@ -205,6 +205,8 @@ def test_expected_weights_are_those_of_a_count():
     np.testing.assert_allclose(weights[::2], 0.1 * 6 * pairs)
     noise = placement.noise(VOCABULARY)[1::2]
     np.testing.assert_allclose(weights[1::2], 0.1 * (pairs + 5 * pairs.sum() * noise / noise.sum()))
+    args.sg = 0  # all pairs of a word change its outputs once
+    np.testing.assert_allclose(placement.expected_weights(args, a_text(total))[1::2], weights[1::2] / 6)
 
 
 def test_all_vectors_are_replicated_if_they_fit():
