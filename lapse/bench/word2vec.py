@@ -61,12 +61,12 @@ def options(corpus: Path, workers: int) -> argparse.Namespace:
 def _workers(context: Context, corpus: Path) -> list[Row]:
     from lapse import _mpi_loader
     from lapse.apps.word2vec import train
-    from lapse.apps.word2vec.text import survey
+    from lapse.apps.word2vec.survey import survey
     from lapse.apps.word2vec.vocabulary import Selection
     from lapse.bench.plain import word2vec as plain
 
     comm, args = _mpi_loader.load().COMM_WORLD, options(corpus, workers=2)
-    text = survey(comm, str(corpus), args.workers, Selection(args.min_count))
+    text = survey(comm, [corpus], args.workers, Selection(args.min_count))
     plan = train.make_plan(comm, args, text)
     with train.open_server(comm, plan, args.seed) as server:
         on_array = plain.Run(args, text)

@@ -217,6 +217,22 @@ def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
     assert written == ["context.bin", "vectors.bin", "vectors.npy", "vocab.txt"]
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_folder_is_trained_as_one_text_with_phrases(topics, tmp_path, ranks):
+    folder, model = tmp_path / "texts", tmp_path / "model"
+    (folder / "more").mkdir(parents=True)
+    lines = topics.read_text().replace("t0w1 ", "new york ").splitlines(keepends=True)
+    (folder / "a.txt").write_text("".join(lines[:500]))
+    (folder / "more" / "b.gz").write_bytes(gzip.compress("".join(lines[500:]).encode()))
+    options = ("--output", model, "--checkpoint-every", 2, "--phrases", "--phrases-threshold", 50)
+    job = run_app("word2vec", ranks, "--corpus", folder / "a.txt", folder / "more", *SMALL, *options)
+    assert result_of(job)["vocab"] == NUM_TOPICS * TOPIC_WORDS + 1  # t0w1 remains at the end of lines
+    counts = model_io.read_counts(model / "vocab.txt")
+    assert "york" not in counts and counts["new_york"] == "".join(lines).count("new york")
+    again = run_app("word2vec", 2, "--output", model, "--resume")
+    assert result_of(again) == result_of(job)
+
+
 def test_more_workers_than_sentences(tmp_path):
     corpus = tmp_path / "tiny.txt"
     corpus.write_text("a b a b a b a b\n")

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -48,6 +50,12 @@ def test_a_pipe_is_read_once_for_all_ranks(topics, tmp_path):
         read = result_of(run_app("word2vec", 3, "--corpus", pipe, *SMALL, timeout=60, env={"TMPDIR": str(tmp_path)}))
     assert read["vocab"] == result_of(run_app("word2vec", 1, "--corpus", topics, *SMALL))["vocab"]
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    command = [launch.mpirun_command(), "-n", "3", sys.executable, "-m", "lapse.apps.word2vec", "--corpus", "-"]
+    job = subprocess.run(
+        [*command, *map(str, SMALL)], input=topics.read_bytes(), capture_output=True, timeout=60, check=False
+    )
+    assert json.loads(job.stdout.split(b"RESULT ")[1])["vocab"] == read["vocab"], job.stderr
+    assert job.stderr.count(b"copied standard input into a temporary file, once") == 1
     ratings = "".join(f"{i % 9} {i % 7} {i % 5}\n" for i in range(300)).encode()
     with fed(tmp_path / "ratings", ratings) as pipe:
         job = run_app("mf", 2, "--ratings", pipe, "--epochs", 1, "--no-progress", timeout=60)

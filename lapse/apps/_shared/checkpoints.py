@@ -162,9 +162,10 @@ def take_over(args: argparse.Namespace, stored: dict) -> argparse.Namespace:
 def _check_kind(args: argparse.Namespace, name: str, value: Any) -> None:
     """Raise for a value that no option has, or not this one."""
     ours = _encode(getattr(args, name))
-    is_path = isinstance(value, dict) and value.keys() == {"path"} and isinstance(value["path"], str)
+    is_path = all(map(_is_path, value)) if isinstance(value, list) else _is_path(value)
     is_scalar = value is None or isinstance(value, (str, int, float, bool))
-    fits = ours is None or value is None or type(value) is type(ours) or {type(value), type(ours)} <= {int, float}
+    kinds = {type(value), type(ours)}
+    fits = ours is None or value is None or len(kinds) == 1 or kinds <= {int, float} or kinds <= {dict, list}
     if not (is_path or is_scalar) or not fits:
         raise AppError(
             f"the checkpoint in {folder_of(args)} is damaged: --{name.replace('_', '-')} is {str(value)[:80]}; start "
@@ -172,13 +173,22 @@ def _check_kind(args: argparse.Namespace, name: str, value: Any) -> None:
         )
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"path"} and isinstance(value["path"], str)
+
+
 def _encode(value: Any) -> Any:
+    """For JSON; of several paths that are one, that one: an option may have taken no more when a run was started."""
+    if isinstance(value, list):
+        return [_encode(each) for each in value] if len(value) != 1 else _encode(value[0])
     return {"path": str(value)} if isinstance(value, Path) else value
 
 
 def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(each) for each in value]
     return Path(value["path"]) if isinstance(value, dict) else value
 
 
 def _show(value: Any) -> str:
-    return str(_decode(value))
+    return " ".join(_show(each) for each in value) if isinstance(value, list) else str(_decode(value))

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import gzip
 import io
+import logging
 import lzma
 import os
 import re
@@ -29,6 +30,8 @@ from lapse.apps._shared.job import AppError, collectively, on_rank_0, on_rank_0_
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
+
+log = logging.getLogger(__name__)
 
 #: How much of a file is looked at to recognize it.
 HEAD = 1 << 16
@@ -83,6 +86,8 @@ _FOREIGN = (
 _BY_THE_WAY = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 #: Where each process may find another file under the same name.
 _OF_PROCESSES = ("/dev/", "/proc/")
+#: The name of standard input on a command line.
+STDIN = "-"
 #: Files that were read once and are unlinked; open as long as this process lives.
 _spooled: list[Any] = []
 
@@ -343,6 +348,7 @@ def share(comm: Intracomm, path: str | os.PathLike, name: str | None = None) -> 
     """Recognize a file that every rank will read, each by the path that it gives. Collective.
 
     What can be read only once, a pipe, is read by rank 0 and copied to every host, into temporary files without names.
+    `path` may be `STDIN`.
 
     Raises
     ------
@@ -350,10 +356,15 @@ def share(comm: Intracomm, path: str | os.PathLike, name: str | None = None) -> 
         On all ranks: as `recognize`, or if the ranks do not see the same file.
     """
     path = os.fspath(path)
+    if path == STDIN:
+        path, name = "/dev/stdin", name or "standard input"
     name = path if name is None else name
     located, is_pipe = on_rank_0(comm, _locate, path)
     if is_pipe:
         path = _spread(comm, located)
+        if comm.rank == 0:
+            size = os.stat(path).st_size
+            log.info("copied %s into a temporary file, once: %s bytes", name, f"{size:,}")
     elif comm.rank == 0 or path.startswith(_OF_PROCESSES):
         path = located
     found = replace(on_rank_0(comm, recognize, path if comm.rank == 0 else "", name), path=path)
@@ -363,7 +374,8 @@ def share(comm: Intracomm, path: str | os.PathLike, name: str | None = None) -> 
 
 def _locate(path: str) -> tuple[str, bool]:
     """What all ranks can open (``/dev/stdin`` is another file for each process), and whether it is a pipe."""
-    if stat.S_ISFIFO(os.stat(path).st_mode):
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode) or (stat.S_ISSOCK(mode) and path == "/dev/stdin"):  # some launchers feed rank 0 by a socket
         return path, True
     return os.path.realpath(path) if path.startswith(_OF_PROCESSES) else path, False
 
@@ -380,6 +392,10 @@ def _temporary_file() -> Any:
     return tempfile.NamedTemporaryFile(prefix="lapse-", delete=False)
 
 
+def _open_pipe(path: str) -> IO[bytes]:
+    return open(0, "rb", closefd=False) if path == "/dev/stdin" else open(path, "rb")  # a socket has no path to open
+
+
 def _spread(comm: Intracomm, path: str) -> str:
     """Read a pipe on rank 0; returns what this rank can open instead."""
     from mpi4py import MPI
@@ -392,7 +408,7 @@ def _spread(comm: Intracomm, path: str) -> str:
         host.barrier()
         if copy:  # all have opened it: from here on it needs no name, and vanishes whatever happens
             os.unlink(here)
-        pipe = on_rank_0_only(comm, open, path, "rb")
+        pipe = on_rank_0_only(comm, _open_pipe, path)
         while block := on_rank_0(comm, lambda: pipe.read(SENT_AT_ONCE) if pipe else b""):
             collectively(comm, lambda block=block: copy.write(block) if copy else None)
         collectively(comm, lambda: copy.flush() if copy else None)

@@ -77,7 +77,7 @@ cdef class Trainer(Pairs):
     cdef key_t* borrowed        # all keys, if they are borrowed
     cdef void** addresses       # of their values
 
-    cdef readonly int64_t pairs # in CBOW: predictions
+    cdef readonly int64_t pairs  # in CBOW: predictions
     cdef readonly double loss
 
     def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, bint is_cbow=False,

@@ -77,14 +77,24 @@ class Share:
         The file, recognized or not.
     index, count
         The number of this worker, and of all workers.
+    bytes_wanted
+        Of a plain file: where its part would begin and end, if lines could be cut (default: by `index` and `count`).
     """
 
-    def __init__(self, source: Input | str | os.PathLike, index: int = 0, count: int = 1) -> None:
+    def __init__(
+        self,
+        source: Input | str | os.PathLike,
+        index: int = 0,
+        count: int = 1,
+        bytes_wanted: tuple[int, int] | None = None,
+    ) -> None:
         if not 0 <= index < count:
             raise ValueError(f"share {index} of {count} does not exist")
         self.source = source if isinstance(source, Input) else inputs.recognize(source)
         self.index = index
         self.count = count
+        size = self.source.size
+        self._bytes_wanted = bytes_wanted or (size * index // count, size * (index + 1) // count)
 
     def sentences(self, survey: Survey | None = None) -> Iterator[list[str]]:
         """Yield the sentences of this share, as lists of words, without empty lines.
@@ -105,6 +115,7 @@ class Share:
         survey
             If given, it is filled, except for ``counts``.
         """
+        words = encoder.total
         for line, chunk in self._chunks(survey):
             if chunk.isascii():
                 encoder.add_text(chunk, MAX_SENTENCE)
@@ -113,7 +124,7 @@ class Share:
                     encoder.add_sentence(sentence)
             yield
         if survey is not None:
-            survey.words = encoder.total
+            survey.words = encoder.total - words
 
     def survey(self, encoder: Encoder | None = None) -> Survey:
         """Count words and lines of this share in one pass; a new `encoder` may keep its words."""
@@ -138,7 +149,7 @@ class Share:
                     f"{self.source.name} has {size:,} bytes, but had {self.source.size:,} before: it must not change "
                     "while it is read"
                 )
-            start, end = (_cut(file, size, index, self.count) for index in (self.index, self.index + 1))
+            start, end = (_cut(file, size, wanted) for wanted in self._bytes_wanted)
             file.seek(start)
             line = 0
             for chunk in _read_chunks(file, end - start):
@@ -163,9 +174,8 @@ class Share:
             raise inputs.DamagedError(f"{error} (after line {line:,})") from None
 
 
-def _cut(file: IO[bytes], size: int, index: int, count: int) -> int:
-    """The start of share `index`: it depends on the file alone, so that neighbors agree."""
-    wanted = size * index // count
+def _cut(file: IO[bytes], size: int, wanted: int) -> int:
+    """Where a share begins that would begin at `wanted`: it depends on the file alone, so that neighbors agree."""
     if wanted in (0, size):
         return wanted
     file.seek(wanted - 1)  # a boundary at the start of a line stays there

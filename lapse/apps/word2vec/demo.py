@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, comm) -> None:
     options = training_options("--epochs", args.epochs, "--max-runtime", MAX_RUNTIME)
     training = Training("word2vec", comm, options)
     say(comm, f"Training word vectors on the documentation of this Python, on {comm.size} ranks.")
-    text = train.survey(comm, train.locate_corpus(comm, None), options.workers, train.Selection(options.min_count))
+    text = train.survey(comm, train.locate_corpus(comm), options.workers, train.Selection(options.min_count))
     plan = train.make_plan(comm, options, text)
     with train.open_server(comm, plan, training.seed) as server:
         train.train(server, plan, training)

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from lapse.apps._shared import options
-from lapse.apps._shared.options import Group, finite_float, fraction, natural_int, positive_float, positive_int
+from lapse.apps._shared.options import (
+    Group,
+    finite_float,
+    fraction,
+    natural_float,
+    natural_int,
+    positive_float,
+    positive_int,
+)
 from lapse.apps.word2vec.vocabulary import NOISE_POWER
 
 DESCRIPTION = """\
@@ -48,8 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
     text.add(
         "--corpus FILE",
         Path,
-        "text with one sentence per line and words separated by spaces, plain or gzip (default: the documentation of "
-        "this Python's standard library)",
+        "text with one sentence per line and words separated by spaces, plain or compressed: files, folders (all files "
+        "below), patterns in quotes ('texts/**/*.gz'), or - for standard input, which is copied into a temporary file "
+        "(default: the documentation of this Python's standard library)",
+        nargs="+",
     )
     text.add("--min-count", positive_int, "ignore words that occur less often", default=5)
     text.add(
@@ -63,6 +73,23 @@ def make_parser() -> argparse.ArgumentParser:
         "downsample words that are more frequent than this share of the text; 0: none",
         default=1e-3,
     )
+    text.add(
+        "--phrases",
+        positive_int,
+        "join pairs of words that stand together more often than by chance into one word, new_york, as word2phrase "
+        "does; with 2 PASSES also phrases of up to four words, and so on (default without a number: 1)",
+        nargs="?",
+        const=1,
+        metavar="PASSES",
+    )
+    text.add(
+        "--phrases-threshold",
+        natural_float,
+        "join a pair a b if (count(a b) - min count) / (count(a) count(b)) x words of the text is larger; a larger "
+        "threshold means fewer phrases",
+        default=100.0,
+    )
+    text.add("--phrases-min-count", positive_int, "join only pairs that occur more often", default=5)
     made = Group(
         parser.add_argument_group(
             "synthetic text",

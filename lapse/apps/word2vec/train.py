@@ -25,11 +25,12 @@ from lapse.apps._shared.placement import every, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.stdlib import write_temporary
 from lapse.apps._shared.training import Training
-from lapse.apps.word2vec import model_io, placement, stdlib_corpus, synthetic
+from lapse.apps.word2vec import model_io, phrases, placement, stdlib_corpus, synthetic
 from lapse.apps.word2vec._kernel import Trainer
 from lapse.apps.word2vec.options import LENGTH_PER_WORD
 from lapse.apps.word2vec.placement import Placement
-from lapse.apps.word2vec.text import Text, survey
+from lapse.apps.word2vec.survey import survey
+from lapse.apps.word2vec.text import Text
 from lapse.apps.word2vec.vocabulary import Selection, Vocabulary
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def read_text(comm: Intracomm, args: argparse.Namespace) -> Text:
     if args.synthetic_words is None:
         if args.synthetic_length is not None:
             raise job.AppError("--synthetic-length requires --synthetic-words N")
-        return survey(comm, locate_corpus(comm, args.corpus), args.workers, selection)
+        return survey(comm, locate_corpus(comm, args.corpus), args.workers, selection, joining_of(args))
+    if args.phrases is not None:
+        raise job.AppError("--phrases and --synthetic-words exclude each other: generated words form no phrases")
     if args.corpus is not None:
         raise job.AppError("--corpus and --synthetic-words exclude each other: choose one text")
     length = args.synthetic_length or LENGTH_PER_WORD * args.synthetic_words
@@ -113,18 +116,28 @@ def read_text(comm: Intracomm, args: argparse.Namespace) -> Text:
     return synthetic.survey(comm, recipe, args.workers, selection)
 
 
-def locate_corpus(comm: Intracomm, chosen: Path | None) -> str:
-    """The file to train on; by default, the Python documentation of rank 0."""
+def joining_of(args: argparse.Namespace) -> phrases.Options | None:
+    """How phrases are joined."""
+    if args.phrases is not None:
+        return phrases.Options(args.phrases, args.phrases_threshold, args.phrases_min_count)
+    for name in ("phrases_threshold", "phrases_min_count"):
+        if name in args.given:
+            raise job.AppError(f"--{name.replace('_', '-')} requires --phrases")
+    return None
+
+
+def locate_corpus(comm: Intracomm, chosen: list[Path] | Path | None = None) -> list[str]:
+    """The files to train on, as `survey` takes them; by default, the Python documentation of rank 0."""
     if chosen is not None:
-        return os.fspath(chosen)
+        return [os.fspath(each) for each in ([chosen] if isinstance(chosen, Path) else chosen)]
     path = job.on_rank_0(comm, stdlib_corpus.standard_corpus)
     size = job.on_rank_0(comm, os.path.getsize, path)
     here = os.path.isfile(path) and os.path.getsize(path) == size
     if all(comm.allgather(here)):
-        return os.fspath(path)
+        return [os.fspath(path)]
     # other hosts may have another Python, but all must train on the same text
     content = job.on_rank_0(comm, path.read_text, "utf-8")
-    return os.fspath(job.collectively(comm, lambda: path if here else write_temporary(content)))
+    return [os.fspath(job.collectively(comm, lambda: path if here else write_temporary(content)))]
 
 
 # --- training --------------------------------------------------------------------------------

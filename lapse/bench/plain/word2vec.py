@@ -18,7 +18,8 @@ import numpy as np
 
 import lapse
 from lapse.apps.word2vec import options, placement, stdlib_corpus, train
-from lapse.apps.word2vec.text import Text, survey
+from lapse.apps.word2vec.survey import survey
+from lapse.apps.word2vec.text import Text
 from lapse.apps.word2vec.vocabulary import Selection
 from lapse.bench.plain._word2vec import PlainTrainer
 from lapse.sampling._draws import Generator, Table
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     from mpi4py import MPI
 
     path = os.fspath(args.corpus or stdlib_corpus.standard_corpus())
-    run = Run(args, survey(MPI.COMM_SELF, path, args.workers, Selection(args.min_count)))
+    run = Run(args, survey(MPI.COMM_SELF, [path], args.workers, Selection(args.min_count)))
     seconds, losses = [], []
     for epoch in range(args.epochs):
         spent, loss = run.train_epoch(epoch)

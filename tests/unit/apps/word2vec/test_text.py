@@ -8,6 +8,7 @@ from lapse.apps.word2vec._encoder import Encoder
 
 from lapse.apps.word2vec import corpus, text
 from lapse.apps.word2vec.corpus import Share
+from lapse.apps.word2vec.survey import survey
 from lapse.apps.word2vec.vocabulary import Selection
 
 LINES = ["a b a c", "", "  caf\u00e9 a\u2003b ", "\x1cc\x1fa\x0b", "d " * 25, "\ufeffa", "e"]
@@ -73,9 +74,9 @@ def test_only_known_words_have_numbers():
 @pytest.mark.parametrize("workers", [1, 3])
 def test_what_is_kept_and_what_is_read_again_are_the_same(path, monkeypatch, workers):
     monkeypatch.setattr(text, "BLOCK_WORDS", 40)
-    kept = text.survey(OneRank(), path, workers, Selection(20))
+    kept = survey(OneRank(), [path], workers, Selection(20))
     monkeypatch.setattr(corpus, "MAX_KEPT_WORDS", 0)
-    again = text.survey(OneRank(), path, workers, Selection(20))
+    again = survey(OneRank(), [path], workers, Selection(20))
     assert len(kept.kept) == workers and not again.kept
     assert kept.share_words == again.share_words and sum(kept.share_words) == kept.words
     for worker in range(workers):
@@ -107,7 +108,7 @@ def test_what_looks_wrong_is_said_in_a_line(tmp_path, monkeypatch, caplog, conte
     monkeypatch.setattr(corpus, "MAX_SENTENCE", 60)
     path = tmp_path / "text.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    text.survey(OneRank(), str(path), 2, Selection(min_count))
+    survey(OneRank(), [path], 2, Selection(min_count))
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     said = [message for message in said if "were replaced" not in message and "in total" not in message]
     assert len(said) == 1 and doubt in said[0] and said[0].startswith(str(path)), said
