@@ -233,6 +233,33 @@ def test_a_folder_is_trained_as_one_text_with_phrases(topics, tmp_path, ranks):
     assert result_of(again) == result_of(job)
 
 
+@pytest.mark.parametrize("ranks, kind", [(1, "folder"), (3, "folder"), (1, "vectors.bin"), (2, "vectors.npy")])
+def test_a_training_continues_from_vectors(topics, tmp_path, ranks, kind):
+    """The text of the second training lacks the first words and has a new one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    result = result_of(run_app("word2vec", 1, "--corpus", topics, "--output", first, *SMALL, "--binary"))
+    text = tmp_path / "text.txt"
+    lines = topics.read_text().replace("t0w5", "new").splitlines(keepends=True)
+    text.write_text("".join(line for line in lines if not line.startswith("t1")))
+    start = first if kind == "folder" else first / kind
+    options = ("--epochs", 1, "--no-progress", "--sample", 0, "--output", second, "--start-vectors", start)
+    job = run_app("word2vec", ranks, "--corpus", text, *options)
+    found = result_of(job)
+    old, new = Model.load(first), Model.load(second)
+    assert set(new.words) == {*old.words, "new"}
+    absent = [word for word in old.words if word.startswith("t1w") or word == "t0w5"]
+    assert len(absent) == TOPIC_WORDS + 1
+    for word in absent:
+        np.testing.assert_array_equal(new.vector(word), old.vector(word))
+    assert not np.array_equal(new.vector("t2w1"), old.vector("t2w1"))
+    assert new.similarity("t2w1", "t2w2") > 0.5
+    if kind == "folder":  # the context vectors, too; from the start the loss of an epoch is twice as large
+        assert found["loss"] < 1.3 * result["loss"]
+    if kind == "vectors.npy":
+        wrong = run_app("word2vec", ranks, "--corpus", text, *options, "--dim", 8)
+        assert wrong.returncode == 1 and wrong.stderr.count("have 16 numbers: omit --dim") == 1
+
+
 def test_more_workers_than_sentences(tmp_path):
     corpus = tmp_path / "tiny.txt"
     corpus.write_text("a b a b a b a b\n")

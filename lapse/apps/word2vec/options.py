@@ -146,6 +146,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=(0, 1),
         metavar="0|1",
     )
+    model.add(
+        "--start-vectors FILE",
+        Path,
+        "continue from these vectors: a model's folder (word and context vectors), a file in a format of word2vec "
+        "(binary if it ends in .bin), or a NumPy array with the words in vocab.txt beside it. All of their words are "
+        "in the model, those that the text lacks unchanged, as long as --max-vocab leaves room; words that are new "
+        "begin as usual. --dim is theirs",
+    )
     model.add("--window", positive_int, "maximum distance between the words of a pair", default=5)
     model.add("--negative", natural_int, "number of negative samples per pair", default=5)
     model.add(

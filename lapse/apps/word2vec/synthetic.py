@@ -118,7 +118,8 @@ def survey(comm: Intracomm, recipe: Recipe, workers: int, selection: Selection) 
     counts = np.empty_like(mine)
     comm.Allreduce(mine, counts)
     names = [f"w{word}" for word in range(recipe.words)]
-    vocabulary = selection.of({name: count for name, count in zip(names, counts.tolist(), strict=True) if count})
+    occurring = {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
+    vocabulary = comm.bcast(selection.of(occurring) if comm.rank == 0 else None)
     numbers = np.array([vocabulary.index.get(name, -1) for name in names], np.int32)
     lengths = [length for part in comm.allgather([len(words) for words in generated]) for length in part]
     kept = {index: _encode(words, numbers) for index, words in zip(shares, generated, strict=True)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from lapse.apps._shared.placement import every, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.stdlib import write_temporary
 from lapse.apps._shared.training import Training
-from lapse.apps.word2vec import model_io, phrases, placement, stdlib_corpus, synthetic
+from lapse.apps.word2vec import model_io, phrases, placement, start, stdlib_corpus, synthetic
 from lapse.apps.word2vec._kernel import Trainer
 from lapse.apps.word2vec.options import LENGTH_PER_WORD
 from lapse.apps.word2vec.placement import Placement
@@ -74,9 +75,12 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     args = training.args
     if not args.sg and args.negatives_per == "pair":
         raise job.AppError("--negatives-per pair is for skip-gram: with --sg 0 all pairs of a word are one prediction")
-    text = read_text(comm, args)
+    begin = read_start(comm, args)
+    text = read_text(comm, args, begin.words if begin else ())
     plan = make_plan(comm, args, text)
     with open_server(comm, plan, training.seed) as server:
+        if begin and training.resumed_from is None:
+            start.put(server, begin, text.vocabulary)
         training.restore(server)
         train(server, plan, training)
         if args.output is not None and not training.is_interrupted:
@@ -94,15 +98,28 @@ def words_per_second(history: list[dict]) -> float:
 # --- corpus ----------------------------------------------------------------------------------
 
 
-def read_text(comm: Intracomm, args: argparse.Namespace) -> Text:
-    """Read the corpus, or generate the synthetic text. Collective.
+def read_start(comm: Intracomm, args: argparse.Namespace) -> start.Start | None:
+    """Find the vectors to continue from; ``--dim`` becomes their length. Collective."""
+    if args.start_vectors is None:
+        return None
+    found = start.find(comm, args.start_vectors)
+    if "dim" in args.given and args.dim != found.dim:
+        raise job.AppError(
+            f"--dim is {args.dim}, but the vectors of --start-vectors {found.path} have {found.dim} numbers: omit --dim"
+        )
+    args.dim = found.dim
+    return found
+
+
+def read_text(comm: Intracomm, args: argparse.Namespace, words: Sequence[str] = ()) -> Text:
+    """Read the corpus, or generate the synthetic text; `words` are trained in any case. Collective.
 
     Raises
     ------
     AppError
         If both are asked for, or no word is frequent enough.
     """
-    selection = Selection(args.min_count, args.max_vocab)
+    selection = Selection(args.min_count, args.max_vocab, words)
     if args.synthetic_words is None:
         if args.synthetic_length is not None:
             raise job.AppError("--synthetic-length requires --synthetic-words N")

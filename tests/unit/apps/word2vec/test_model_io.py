@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lapse.apps.word2vec import model_io
-from lapse.base.word_vectors import read_vectors
+from lapse.base.word_vectors import iterate_vectors, read_vectors
 
 WORDS = ["the", "naïve", "\ufffd", "a-b"]
 
@@ -21,6 +21,9 @@ def test_what_is_written_is_read_back_exactly(tmp_path, vectors, binary):
     words, found = read_vectors(path)
     assert words == WORDS
     np.testing.assert_array_equal(found, vectors)
+    parts = list(iterate_vectors(path, 3))
+    assert [len(some) for some, _ in parts] == [3, 1] and parts[1][0] == WORDS[3:]
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), vectors)
 
 
 @pytest.mark.parametrize("binary", [False, True])
