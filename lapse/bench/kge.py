@@ -142,7 +142,12 @@ def on_arrays(plan, arrays, worker: int) -> Callable:
     from lapse.apps.kge import train
     from lapse.bench.plain._kge import PlainTrainer
 
-    trainer = PlainTrainer(*arrays, rate=plan.args.lr, **train.kernel_options(plan, seed=worker))
+    trainer = PlainTrainer(
+        *arrays,
+        rate=plan.args.lr,
+        negatives=plan.args.num_negs_per_pos,
+        **train.kernel_options(plan, seed=worker),
+    )
 
     def train_blocks(blocks):
         for block in blocks:

@@ -101,6 +101,24 @@ def test_one_worker_repeats_itself(languages):
     assert (one["loss"], one["mrr"]) == (other["loss"], other["mrr"])
 
 
+ALL = ("--num-negs-per-pos", "all", "--epochs", 12)
+
+
+def test_all_entities_as_negatives_give_the_same_on_any_ranks_and_workers(languages):
+    """But for rounding; one worker repeats itself to the last bit, and so do two of one rank."""
+    more = ("--relation-weight", 0.5, "--entity-dropout", 0.1, "--relation-dropout", 0.1)
+    jobs = [(1, 1, {}), (1, 1, {}), (1, 2, {}), (1, 2, {}), (3, 2, APART), (2, 1, {})]
+    results = [
+        result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, *ALL, *more, "--workers", workers, env=env))
+        for ranks, workers, env in jobs
+    ]
+    figures = [(result["loss"], result["mrr"]) for result in results]
+    assert figures[0] == figures[1] and figures[2] == figures[3]
+    assert figures[0][1] > 0.7
+    for loss, mrr in figures:
+        assert loss == pytest.approx(figures[0][0], rel=1e-4) and mrr == pytest.approx(figures[0][1], abs=0.02)
+
+
 def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_path):
     """By another number of ranks."""
     part = ("--dataset", languages, *SMALL, "--epochs", 1_000_000, "--output", tmp_path)
@@ -161,10 +179,13 @@ def test_ranks_that_share_no_memory_have_replicas_of_all_values(languages, tmp_p
         assert stats["replica_syncs"] > 0
 
 
-@pytest.mark.parametrize("model, env", [("complex", {}), ("complex", APART), ("rescal", {})])
-def test_the_output_scores_as_the_model_does(languages, tmp_path, model, env):
+@pytest.mark.parametrize(
+    "model, env, more",
+    [("complex", {}, ()), ("complex", APART, ()), ("rescal", {}, ()), ("rescal", APART, ("--num-negs-per-pos", "all"))],
+)
+def test_the_output_scores_as_the_model_does(languages, tmp_path, model, env, more):
     """Plain NumPy on the files ranks the test triples as the RESULT line says; replicas are equal by then."""
-    options = ("--dataset", languages, *SMALL, "--eval-every", 0, "--output", tmp_path / "m", "--model", model)
+    options = ("--dataset", languages, *SMALL, "--eval-every", 0, "--output", tmp_path / "m", "--model", model, *more)
     result = result_of(run_app("kge", 2, *options, env=env))
     entities, relations = (np.load(tmp_path / "m" / f"{name}.npy") for name in ("entities", "relations"))
     ids = {
@@ -176,12 +197,14 @@ def test_the_output_scores_as_the_model_does(languages, tmp_path, model, env):
     assert list(ids["entities"]) == dataset.entities and list(ids["relations"]) == dataset.relations
     assert json.loads((tmp_path / "m" / "model.json").read_text())["mrr"] == result["mrr"]
     assert not list((tmp_path / "m").glob("*.part"))
-    inverse = np.load(tmp_path / "m" / "inverse_relations.npy") if model == "complex" else relations
+    has_inverse = (tmp_path / "m" / "inverse_relations.npy").exists()
+    assert has_inverse == (model == "complex" or bool(more))
+    inverse = np.load(tmp_path / "m" / "inverse_relations.npy") if has_inverse else relations
 
     def answers(entity, relation, is_inverse):
         vector, matrix = entities[entity], (inverse if is_inverse else relations)[relation]
         if model == "rescal":
-            return entities @ (matrix @ vector if is_inverse else vector @ matrix)
+            return entities @ (matrix @ vector if is_inverse and not has_inverse else vector @ matrix)
         vector, matrix, all_vectors = (a[..., :8] + 1j * a[..., 8:] for a in (vector, matrix, entities))
         return ((vector * matrix) @ all_vectors.conj().T).real
 

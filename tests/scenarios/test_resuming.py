@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from app import TIMES, result_of, run_app, start_app, write_topics
+from app import TIMES, result_of, run_app, start_app, write_languages, write_topics
 from lapse import _build_info
 
 EPOCHS = 12
@@ -166,20 +166,33 @@ def test_a_killed_and_resumed_training_ends_at_the_loss_of_an_uninterrupted_one(
     assert again == result
 
 
+SAMPLER = (
+    *("--rows", 300, "--columns", 60, "--entries", 9000, "--planted-rank", 3),
+    *("--solver", "gibbs", "--epochs", 60, "--burn-in", 2),
+)
+FULL_SOFTMAX = (
+    *("--dim", 16, "--batch-size", 16, "--num-negs-per-pos", "all", "--relation-dropout", 0.1),
+    *("--epochs", 60, "--lr", 0.5, "--eval-every", 2, "--lr-plateau", 0.5),
+)
+
+
 @pytest.mark.deadline(150)
-def test_a_killed_and_resumed_sampler_goes_on_as_if_it_had_not_been(tmp_path):
-    """Means over draws are means over those of all processes, and the draws are the same ones."""
-    matrix = ("--rows", 300, "--columns", 60, "--entries", 9000, "--planted-rank", 3)
-    options = (*matrix, "--solver", "gibbs", "--epochs", 60, "--burn-in", 2, "--no-progress")
-    whole = result_of(run_app("mf", 2, *options))
+@pytest.mark.parametrize("app, options, figure", [("mf", SAMPLER, "rmse"), ("kge", FULL_SOFTMAX, "loss")])
+def test_a_killed_and_resumed_training_goes_on_as_if_it_had_not_been(tmp_path, app, options, figure):
+    """By another number of ranks. Of the sampler: means over draws are means over those of all processes, and the draws
+    are the same ones. Of the softmax over all entities: so are the batches and the reductions of the learning rate."""
+    if app == "kge":
+        options = ("--dataset", write_languages(tmp_path), *options)
+    options = (*options, "--no-progress")
+    whole = result_of(run_app(app, 2, *options))
     out = (*options, "--output", tmp_path, "--checkpoint-every", 1)
-    with started(2, *out, app="mf") as process:
+    with started(2, *out, app=app) as process:
         while process.poll() is None and (step(tmp_path) is None or epochs_done(tmp_path) < 4):
             time.sleep(0.01)
         kill_ranks(process)
-    resumed = result_of(run_app("mf", 3, *out, "--resume"))
+    resumed = result_of(run_app(app, 3, *out, "--resume"))
     assert 4 <= resumed["resumed_from"] < 60
-    assert resumed["rmse"] == pytest.approx(whole["rmse"], rel=1e-3)
+    assert resumed[figure] == pytest.approx(whole[figure], rel=1e-3)
 
 
 #: A signal that the launcher forwards to all ranks, and waits for their end.

@@ -11,6 +11,8 @@ The path of a triple through the modules::
                                     evaluate (_ranking): valid and test ◄─ pull ───┤
                                     model_io: embeddings as .npy ◄──────── pull ───┘
 
+With all entities as negatives `full` takes the place of the training by blocks, with `_full_kernel` and `_full`.
+
 `options` has the defaults of each model, `placement` decides which technique manages which parameter.
 
 `Model` is a trained model that answers (`trained`; ``predict`` asks it): unlike `models.Model`, with its vectors.

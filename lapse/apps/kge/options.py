@@ -34,6 +34,8 @@ The output folder contains entities.npy, relations.npy (for numpy.load), entitie
 hits3 and hits10 are filtered, on the test triples, over both sides.
 """
 
+#: The value of ``--num-negs-per-pos all``.
+ALL = 0
 #: Values of options that are not given, by model. Found on FB15k-237 (valid).
 DEFAULTS: dict[str, dict] = {
     "complex": dict(dim=200, epochs=25, reciprocal_relations=True, entity_n3=0.08, relation_n3=0.08),
@@ -48,6 +50,7 @@ COMMON = dict(
     num_negs_per_pos=256,
     lr=0.1,
     lr_final=0.1,
+    lr_plateau=1.0,
     init_std=0.05,
     reciprocal_relations=False,
     entity_n3=0.0,
@@ -56,7 +59,11 @@ COMMON = dict(
     relation_l2=0.0,
     entity_dropout=0.0,
     relation_dropout=0.0,
+    relation_weight=0.0,
 )
+#: `--num-negs-per-pos all`: as Lacroix, Usunier, Obozinski, *Canonical Tensor Decomposition for Knowledge Base
+#: Completion*, ICML 2018. Each of a triple's two questions has a penalty there, so that entities have it twice.
+FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True, entity_n3=0.1, relation_n3=0.05)
 #: `--preset lapse`: Renz-Wieland et al., *Dynamic Parameter Allocation in Parameter Servers*, VLDB 2020, and
 #: *NuPS*, SIGMOD 2022: binary cross-entropy with 10 negatives per side, AdaGrad 0.1, initial values near 0. (They train
 #: triple by triple; here a small block shares its negatives.)
@@ -70,7 +77,35 @@ LAPSE = dict(
     entity_l2=5e-4,
     relation_l2=5e-4,
 )
-PRESETS = {"lapse": LAPSE}
+_ALL = dict(num_negs_per_pos=ALL)
+#: `--preset fast`, `quality` and `best`, by model. `--help` says what they take.
+PRESETS: dict[str, dict[str, dict]] = {
+    "fast": {
+        "complex": _ALL | dict(dim=200, epochs=10),
+        "distmult": _ALL | dict(dim=200, epochs=10),
+        "rescal": _ALL | dict(dim=100, epochs=10),
+        "transe": dict(dim=128, epochs=25),
+    },
+    "quality": {
+        "complex": _ALL | dict(dim=400, epochs=20, relation_weight=1.0),
+        "distmult": _ALL | dict(dim=400, epochs=20, relation_weight=1.0),
+        "rescal": _ALL | dict(dim=256, epochs=25),
+        "transe": dict(dim=256, epochs=50, num_negs_per_pos=512),
+    },
+    "best": {
+        "complex": _ALL | dict(dim=1000, epochs=25, relation_weight=1.0),
+        "distmult": _ALL | dict(dim=1000, epochs=25, relation_weight=1.0),
+        "rescal": _ALL | dict(dim=256, epochs=50),
+        "transe": dict(dim=512, epochs=100, num_negs_per_pos=1024),
+    },
+    "lapse": dict.fromkeys(DEFAULTS, LAPSE),
+}
+
+
+def negatives(text: str) -> int:
+    """The type of ``--num-negs-per-pos``."""
+    return ALL if text == "all" else positive_int(text)
+
 
 penalty = NumberType(float, lambda value: 0 <= value <= 1e6, "a number from 0 to 1e6")
 probability = NumberType(float, lambda value: 0 <= value <= 1 - 1e-6, "a number of at least 0 and below 1")
@@ -79,18 +114,45 @@ share = NumberType(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line (None: that of this process), complete."""
-    return complete(options.parse(make_parser(), argv))
+    parser = make_parser()
+    args = complete(options.parse(parser, argv))
+    if unfit := contradiction(args):
+        parser.error(unfit)
+    return args
 
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the options that were not given: by the preset, by the model, by what is common, in this order."""
     of_model = DEFAULTS[args.model]
-    if args.preset:  # a preset replaces the penalties and the reciprocal relations of the model's defaults, too
-        of_model = {name: of_model[name] for name in ("dim", "epochs")} | PRESETS[args.preset]
-    for name, value in (COMMON | of_model).items():
+    preset = PRESETS[args.preset][args.model] if args.preset else {}
+    negatives = args.num_negs_per_pos if args.num_negs_per_pos is not None else preset.get("num_negs_per_pos")
+    if preset or negatives == ALL:  # these replace the penalties and the reciprocal relations of the model's, too
+        of_model = {name: of_model[name] for name in ("dim", "epochs")}
+    for name, value in (COMMON | of_model | (FULL if negatives == ALL else {}) | preset).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args
+
+
+def contradiction(args: argparse.Namespace) -> str | None:
+    """What is wrong about options that do not go together, with the way out."""
+    if args.num_negs_per_pos == ALL:
+        if args.model == "transe":
+            return (
+                "argument --num-negs-per-pos: all entities are scored by products of matrices, but the scores of "
+                "transe are distances: give it a number of negative samples"
+            )
+        if args.loss != "softmax":
+            return f"argument --num-negs-per-pos: all requires --loss softmax, not {args.loss}"
+    if args.relation_weight:
+        if args.num_negs_per_pos != ALL:
+            return "argument --relation-weight: requires --num-negs-per-pos all"
+        if args.model not in ("complex", "distmult"):
+            return (
+                f"argument --relation-weight: {args.model} would need as much work for each relation as complex for "
+                "all of them: choose complex or distmult, or 0"
+            )
+    return None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -172,9 +234,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add("--margin", positive_float, "margin of the margin loss", default=1.0)
     group.add(
-        "--num-negs-per-pos",
-        positive_int,
-        f"number of negative samples per side of a triple, shared by a block (default: {COMMON['num_negs_per_pos']})",
+        "--num-negs-per-pos N|all",
+        negatives,
+        "number of negative samples per side of a triple, shared by a block; all: every entity is a negative, and all "
+        f"workers train a block together (default: {COMMON['num_negs_per_pos']})",
+    )
+    group.add(
+        "--relation-weight",
+        penalty,
+        "with all negatives: also predict the relation from both entities, with this weight of its loss (default: 0)",
     )
     group.add(
         "--init-std", positive_float, f"standard deviation of the initial vectors (default: {COMMON['init_std']})"
@@ -194,6 +262,12 @@ def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
         "--lr-final",
         share,
         f"learning rate of the last epoch, as a share of --lr; it decreases linearly (default: {COMMON['lr_final']:g})",
+    )
+    group.add(
+        "--lr-plateau",
+        share,
+        "multiply the learning rate by this after each evaluation on valid that finds no better model (--eval-every; "
+        f"default: {COMMON['lr_plateau']:g})",
     )
     for kind in ("entity", "relation"):
         group.add(

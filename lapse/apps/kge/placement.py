@@ -53,8 +53,12 @@ class Placement(shared.Placement):
 
 def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ranks) -> Placement:
     """Decide by the options and the training triples; the same on all ranks."""
-    usage = expect_usage(args, model, train)
     replicated, replication = shared.not_replicated()
+    if not args.num_negs_per_pos:  # all entities: each worker changes those at home on its rank
+        return Placement(
+            localize=False, lookahead=0, replicated_keys=replicated, replication=replication, paces=(Pace(1),)
+        )
+    usage = expect_usage(args, model, train)
     paces: tuple[Pace, ...] = (Pace(1),)
     if shared.replicates(args, ranks):
         replicated = choose_replicated(args, model, usage)

@@ -10,7 +10,6 @@ import argparse
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +23,11 @@ from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
-from lapse.apps.kge import data, evaluate, model_io, placement, stdlib_graph
+from lapse.apps.kge import data, evaluate, full, model_io, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
 from lapse.apps.kge.models import Model
-from lapse.apps.kge.placement import Placement
+from lapse.apps.kge.plan import DROPOUT, SHARING, SHUFFLING, Plan, kernel_options, learning_rate
 from lapse.server import checkpoint
 
 if TYPE_CHECKING:
@@ -36,27 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Purposes of random streams; see `streams`.
-SHUFFLING, DROPOUT, SHARING = range(3)
 FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all workers know.
-
-    Attributes
-    ----------
-    shares
-        Per worker of all ranks: the rows of ``dataset.train`` that it trains.
-    """
-
-    args: argparse.Namespace
-    dataset: Dataset
-    known: Known
-    model: Model
-    placement: Placement
-    shares: list[np.ndarray]
 
 
 def run(args: argparse.Namespace, comm: Intracomm) -> None:
@@ -205,9 +184,14 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
 
 def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> None:
     """Run the remaining epochs."""
+    own = full.own_keys(server) if full.is_chosen(plan.args) else None
     for epoch in training.epochs(server):
         best.is_present = False
-        loss = server.run(train_epoch, plan, training, epoch)[0]
+        rate = learning_rate(plan.args, epoch, best.total_worse)
+        if own is None:
+            loss = server.run(train_epoch, plan, training, epoch, rate)[0]
+        else:
+            loss = server.run(full.train_epoch, plan, training, epoch, rate, own)[0]
         training.meet()
         figures = {}
         if _is_to_validate(plan, training, epoch):
@@ -217,7 +201,7 @@ def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> N
             figures = filtered.named()
         if best.is_enough:
             log.info("no improvement in %d evaluations: stopping early (--patience)", plan.args.patience)
-        training.end_epoch(loss=loss, state={"worse": best.worse}, is_last=best.is_enough, **figures)
+        training.end_epoch(loss=loss, state=best.state, is_last=best.is_enough, **figures)
 
 
 def _is_to_validate(plan: Plan, training: Training, epoch: int) -> bool:
@@ -227,14 +211,14 @@ def _is_to_validate(plan: Plan, training: Training, epoch: int) -> bool:
     return training.is_partial or (epoch + 1) % every == 0 or epoch + 1 == plan.args.epochs
 
 
-def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) -> float | None:
+def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int, rate: float) -> float | None:
     """Train the share of a worker once.
 
     Returns the mean loss over triples and sides of all workers, without penalties.
     """
     if len(plan.placement.replicated_keys):
         kv.pace_rounds(**plan.placement.pace(epoch)._asdict())
-    trainer = make_trainer(kv, plan, epoch)
+    trainer = make_trainer(kv, plan, epoch, rate)
     share = len(plan.shares[kv.id])
     progress = Progress.of_epoch(kv, plan.args, epoch, share * kv.num_workers, "triples")
     for block in batches(plan, kv.id, epoch):
@@ -252,48 +236,18 @@ def train_epoch(kv: lapse.Worker, plan: Plan, training: Training, epoch: int) ->
     return loss / triples / 2 if triples else None
 
 
-def learning_rate(args: argparse.Namespace, epoch: int) -> float:
-    """Decreases linearly from epoch to epoch, to `lr_final` times `lr` in the last one."""
-    done = epoch / max(args.epochs - 1, 1)
-    return args.lr * (1 + (args.lr_final - 1) * done)
-
-
-def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
-    """The kernel for one worker and one epoch."""
+def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int, rate: float | None = None) -> Trainer:
+    """The kernel for one worker and one epoch, by default with the learning rate of its schedule."""
     args, chosen = plan.args, plan.placement
     seed = streams.start(args.seed, epoch, kv.id, DROPOUT)
     return Trainer(
         kv,
-        rate=learning_rate(args, epoch),
+        rate=learning_rate(args, epoch) if rate is None else rate,
         localize=chosen.localize,
         lookahead=chosen.lookahead,
         **pace_options(args),
-        **kernel_options(plan, seed),
-    )
-
-
-def kernel_options(plan: Plan, seed: int) -> dict:
-    """The parameters of the kernel's gradients."""
-    args, model = plan.args, plan.model
-    return dict(
-        model=model.name,
-        loss=args.loss,
-        dim=model.dim,
-        relation_length=model.relation_length,
-        num_entities=model.num_entities,
-        num_relations=model.num_relations,
-        reciprocal=model.reciprocal,
-        block=args.batch_size,
         negatives=args.num_negs_per_pos,
-        norm=model.norm,
-        margin=args.margin,
-        entity_dropout=args.entity_dropout,
-        relation_dropout=args.relation_dropout,
-        entity_n3=args.entity_n3,
-        entity_l2=args.entity_l2,
-        relation_n3=args.relation_n3,
-        relation_l2=args.relation_l2,
-        seed=seed,
+        **kernel_options(plan, seed),
     )
 
 
@@ -312,8 +266,8 @@ class Best:
 
     Attributes
     ----------
-    worse
-        Number of evaluations in a row without improvement.
+    worse, total_worse
+        Number of evaluations without improvement: in a row, and at all.
     is_present
         Whether the values in the server are those of the best model.
     """
@@ -325,7 +279,8 @@ class Best:
         self._patience = training.args.patience
         output: Path | None = training.args.output
         self._folder = None if output is None else output / self.FOLDER
-        self.worse = (training.state or {}).get("worse", 0)
+        state = training.state or {}
+        self.worse, self.total_worse = state.get("worse", 0), state.get("total_worse", 0)
         self._epoch = 0
         self._mrr: float | None = None
         self._keys: np.ndarray | None = None
@@ -343,6 +298,11 @@ class Best:
         return self._folder if self._folder is not None and (self._folder / "CURRENT").is_file() else None
 
     @property
+    def state(self) -> dict:
+        """What a checkpoint needs."""
+        return {"worse": self.worse, "total_worse": self.total_worse}
+
+    @property
     def is_enough(self) -> bool:
         """Whether there was no improvement for as many evaluations as ``--patience`` says."""
         return 0 < self._patience <= self.worse
@@ -351,6 +311,7 @@ class Best:
         """Keep the current model if it is better. Collective."""
         if self._mrr is not None and not mrr > self._mrr:
             self.worse += 1
+            self.total_worse += 1
             return
         self._epoch, self._mrr, self.worse, self.is_present = epoch, mrr, 0, True
         if self._folder is not None:

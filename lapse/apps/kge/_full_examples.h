@@ -1,0 +1,161 @@
+/* Examples of the full softmax: queries of a batch, and what their gradients are for the vectors that they are made of.
+ *
+ * An example is a given entity, a relation, and the target that is asked for. */
+#ifndef LAPSE_KGE_FULL_EXAMPLES_H
+#define LAPSE_KGE_FULL_EXAMPLES_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "lapse/apps/kge/_gradients.h"
+#include "lapse/apps/kge/_scores.h"
+
+typedef struct {
+    int model;
+    int64_t length, relation_length; /* of an entity's and of a relation's vector */
+    int64_t step, relation_step;     /* floats from one query to the next one, for entities and for relations */
+    float entity_dropout;
+    /* Row i has its vector at vectors[i] and its gradient at gradients + offsets[i]; `mine`: whether it is wanted. */
+    const float *const *vectors;
+    float *gradients;
+    const int64_t *offsets;
+    const uint8_t *mine;
+    const float *masked; /* relations after dropout, at offsets[i]; NULL without */
+    /* rows, per example */
+    const int32_t *given, *relations, *targets;
+    int64_t num_objects; /* examples from this one on ask as `asked` says, those before it for the object */
+    int asked;
+    float *inputs;  /* entities after dropout, per example; NULL without */
+    float *queries; /* per example */
+    float *room;    /* for a vector of an entity */
+} full_examples;
+
+LAPSE_INLINE const float *full_relation(const full_examples *x, int64_t i) {
+    int32_t row = x->relations[i];
+    return x->masked ? x->masked + x->offsets[row] : x->vectors[row];
+}
+
+LAPSE_INLINE const float *full_input(const full_examples *x, int64_t i) {
+    return x->inputs ? x->inputs + i * x->length : x->vectors[x->given[i]];
+}
+
+LAPSE_INLINE int full_asked(const full_examples *x, int64_t i) {
+    return i < x->num_objects ? KGE_OBJECT : x->asked;
+}
+
+/* The queries of n examples, and the scores of their targets. */
+LAPSE_CLONES
+static void full_ask(const full_examples *x, int64_t n, uint64_t state, float *scores) {
+    for (int64_t i = 0; i < n; i++) {
+        if (x->inputs) {
+            float *input = x->inputs + i * x->length;
+            memcpy(input, x->vectors[x->given[i]], x->length * sizeof(float));
+            kge_dropout(input, x->length, x->entity_dropout, lapse_mix(state + i));
+        }
+        float *query = x->queries + i * x->step;
+        kge_query(x->model, full_asked(x, i), full_input(x, i), full_relation(x, i), query, x->length);
+        scores[i] = lapse_dot(query, x->vectors[x->targets[i]], x->length);
+    }
+}
+
+/* Example i: its query is multiplied by `scale`, and so is `pull`, the sum of all vectors by their weights; the vectors
+ * that are mine get their gradients. */
+LAPSE_INLINE void full_answer_one(const full_examples *x, int64_t i, uint64_t state, float scale, float *pull) {
+    int32_t target = x->targets[i], given = x->given[i], relation = x->relations[i];
+    float *query = x->queries + i * x->step;
+    const float *vector = x->vectors[target];
+    if (x->mine[target])
+        lapse_axpy(-1.0f, query, x->gradients + x->offsets[target], x->length);
+    for (int64_t k = 0; k < x->length; k++) {
+        query[k] *= scale;
+        pull[k] = scale * pull[k] - vector[k];
+    }
+    if (!x->mine[given] && !x->mine[relation])
+        return;
+    float *gradient = x->gradients + x->offsets[given], *de = x->inputs ? x->room : gradient;
+    if (x->inputs)
+        memset(de, 0, x->length * sizeof(float));
+    kge_query_backward(x->model, full_asked(x, i), full_input(x, i), full_relation(x, i), pull, de,
+                       x->gradients + x->offsets[relation], x->length);
+    if (x->inputs) {
+        kge_dropout(de, x->length, x->entity_dropout, lapse_mix(state + i));
+        lapse_axpy(1.0f, de, gradient, x->length);
+    }
+}
+
+/* Examples from `first` to `end` - 1, whose sums and pulls begin at `sums` and `pulls`. Returns the sum of losses. */
+LAPSE_CLONES
+static double full_answer(const full_examples *x, int64_t first, int64_t end, uint64_t state, const float *sums,
+                          float *pulls) {
+    double loss = 0;
+    for (int64_t i = first; i < end; i++, sums++, pulls += x->step) {
+        full_answer_one(x, i, state, 1.0f / *sums, pulls);
+        loss += logf(*sums);
+    }
+    return loss;
+}
+
+/* --- which relation is between two entities -------------------------------------------------------------------- */
+
+/* Queries for the relation, such that a score is their inner product with the relation's vector. */
+LAPSE_CLONES
+static void full_ask_relations(const full_examples *x, int64_t n, float *queries, float *scores) {
+    int64_t half = x->length / 2;
+    for (int64_t i = 0; i < n; i++, queries += x->relation_step) {
+        const float *s = x->vectors[x->given[i]], *o = x->vectors[x->targets[i]];
+        if (x->model == KGE_COMPLEX)
+            for (int64_t k = 0; k < half; k++) {
+                queries[k] = s[k] * o[k] + s[half + k] * o[half + k];
+                queries[half + k] = s[k] * o[half + k] - s[half + k] * o[k];
+            }
+        else
+            for (int64_t k = 0; k < x->length; k++)
+                queries[k] = s[k] * o[k];
+        scores[i] = lapse_dot(queries, x->vectors[x->relations[i]], x->length);
+    }
+}
+
+/* Adds the gradients of both entities, given that of their query `dq`. They may be the same one. */
+LAPSE_INLINE void full_relation_query_backward(int model, const float *dq, const float *s, const float *o, float *ds,
+                                               float *d_o, int64_t length) {
+    int64_t half = length / 2;
+    if (model == KGE_COMPLEX)
+        for (int64_t k = 0; k < half; k++) {
+            float real = dq[k], imaginary = dq[half + k];
+            ds[k] += real * o[k] + imaginary * o[half + k];
+            ds[half + k] += real * o[half + k] - imaginary * o[k];
+            d_o[k] += real * s[k] - imaginary * s[half + k];
+            d_o[half + k] += real * s[half + k] + imaginary * s[k];
+        }
+    else
+        for (int64_t k = 0; k < length; k++) {
+            ds[k] += dq[k] * o[k];
+            d_o[k] += dq[k] * s[k];
+        }
+}
+
+/* As `full_answer`, for the first n examples and with a weight of the loss. */
+LAPSE_CLONES
+static double full_answer_relations(const full_examples *x, int64_t n, float weight, const float *sums, float *queries,
+                                    float *pulls) {
+    double loss = 0;
+    for (int64_t i = 0; i < n; i++, queries += x->relation_step, pulls += x->relation_step) {
+        int32_t given = x->given[i], target = x->targets[i], relation = x->relations[i];
+        const float *vector = x->vectors[relation];
+        float scale = weight / sums[i];
+        if (x->mine[relation])
+            lapse_axpy(-weight, queries, x->gradients + x->offsets[relation], x->length);
+        for (int64_t k = 0; k < x->length; k++) {
+            queries[k] *= scale;
+            pulls[k] = scale * pulls[k] - weight * vector[k];
+        }
+        if (x->mine[given] || x->mine[target])
+            full_relation_query_backward(x->model, pulls, x->vectors[given], x->vectors[target],
+                                         x->gradients + x->offsets[given], x->gradients + x->offsets[target],
+                                         x->length);
+        loss += weight * logf(sums[i]);
+    }
+    return loss;
+}
+
+#endif
