@@ -18,7 +18,7 @@ from lapse.storage._replicas cimport replicas_t
 from lapse.storage._segment cimport Segment
 from lapse.storage._slabs cimport slab_t
 from lapse.base._sync cimport drop_latch, peek8, put8, put32, take_latch_as, watch_t
-from lapse.base._types cimport GRADIENT, key_t, status_t
+from lapse.base._types cimport GRADIENT, key_t, status_t, terms_t
 
 cdef enum key_state:
     # Odd values: the value can be read here.
@@ -151,8 +151,8 @@ cdef inline size_t value_bytes(const store_t* store, key_t key) noexcept nogil:
 
 
 cdef inline size_t change_bytes(const store_t* store, int kind, key_t key) noexcept nogil:
-    """What a message or a parked operation carries to change a value: of a gradient the rate in front of it."""
-    return slab_for(store, key).row_bytes + (sizeof(double) if kind == GRADIENT else 0)
+    """What a message or a parked operation carries to change a value: of a gradient its terms in front of it."""
+    return slab_for(store, key).row_bytes + (sizeof(terms_t) if kind == GRADIENT else 0)
 
 
 cdef inline store_t* view_of(store_t* store, key_t key) noexcept nogil:
@@ -185,13 +185,13 @@ cdef inline void unlock_entry(entry_t* entry) noexcept nogil:
 cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) noexcept nogil
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,
-                       double weight) noexcept nogil
-cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, double weight) noexcept nogil
+                       terms_t terms) noexcept nogil
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, terms_t terms) noexcept nogil
 
 # Batches ------------------------------------------------------------------------------------------------
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, const float* weights, double weight, uint32_t* missed,
+                          char* values, const float* weights, terms_t terms, uint32_t* missed,
                           tally_t* tally) noexcept nogil
 cdef int64_t find_unreachable(store_t* store, const key_t* keys, int64_t count, uint32_t* missed) noexcept nogil
 

@@ -17,7 +17,7 @@ from lapse.storage._slabs cimport (NO_SLOT, free_slab, give_row_back, make_slab,
                                    take_row, take_step)
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport peek32, put32
-from lapse.base._types cimport GRADIENT, PULL, PUSH, SET
+from lapse.base._types cimport GRADIENT, PULL, PUSH, SET, terms_of, terms_t
 from lapse.base._values cimport add_values, prefetch
 
 
@@ -51,7 +51,7 @@ cdef void read_value(const store_t* store, key_t key, uint32_t slot, char* out) 
 
 
 cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, const char* given,
-                       double weight) noexcept nogil:
+                       terms_t terms) noexcept nogil:
     # The only place where an update meets the value of a key that is not replicated. A push to a replicated key is
     # added to the value and to the delta, homes add contributions, and all ranks add the sums (docs/replication.md):
     # that is correct because additions commute. Its gradients are summed, and the home takes the step
@@ -66,19 +66,19 @@ cdef void change_value(store_t* store, key_t key, uint32_t* slot, int kind, cons
     elif kind == SET:
         memcpy(row, given, slab.row_bytes)
     else:
-        take_step(slab, row, row + slab.row_bytes, given, rate_for(slab, weight))
+        take_step(slab, row, row + slab.row_bytes, given, rate_for(slab, terms), terms.step)
 
 
 cdef inline void access_owned(store_t* store, int kind, key_t key, entry_t* entry, char* value,
-                              double weight) noexcept nogil:
+                              terms_t terms) noexcept nogil:
     # under the key's latch
     if kind == PULL:
         read_value(store, key, entry.slot, value)
     else:
-        change_value(store, key, &entry.slot, kind, value, weight)
+        change_value(store, key, &entry.slot, kind, value, terms)
 
 
-cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, char* value, double weight,
+cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, char* value, terms_t terms,
                                 tally_t* tally) noexcept nogil:
     """Under the key's latch, in the leader's store: pull or push a key that is replicated; return whether it was done.
 
@@ -90,15 +90,15 @@ cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, 
         read_replica(&store.replicas.all[entry.slot], value)
     elif kind == GRADIENT:
         apply_to_replica(&store.replicas, entry.slot, value,
-                         rate_for(slab_for(store, store.replicas.all[entry.slot].key), weight))
+                         rate_for(slab_for(store, store.replicas.all[entry.slot].key), terms), terms.step)
         tally.replicated += 1
     else:
-        push_replica(&store.replicas, entry.slot, value, <float>weight)
+        push_replica(&store.replicas, entry.slot, value, <float>terms.weight)
         tally.replicated += 1
     return True
 
 
-cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, double weight) noexcept nogil:
+cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, terms_t terms) noexcept nogil:
     """Pull or change a key at another rank of this host, if that owns it or has its replica; return whether so."""
     cdef store_t* view = view_of(store, key)
     cdef entry_t* entry = &view.entries[key]
@@ -110,32 +110,32 @@ cdef bint access_host_peer(store_t* store, int kind, key_t key, char* value, dou
     note_use(entry)
     served = entry.state == OWNED or (kind == PULL and is_lent(entry))
     if served:
-        access_owned(view, kind, key, entry, value, weight)
+        access_owned(view, kind, key, entry, value, terms)
     else:
-        served = access_replica(view, kind, entry, value, weight, &tally)
+        served = access_replica(view, kind, entry, value, terms, &tally)
     unlock_entry(entry)
     return served
 
 
 cdef inline bint access_held(store_t* store, int kind, key_t key, entry_t* entry, char* value,
-                             double weight, tally_t* tally) noexcept nogil:
+                             terms_t terms, tally_t* tally) noexcept nogil:
     """Under the key's latch: pull or change a key of this rank; return whether it is here."""
     note_use(entry)
     if entry.state == OWNED:
-        access_owned(store, kind, key, entry, value, weight)
+        access_owned(store, kind, key, entry, value, terms)
     elif kind == PULL and is_lent(entry):
         read_value(store, key, entry.slot, value)
     else:
-        return access_replica(store, kind, entry, value, weight, tally)
+        return access_replica(store, kind, entry, value, terms, tally)
     return True
 
 
-cdef bint access_here(store_t* store, int kind, key_t key, char* value, double weight, tally_t* tally) noexcept nogil:
+cdef bint access_here(store_t* store, int kind, key_t key, char* value, terms_t terms, tally_t* tally) noexcept nogil:
     """As `access_held`, for a caller that does not hold the latch."""
     cdef entry_t* entry = &store.entries[key]
     cdef bint served
     lock_entry(store, entry)
-    served = access_held(store, kind, key, entry, value, weight, tally)
+    served = access_held(store, kind, key, entry, value, terms, tally)
     unlock_entry(entry)
     return served
 
@@ -143,10 +143,11 @@ cdef bint access_here(store_t* store, int kind, key_t key, char* value, double w
 cdef bint read_reachable(store_t* store, key_t key, char* out) noexcept nogil:
     """Copy a value if it is owned or replicated here, or owned by a rank that shares memory; return whether it was."""
     cdef tally_t tally
-    return access_host_peer(store, PULL, key, out, 0) or access_here(store, PULL, key, out, 0, &tally)
+    cdef terms_t terms = terms_of(0)
+    return access_host_peer(store, PULL, key, out, terms) or access_here(store, PULL, key, out, terms, &tally)
 
 
-cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, char* value, double weight,
+cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, char* value, terms_t terms,
                            tally_t* tally) noexcept nogil:
     """What `access_batch` does with a key whose state in the view is not OWNED; return whether it was served.
 
@@ -155,18 +156,18 @@ cdef bint access_not_owned(store_t* store, store_t* view, int kind, key_t key, c
     cdef entry_t* entry = &view.entries[key]
     cdef bint served
     if view == store:
-        served = access_held(store, kind, key, entry, value, weight, tally)
+        served = access_held(store, kind, key, entry, value, terms, tally)
         unlock_entry(entry)
         return served
     note_use(entry)
     served = entry.state == OWNED
     if served:
-        access_owned(view, kind, key, entry, value, weight)
+        access_owned(view, kind, key, entry, value, terms)
         tally.shared += 1
     else:
-        served = access_replica(view, kind, entry, value, weight, tally)
+        served = access_replica(view, kind, entry, value, terms, tally)
     unlock_entry(entry)
-    return served or access_here(store, kind, key, value, weight, tally)
+    return served or access_here(store, kind, key, value, terms, tally)
 
 
 # Batches ---------------------------------------------------------------------------------------------
@@ -237,12 +238,11 @@ cdef inline void start_looking_ahead(store_t* store, int kind, const key_t* keys
 
 
 cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t count, const int64_t* offsets,
-                          char* values, const float* weights, double weight, uint32_t* missed,
+                          char* values, const float* weights, terms_t terms, uint32_t* missed,
                           tally_t* tally) noexcept nogil:
     """Pull into `values`, or push, set or apply gradients from it.
 
-    `weights` are those of pushes to replicas; NULL: each has the weight `weight`. Of gradients that is the learning
-    rate, NaN for each optimizer's own.
+    `weights` are those of pushes to replicas; NULL: each has that of `terms`.
 
     Returns the number of keys that could not be served; their positions are written to `missed`.
     """
@@ -261,11 +261,11 @@ cdef int64_t access_batch(store_t* store, int kind, const key_t* keys, int64_t c
         entry = &view.entries[keys[i]]
         lock_entry(view, entry)
         if is_likely(entry.state == OWNED):  # keeps the rest out of the loop
-            access_owned(view, kind, keys[i], entry, value, weight)
+            access_owned(view, kind, keys[i], entry, value, terms)
             unlock_entry(entry)
             tally.shared += view != store
-        elif not access_not_owned(store, view, kind, keys[i], value, weight if weights == NULL else weights[i],
-                                  tally):
+        elif not access_not_owned(store, view, kind, keys[i], value,
+                                  terms if weights == NULL else terms_of(weights[i]), tally):
             missed[misses] = <uint32_t>i
             misses += 1
     return misses
@@ -633,7 +633,7 @@ cdef class Store:
                 begin_state(&self.c.replicas, entry.slot)
             elif is_owned(entry):
                 slab = slab_for(&self.c, keys[i])
-                change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at], 0)
+                change_value(&self.c, keys[i], &entry.slot, SET, <const char*>&data[at], terms_of(0))
                 memset(row_at(slab, entry.slot) + slab.row_bytes, 0, slab.held_bytes - slab.row_bytes)
             unlock_entry(entry)
             at += value_bytes(&self.c, keys[i])
@@ -652,7 +652,7 @@ cdef class Store:
         values = np.empty(int(self.value_length(keys).sum()), dtype=self.dtype)
         cdef unsigned char[::1] data = values.view(np.uint8)
         with nogil:
-            while i < keys.shape[0] and access_here(&self.c, PULL, keys[i], <char*>&data[at], 0, &tally):
+            while i < keys.shape[0] and access_here(&self.c, PULL, keys[i], <char*>&data[at], terms_of(0), &tally):
                 at += value_bytes(&self.c, keys[i])
                 i += 1
         if i < keys.shape[0]:

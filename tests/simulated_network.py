@@ -15,6 +15,7 @@ from lapse.testing._virtual_rank import VirtualRank, share_memory
 
 FRAME = struct.Struct("<IIHHIQ")  # bytes, records, origin, credited_to, kind, operation
 RECORD = struct.Struct("<II")  # key, position
+TERMS_BYTES = 12  # a gradient's learning rate and step
 assert (FRAME.size, RECORD.size) == (FRAME_BYTES, RECORD_BYTES)
 
 
@@ -28,7 +29,9 @@ def requests_in(packet, value_bytes):
         for _ in range(count if name in ("PULL", "PUSH", "SET", "GRADIENT") else 0):
             key, position = RECORD.unpack_from(packet, record)
             yield origin, operation, key, position
-            record += RECORD.size + (0 if name == "PULL" else int(value_bytes[key])) + 8 * (name == "GRADIENT")
+            record += (
+                RECORD.size + (0 if name == "PULL" else int(value_bytes[key])) + TERMS_BYTES * (name == "GRADIENT")
+            )
         at += size
 
 

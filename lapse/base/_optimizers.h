@@ -5,10 +5,11 @@
    once for float32 and float64; the compiler makes vector code of it. A state of zeros is that of a value to which no
    gradient came yet: what else an optimizer begins with is added when it is read.
 
-   Only operations that IEEE 754 rounds correctly are used, and none is contracted: every processor computes the same
-   bits. */
+   Only operations that IEEE 754 rounds correctly are used on values, and none is contracted: every processor computes
+   the same bits. */
 #ifndef LAPSE_OPTIMIZERS_H
 #define LAPSE_OPTIMIZERS_H
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,8 +23,9 @@
     DO(adam, 4, 2 * n + 1)
 
 typedef struct lapse_optimizer lapse_optimizer;
-typedef void lapse_step(const lapse_optimizer *optimizer, double rate, void *value, void *state, const void *gradient,
-                        size_t length);
+/* `number` is that of the step that its caller makes, from 1 on; 0 if it is not known. */
+typedef void lapse_step(const lapse_optimizer *optimizer, double rate, uint32_t number, void *value, void *state,
+                        const void *gradient, size_t length);
 
 struct lapse_optimizer {
     lapse_step *step;
@@ -31,10 +33,13 @@ struct lapse_optimizer {
     double epsilon;
     double initial;      /* AdaGrad: what every accumulator begins with; it is not part of the state */
     double beta1, beta2; /* Adam */
-    double *corrections; /* Adam: sqrt(1 - beta2^t) / (1 - beta1^t) for the steps t that most values have */
+    double *corrections; /* Adam: sqrt(1 - beta2^t) / (1 - beta1^t) for the steps t below */
+    size_t num_corrections;
+    double last_correction; /* for later steps; 0: to be computed for each */
 };
 
-enum { LAPSE_CORRECTIONS = 4096 };
+/* With beta2 = 0.999 the correction is 1 from step 37,412 on. */
+enum { LAPSE_MOST_CORRECTIONS = 65536 };
 
 /* As in base/_values.pxd: in messages, values of 8 bytes lie at multiples of 4. */
 typedef float lapse_step_float __attribute__((may_alias));
@@ -45,16 +50,21 @@ typedef double lapse_step_double __attribute__((aligned(4), may_alias));
 #define LAPSE_STEP static __attribute__((unused))
 #endif
 #define LAPSE_STEP_HEAD(NAME, SUFFIX, TYPE) \
-    LAPSE_STEP void lapse_##NAME##_##SUFFIX(const lapse_optimizer *o, double rate, void *value, void *state, \
-                                            const void *gradient, size_t n) { \
+    LAPSE_STEP void lapse_##NAME##_##SUFFIX(const lapse_optimizer *o, double rate, uint32_t number, void *value, \
+                                            void *state, const void *gradient, size_t n) { \
         TYPE *restrict v = value; \
         TYPE *restrict s = state; \
         const TYPE *restrict given = gradient; \
         const TYPE decay = (TYPE)o->weight_decay, eps = (TYPE)o->epsilon; \
-        (void)s; (void)eps;
+        (void)s; (void)eps; (void)number;
+
+static inline double lapse_compute_correction(const lapse_optimizer *o, double steps) {
+    return sqrt(1 - pow(o->beta2, steps)) / (1 - pow(o->beta1, steps));
+}
 
 static inline double lapse_correction(const lapse_optimizer *o, double steps) {
-    return sqrt(1 - pow(o->beta2, steps)) / (1 - pow(o->beta1, steps));
+    if (steps < (double)o->num_corrections) return o->corrections[(size_t)steps];
+    return o->last_correction != 0 ? o->last_correction : lapse_compute_correction(o, steps);
 }
 
 #define LAPSE_STEPS(SUFFIX, TYPE, ROOT) \
@@ -91,8 +101,9 @@ static inline double lapse_correction(const lapse_optimizer *o, double steps) {
         factor = (TYPE)rate / (ROOT((TYPE)o->initial + s[0]) + eps); \
         for (i = 0; i < n; i++) v[i] -= factor * (given[i] + decay * v[i]); \
     } \
-    /* Kingma and Ba, Adam, ICLR 2015; as torch.optim.SparseAdam, but each value counts its own steps, in front of its \
-       moments. A count that is too large for TYPE stays where it is: its correction is 1. */ \
+    /* Kingma and Ba, Adam, ICLR 2015. The correction of the bias is that of the step's number, as in \
+       torch.optim.SparseAdam, but at least that of the steps of this value, which it counts in front of its moments. \
+       A count that is too large for TYPE stays where it is. */ \
     LAPSE_STEP_HEAD(adam, SUFFIX, TYPE) \
         TYPE *restrict first = s + 1; \
         TYPE *restrict second = s + 1 + n; \
@@ -101,7 +112,8 @@ static inline double lapse_correction(const lapse_optimizer *o, double steps) {
         TYPE size; \
         s[0] += 1; \
         steps = (double)s[0]; \
-        size = (TYPE)(rate * (steps < LAPSE_CORRECTIONS ? o->corrections[(size_t)steps] : lapse_correction(o, steps))); \
+        if (steps < (double)number) steps = (double)number; \
+        size = (TYPE)(rate * lapse_correction(o, steps)); \
         for (size_t i = 0; i < n; i++) { \
             TYPE g = given[i] + decay * v[i]; \
             first[i] += kept1 * (g - first[i]); \
@@ -126,10 +138,14 @@ static inline size_t lapse_state_length(int kind, size_t n) {
 
 /* Fill in what follows from the parameters; 0 if there is no memory. */
 static inline int lapse_prepare_optimizer(lapse_optimizer *o, int kind, int itemsize) {
+    double most = fmax(log(DBL_EPSILON) / log(fmax(o->beta1, o->beta2)), 0) + 2; /* then the correction is 1 */
     o->step = lapse_step_of(kind, itemsize);
-    o->corrections = malloc(LAPSE_CORRECTIONS * sizeof(double));
-    if (!o->corrections || !o->step) return 0;
-    for (int t = 0; t < LAPSE_CORRECTIONS; t++) o->corrections[t] = t ? lapse_correction(o, t) : 0;
+    if (!o->step) return 0;
+    o->num_corrections = most < LAPSE_MOST_CORRECTIONS ? (size_t)most : LAPSE_MOST_CORRECTIONS;
+    o->last_correction = most < LAPSE_MOST_CORRECTIONS ? 1 : 0;
+    o->corrections = malloc(o->num_corrections * sizeof(double));
+    if (!o->corrections) return 0;
+    for (size_t t = 0; t < o->num_corrections; t++) o->corrections[t] = t ? lapse_compute_correction(o, (double)t) : 0;
     return 1;
 }
 #endif

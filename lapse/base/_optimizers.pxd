@@ -3,10 +3,12 @@
 What a user chooses is in `lapse.options.optimizers`.
 """
 
+from libc.stdint cimport uint32_t
+
 cdef extern from "lapse/base/_optimizers.h" nogil:
     ctypedef struct optimizer_t "lapse_optimizer":
-        void (*step)(const optimizer_t* optimizer, double rate, void* value, void* state, const void* gradient,
-                     size_t length) noexcept nogil
+        void (*step)(const optimizer_t* optimizer, double rate, uint32_t step, void* value, void* state,
+                     const void* gradient, size_t length) noexcept nogil
         double weight_decay
         double epsilon
         double initial

@@ -64,6 +64,18 @@ cdef struct counters_t:
     int64_t meetings_nanoseconds    # and for other workers, in barriers and other collective calls
 
 
+cdef packed struct terms_t:
+    # How much a change counts. Gradients have it in front of them, in messages and while they are parked.
+    double weight   # of a push, where replicas are combined; of a gradient its learning rate, NaN: the optimizer's own
+    uint32_t step   # of a gradient: which of its caller's steps it belongs to, from 1 on; 0: the value counts its own
+
+
+cdef inline terms_t terms_of(double weight) noexcept nogil:
+    cdef terms_t terms
+    terms.weight, terms.step = weight, 0
+    return terms
+
+
 cdef struct operation_t:
     # An unfinished call of a worker. It lives until `pending` is 0 and its worker has given it back; the thread that
     # brings `pending` to 0 does not touch it afterwards.
@@ -75,7 +87,7 @@ cdef struct operation_t:
     operation_t* next           # in its worker slot's list of spare or of detached operations
     int64_t count               # all key positions, for error messages
     key_t asked_key             # one of those that other ranks were asked for, for reports
-    double rate                 # of gradients: the learning rate; NaN: each optimizer's own
+    terms_t terms               # of gradients
     uint8_t kind
 
 

@@ -15,6 +15,8 @@ the enum behind it, and a step in the module that handles it; `_senders` is the 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from lapse.base._types cimport terms_t
+
 
 cdef extern from *:
     r"""
@@ -259,13 +261,14 @@ cdef struct sum_head_t:
     # GRADIENT_DELTA: in front of the value.
     double rates            # the learning rates of all calls, added up
     double calls
+    uint64_t step           # the largest of all calls
 
 
-cdef inline double rate_in(const char* payload) noexcept nogil:
-    """GRADIENT: the learning rate, in front of the value; NaN: the optimizer's own."""
-    cdef double rate
-    memcpy(&rate, payload, sizeof(double))
-    return rate
+cdef inline terms_t terms_in(const char* payload) noexcept nogil:
+    """GRADIENT: what is in front of the value."""
+    cdef terms_t terms
+    memcpy(&terms, payload, sizeof(terms))
+    return terms
 
 
 cdef inline char* value_behind(record_t* record) noexcept nogil:

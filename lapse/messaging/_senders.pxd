@@ -11,14 +11,14 @@ from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAI
                                         SUMS_END, TRANSFER, TRANSFER_ZERO, header_t, make_header, record_t, sum_head_t,
                                         with_kind)
 from lapse.messaging._outbox cimport append_count, append_in_two, append_last, append_record, outbox_t
-from lapse.base._types cimport GRADIENT, LOCALIZE, LOCATE, PULL, key_t, operation_t
+from lapse.base._types cimport GRADIENT, LOCALIZE, LOCATE, PULL, key_t, operation_t, terms_t
 
 
 # Requests and answers: the header names the operation that waits at the origin -----------------------------
 
 cdef inline int send_request(outbox_t* outbox, header_t request, key_t key, uint32_t position, const char* value,
                              int64_t size) noexcept nogil:
-    """PULL, PUSH, SET or GRADIENT of one key; a pull carries no value, and that of a gradient has its rate in front."""
+    """PULL, PUSH, SET or GRADIENT of one key; a pull carries no value, that of a gradient has its terms in front."""
     return append_record(outbox, request, <uint32_t>key, position, value, 0 if request.kind == PULL else size)
 
 
@@ -26,7 +26,7 @@ cdef inline int send_own(outbox_t* outbox, header_t request, const operation_t* 
                          const char* value, int64_t size) noexcept nogil:
     """The same of one of this rank's operations, sent for the first time."""
     if operation.kind == GRADIENT:
-        return append_in_two(outbox, request, <uint32_t>key, position, <const char*>&operation.rate, sizeof(double),
+        return append_in_two(outbox, request, <uint32_t>key, position, <const char*>&operation.terms, sizeof(terms_t),
                              value, size)
     return send_request(outbox, request, key, position, value, size)
 

@@ -124,10 +124,11 @@ class RowWiseAdagrad(Optimizer):
 class Adam(Optimizer):
     """Adam of Kingma and Ba (ICLR 2015), value by value: what gets no gradient does not change, nor do its moments.
 
-    As `torch.optim.SparseAdam`, with one difference: each value counts its own steps for the correction of the bias,
-    where SparseAdam counts those of the table. If every value gets a gradient in every step, both are the same. A value
-    that gets its first gradient late begins with a step of `lr` here; SparseAdam's first step for it is up to
-    ``(1 - beta1) / sqrt(1 - beta2)`` times `lr`, 3.2 times with the default betas: the correction is over by then.
+    As `torch.optim.SparseAdam` if calls say which step they are: ``kv.apply_gradients(keys, gradients, step=t)``, as
+    the modules of `lapse.torch` do. SparseAdam corrects the bias by the number of steps of the table, so that a value
+    that gets its first gradient late begins with a step of up to ``(1 - beta1) / sqrt(1 - beta2)`` times `lr`, 3.2
+    times with the default betas: the correction is over by then. Without `step`, each value counts its own steps: it
+    begins with a step of `lr`, whenever that is. If every value gets a gradient in every step, both are the same.
 
     The state of a value are two moments and the count: twice the memory of the value, and one element.
 

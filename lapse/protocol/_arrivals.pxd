@@ -13,7 +13,7 @@ from lapse.messaging._messages cimport header_t
 from lapse.messaging._operations cimport complete
 from lapse.storage._slabs cimport NO_SLOT
 from lapse.base._sync cimport drop_latch, take_latch
-from lapse.base._types cimport GRADIENT, NO_MEMORY, OK, PULL, operation_t
+from lapse.base._types cimport GRADIENT, NO_MEMORY, OK, PULL, operation_t, terms_t
 
 cdef enum:
     ARRIVALS_PER_CHUNK = 1024
@@ -121,7 +121,7 @@ cdef inline bint park_own(arrival_t* arrival, header_t request, const operation_
                           const char* given, size_t size) noexcept nogil:
     """A request by one of this rank's workers, as `send_own` would send it."""
     if operation.kind == GRADIENT:
-        return park_in_two(arrival, request, position, <const char*>&operation.rate, sizeof(double), given, size)
+        return park_in_two(arrival, request, position, <const char*>&operation.terms, sizeof(terms_t), given, size)
     return park_in_two(arrival, request, position, NULL, 0, given, size)
 
 

@@ -147,7 +147,7 @@ cdef int ask_owner(relocation_t* relocation, operation_t* operation, key_t key, 
         read_value(store, key, slot, output_of(state, operation, position))
         done[0] += 1
     elif entry.state == OWNED:
-        change_value(store, key, &entry.slot, operation.kind, given, operation.rate)
+        change_value(store, key, &entry.slot, operation.kind, given, operation.terms)
         done[0] += 1
     elif entry.state == ARRIVING:
         acquire_credits(&state.flow, state.rank, amount_of(state, key))

@@ -41,7 +41,8 @@ cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uin
         push_replica(&store.replicas, entry.slot, given, 1)
         done[0] += 1
     elif operation.kind == GRADIENT:
-        apply_to_replica(&store.replicas, entry.slot, given, rate_for(slab_for(store, key), operation.rate))
+        apply_to_replica(&store.replicas, entry.slot, given, rate_for(slab_for(store, key), operation.terms),
+                         operation.terms.step)
         done[0] += 1
     else:
         status = set_at_home(self, operation, entry, given)

@@ -159,9 +159,9 @@ cdef int contribute_gradient(rounds_t* self, uint32_t number) noexcept nogil:
     cdef int32_t home = store.entries[replica.key].route
     cdef sum_head_t head
     if home == self.state.rank:
-        collect_gradient(&store.replicas, number, gradient_of(&store.replicas, number), own.rates, own.calls)
+        collect_gradient(&store.replicas, number, gradient_of(&store.replicas, number), own.rates, own.calls, own.step)
     else:
-        head.rates, head.calls = own.rates, own.calls
+        head.rates, head.calls, head.step = own.rates, own.calls, own.step
         if send_gradient_delta(&self.state.outboxes[home], self.state.rank, replica.key, replica.epoch, head,
                                gradient_of(&store.replicas, number), replica.bytes) != OK:
             note_changed(&store.replicas, number)
@@ -176,7 +176,8 @@ cdef void take_gradient(rounds_t* self, uint32_t number, const char* wire) noexc
     """Add what a rank has contributed to the gradients of this home. Under the key's latch."""
     cdef sum_head_t head
     memcpy(&head, wire, sizeof(head))
-    collect_gradient(&self.state.store.replicas, number, wire + sizeof(head), head.rates, head.calls)
+    collect_gradient(&self.state.store.replicas, number, wire + sizeof(head), head.rates, head.calls,
+                     <uint32_t>head.step)
 
 
 cdef inline void look_along(store_t* store, const uint32_t* numbers, uint32_t i, uint32_t count) noexcept nogil:

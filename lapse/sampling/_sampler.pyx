@@ -9,7 +9,7 @@ from lapse.base.checks import brief
 
 from lapse.sampling._draws cimport draw_keys
 from lapse._store cimport access_batch, is_reachable
-from lapse.base._types cimport NO_MEMORY, OK, PULL
+from lapse.base._types cimport NO_MEMORY, OK, PULL, terms_of
 
 DRAWS, ORDERS = 1, 2  # the purposes of a worker's generators
 
@@ -59,7 +59,7 @@ cdef class Sampler:
 
     cdef int64_t read_here(self, store_t* store, key_t* keys, int64_t count, int64_t* offsets, char* values,
                            uint32_t* missed, tally_t* tally) noexcept nogil:
-        return access_batch(store, PULL, keys, count, offsets, values, NULL, 0, missed, tally)
+        return access_batch(store, PULL, keys, count, offsets, values, NULL, terms_of(0), missed, tally)
 
     cdef int64_t count_here(self, store_t* store, key_t* keys, int64_t count) noexcept nogil:
         cdef int64_t i, here = 0

@@ -25,6 +25,7 @@ from lapse.storage._segment import Segment
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
 from lapse.worker.group import WorkerGroup
+from lapse.worker.steps import Steps
 from lapse.worker.streams import Streams
 from mpi4py import MPI
 
@@ -94,7 +95,7 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     num_workers = sum(worker_counts)
     streams = Streams(arguments.seed, ids, num_workers, samplers)
     group = WorkerGroup(
-        own_comm, store, protocol, collectives, counters, streams, arguments.seed, ids.start, num_workers
+        own_comm, store, protocol, collectives, counters, streams, Steps(), arguments.seed, ids.start, num_workers
     )
     return Parts(group, samplers, sharing, communicator)
 

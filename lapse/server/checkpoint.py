@@ -3,9 +3,10 @@
     path/CURRENT                        the name of the newest complete step
     path/step-000012/manifest.json      what the step contains, with a checksum for each file
     path/step-000012/rank-00003-00000.safetensors
+    path/step-000012/metadata.safetensors       the arrays of the metadata, if there are any
 
-The manifest also has the random streams of all workers (`lapse.worker.streams`), the tables, and the optimizers whose
-states are saved.
+The manifest also has the random streams of all workers (`lapse.worker.streams`), the tables, the optimizers whose
+states are saved, and how many steps were made with each table (`lapse.worker.steps`).
 
 A file holds some keys of one rank: `keys`, int64 of shape (n,), ascending, and their `values`, of shape (n, L)
 if all values of the server have one length; else 1-D, one after another, with `lengths`, int64 of shape (n,).
@@ -26,7 +27,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -36,11 +37,13 @@ from lapse._store import Store
 from lapse.base.disk import sync
 from lapse.errors import CheckpointError
 from lapse.server._states import fill_states, read_states, state_lengths
+from lapse.server.metadata import divide, join, names_in
 from lapse.server.shapes import Manifest, Shape, is_optimizers, is_tables
+from lapse.worker.steps import is_steps
 
 VERSION = 1
 VERSION_WITH_STATES = 2
-CURRENT, MANIFEST = "CURRENT", "manifest.json"
+CURRENT, MANIFEST, METADATA = "CURRENT", "manifest.json", "metadata.safetensors"
 FILE_BYTES = 64 << 20  # of keys and values in one file, and in memory while it is written
 BLOCK_BYTES = 4 << 20  # of values that are read at a time
 
@@ -48,7 +51,22 @@ StrPath = str | os.PathLike[str]
 Renumber = Callable[[np.ndarray], np.ndarray]
 
 _STEP = re.compile(r"step-(\d{6,})")
-_OURS = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|manifest\.json")
+_OURS = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|manifest\.json|metadata\.safetensors")
+
+
+class Progress(NamedTuple):
+    """How far a training has come.
+
+    Attributes
+    ----------
+    streams : list of dict
+        Where the random streams of all workers are, by worker.
+    steps : dict of str to int
+        How many steps were made with each table.
+    """
+
+    streams: list[dict[str, Any]]
+    steps: dict[str, int]
 
 
 # Writing ----------------------------------------------------------------------------------------------
@@ -128,7 +146,7 @@ def commit_step(
     shape: Shape,
     files: list[list[dict[str, Any]]],
     metadata: dict[str, Any],
-    streams: list[dict[str, Any]],
+    progress: Progress,
 ) -> None:
     """Make `step`, whose files are all on disk, the newest complete one.
 
@@ -137,23 +155,31 @@ def commit_step(
     files : list of list of dict
         By rank, what `write_values` returned.
     metadata : dict
-        Anything that the caller wants to find again and that can be written as JSON.
-    streams : list of dict
-        Where the random streams of all workers are, by worker.
+        Anything that the caller wants to find again: what JSON can hold, and arrays.
+    progress : Progress
     """
     folder = Path(path) / step
+    plain, arrays = divide(metadata)
     manifest = {
         "format": "lapse checkpoint",
         "version": VERSION if shape.optimizers is None else VERSION_WITH_STATES,
         **shape.as_manifest(),
         "ranks": len(files),
         "files": [file for rank in files for file in rank],
-        "metadata": metadata,
-        "streams": streams,
+        "metadata": plain,
+        "metadata_file": _write_arrays(folder / METADATA, arrays) if arrays else None,
+        "streams": progress.streams,
+        "steps": progress.steps,
     }
     _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     sync(folder)
     write_atomically(Path(path) / CURRENT, f"{step}\n".encode())
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    data = safetensors.numpy.save(arrays)
+    _write(path, data)
+    return {"name": path.name, "bytes": len(data), "crc32": zlib.crc32(data)}
 
 
 def write_atomically(path: StrPath, data: bytes) -> None:
@@ -282,6 +308,8 @@ def _check_fields(file: Path, manifest: Manifest) -> None:
         raise CheckpointError(f"{file}: tables is {_cut(manifest['tables'])}")
     if "optimizers" in manifest and not is_optimizers(manifest["optimizers"], manifest["num_keys"]):
         raise CheckpointError(f"{file}: optimizers is {_cut(manifest['optimizers'])}")
+    if "steps" in manifest and not is_steps(manifest["steps"]):
+        raise CheckpointError(f"{file}: steps is {_cut(manifest['steps'])}")
     for entry in manifest["files"]:
         if not _describes_a_file(entry):
             raise CheckpointError(f"{file}: not the description of a file: {_cut(entry)}")
@@ -309,6 +337,27 @@ def _cut(value: Any) -> str:
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
+def read_metadata(path: StrPath, manifest: Manifest) -> dict[str, Any]:
+    """The metadata of a checkpoint, with its arrays.
+
+    Raises
+    ------
+    CheckpointError
+        When the file of the arrays is missing or damaged.
+    """
+    names, entry = names_in(manifest["metadata"]), manifest.get("metadata_file")
+    if not names:
+        return manifest["metadata"]
+    folder = Path(path) / manifest["step"]
+    if not isinstance(entry, dict) or entry.get("name") != METADATA:
+        raise CheckpointError(f"{folder / MANIFEST}: metadata has arrays, but metadata_file is {_cut(entry)}")
+    _check_bytes(folder / METADATA, entry)
+    with _opened(folder / METADATA) as file:
+        if not names <= set(file.keys()):
+            raise CheckpointError(f"{folder / METADATA} has arrays {sorted(file.keys())}, not {sorted(names)}")
+        return join(manifest["metadata"], {name: file.get_tensor(name) for name in names})
+
+
 def check_files(path: StrPath, manifest: Manifest, store: Store, renumber: Renumber, share: int, shares: int) -> None:
     """Read the files number `share`, `share` + `shares`, ... and compare them with the manifest and the store."""
     folder = Path(path) / manifest["step"]
@@ -317,6 +366,13 @@ def check_files(path: StrPath, manifest: Manifest, store: Store, renumber: Renum
 
 
 def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: Store, renumber: Renumber) -> None:
+    _check_bytes(path, entry)
+    with _opened(path) as file:
+        _check_tensors(path, file, entry, manifest, store, renumber)
+
+
+def _check_bytes(path: Path, entry: dict[str, Any]) -> None:
+    """Compare size and checksum of a file with those of the manifest."""
     crc, size = 0, 0
     try:
         with open(path, "rb") as file:
@@ -324,12 +380,10 @@ def _check_file(path: Path, entry: dict[str, Any], manifest: Manifest, store: St
                 crc, size = zlib.crc32(block, crc), size + len(block)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing, though the manifest lists it") from None
-    if size != entry["bytes"]:
-        raise CheckpointError(f"{path} has {size} bytes, but {entry['bytes']} were written")
-    if crc != entry["crc32"]:
-        raise CheckpointError(f"{path} is damaged: its checksum is {crc}, but was {entry['crc32']}")
-    with _opened(path) as file:
-        _check_tensors(path, file, entry, manifest, store, renumber)
+    if size != entry.get("bytes"):
+        raise CheckpointError(f"{path} has {size} bytes, but {entry.get('bytes')} were written")
+    if crc != entry.get("crc32"):
+        raise CheckpointError(f"{path} is damaged: its checksum is {crc}, but was {entry.get('crc32')}")
 
 
 def _check_tensors(

@@ -5,7 +5,6 @@ checkpoint is replaced only by one that every rank has written.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -19,8 +18,10 @@ from lapse.options.tables import Tables
 from lapse.server import checkpoint
 from lapse.server.checkpoint import StrPath
 from lapse.server.initialization import fill_rows
+from lapse.server.metadata import check_metadata
 from lapse.server.rank_calls import RankCalls
 from lapse.server.shapes import Manifest, Optimizers, check_shape, new_rows, renumbering, shape_of
+from lapse.worker.steps import Steps, most_steps
 from lapse.worker.streams import Streams
 
 
@@ -32,6 +33,7 @@ class Saved:
     ----------
     store : Store
     streams : Streams
+    steps : Steps
     tables : Tables or None
     optimizers : list of (int, Optimizer or None)
         See `lapse.server.arguments.Arguments`.
@@ -41,6 +43,7 @@ class Saved:
 
     store: Store
     streams: Streams
+    steps: Steps
     tables: Tables | None
     optimizers: Optimizers
     seed: int
@@ -72,11 +75,13 @@ def _write(
 ) -> None:
     folder = os.path.join(path, step)
     optimizers = saved.optimizers if with_optimizers else []
+    steps = calls.attempt("the steps of save", saved.steps.state)
     files = calls.attempt(
         "the values of save", checkpoint.write_values, folder, saved.store, calls.rank, bool(optimizers)
     )
     shape = shape_of(saved.store, saved.tables, optimizers)
-    calls.attempt_on_rank_0("the end of save", checkpoint.commit_step, path, step, shape, files, metadata, states)
+    progress = checkpoint.Progress(states, most_steps(steps) if optimizers else {})
+    calls.attempt_on_rank_0("the end of save", checkpoint.commit_step, path, step, shape, files, metadata, progress)
 
 
 def _check_arguments(calls: RankCalls, path: StrPath, metadata: dict[str, Any] | None, state: bool) -> None:
@@ -92,30 +97,8 @@ def _check_own_arguments(path: StrPath, metadata: dict[str, Any] | None, state: 
     pathlib.Path(path)  # a TypeError for what is not a path
     if not isinstance(state, (bool, np.bool_)):
         raise TypeError(f"state must be True or False, not {brief(state)}")
-    if not isinstance(metadata, (dict, type(None))):
-        raise TypeError(f"metadata must be a dict that can be written as JSON, not {type(metadata).__name__}")
-    for name, value in (metadata or {}).items():
-        _check_entry(f"metadata[{name!r}]", name, value)
+    check_metadata(metadata)
     checkpoint.check_parent(path)
-
-
-def _check_entry(where: str, name: Any, value: Any) -> None:
-    """Raise what is wrong with an entry of the metadata, or with the first one inside it."""
-    if not isinstance(name, (str, int, float, type(None))):
-        raise TypeError(f"{where} has a key of type {type(name).__name__}, but JSON has strings only: write str(key)")
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(value, dict):
-            for inner, item in value.items():
-                _check_entry(f"{where}[{inner!r}]", inner, item)
-        if isinstance(value, (list, tuple)):
-            for inner, item in enumerate(value):
-                _check_entry(f"{where}[{inner}]", str(inner), item)
-        raise TypeError(
-            f"{where} is of type {type(value).__name__}, which cannot be written as JSON ({error}): convert it, "
-            "as in float(x) or x.tolist()"
-        ) from None
 
 
 def load(calls: RankCalls, saved: Saved, path: StrPath) -> dict[str, Any]:
@@ -127,12 +110,15 @@ def load(calls: RankCalls, saved: Saved, path: StrPath) -> dict[str, Any]:
     calls.attempt(
         "the checks of load", checkpoint.check_files, path, manifest, saved.store, renumber, calls.rank, calls.size
     )
+    metadata: dict[str, Any] = {}
     states: list[Any] = []
+    calls.attempt("the metadata of load", lambda: metadata.update(checkpoint.read_metadata(path, manifest)))
     calls.attempt("the random streams of load", lambda: states.extend(_restored(saved.streams, path, manifest)))
     calls.come_to_rest("load")
     calls.attempt("the values of load", _read, saved, path, manifest, renumber)
     saved.streams.adopt(states)
-    return manifest["metadata"]
+    saved.steps.adopt(manifest.get("steps", {}))
+    return metadata
 
 
 def _read(saved: Saved, path: StrPath, manifest: Manifest, renumber: checkpoint.Renumber) -> None:

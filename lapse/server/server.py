@@ -327,6 +327,7 @@ class Server:
         with self._lock:
             if keys is None and init is None and self._tables is not None:
                 initialization.initialize_tables(self._calls, self._store, self._tables, self.seed)
+                self._group.steps.adopt({})
             else:
                 initialization.initialize(self._calls, self._store, check, self.seed)
 
@@ -344,7 +345,7 @@ class Server:
             The same on all ranks, on a file system that all of them see. The folder is created if it is missing, its
             parent is not.
         metadata : dict, optional
-            Anything that can be written as JSON; `load` returns it. That of rank 0 is saved.
+            Anything that can be written as JSON, and NumPy arrays; `load` returns it. That of rank 0 is saved.
         state : bool
             Whether the states of optimizers are saved. Without them a checkpoint can be loaded into a server with any
             optimizer, or none.
@@ -399,7 +400,9 @@ class Server:
             return save_load.load(self._calls, self._saved(), path)
 
     def _saved(self) -> save_load.Saved:
-        return save_load.Saved(self._store, self._group.streams, self._tables, self._optimizers, self.seed)
+        return save_load.Saved(
+            self._store, self._group.streams, self._group.steps, self._tables, self._optimizers, self.seed
+        )
 
     def owner(self, keys: ArrayLike) -> int | np.ndarray:
         """The rank that owns each key now, as its home knows it. Not collective.

@@ -23,8 +23,9 @@ cdef inline bint has_collected_gradient(const replicas_t* replicas, uint32_t num
     return replicas.home_gradients != NULL and replicas.home_gradients[number].has_total
 
 
-cdef void apply_to_replica(replicas_t* replicas, uint32_t number, const char* gradient, double rate) noexcept nogil
+cdef void apply_to_replica(replicas_t* replicas, uint32_t number, const char* gradient, double rate,
+                           uint32_t step) noexcept nogil
 cdef void collect_gradient(replicas_t* replicas, uint32_t number, const char* gradient, double rates,
-                           double calls) noexcept nogil
+                           double calls, uint32_t step) noexcept nogil
 cdef void step_at_home(replicas_t* replicas, uint32_t number, const slab_t* slab, double factor) noexcept nogil
 cdef void begin_state(replicas_t* replicas, uint32_t number) noexcept nogil

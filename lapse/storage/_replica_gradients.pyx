@@ -8,7 +8,8 @@ from lapse.storage._replicas cimport (base_of, home_gradient_t, note_changed, no
 from lapse.storage._slabs cimport take_step
 
 
-cdef void apply_to_replica(replicas_t* replicas, uint32_t number, const char* gradient, double rate) noexcept nogil:
+cdef void apply_to_replica(replicas_t* replicas, uint32_t number, const char* gradient, double rate,
+                           uint32_t step) noexcept nogil:
     """Add a gradient to those of the next round."""
     cdef replica_t* replica = &replicas.all[number]
     cdef replica_gradient_t* own = &replicas.gradients[number]
@@ -17,15 +18,16 @@ cdef void apply_to_replica(replicas_t* replicas, uint32_t number, const char* gr
     else:
         memcpy(gradient_of(replicas, number), gradient, replica.bytes)
         own.is_there = True
-        own.rates = own.calls = 0
+        own.rates = own.calls = own.step = 0
     own.rates += rate
     own.calls += 1
+    own.step = max(own.step, step)
     if not replica.is_changed:
         note_changed(replicas, number)
 
 
 cdef void collect_gradient(replicas_t* replicas, uint32_t number, const char* gradient, double rates,
-                           double calls) noexcept nogil:
+                           double calls, uint32_t step) noexcept nogil:
     """Add what a rank has contributed, at the home."""
     cdef replica_t* replica = &replicas.all[number]
     cdef home_gradient_t* home = &replicas.home_gradients[number]
@@ -34,9 +36,10 @@ cdef void collect_gradient(replicas_t* replicas, uint32_t number, const char* gr
     else:
         memcpy(home.total, gradient, replica.bytes)
         home.has_total = True
-        home.rates = home.calls = 0
+        home.rates = home.calls = home.step = 0
     home.rates += rates
     home.calls += calls
+    home.step = max(home.step, step)
     if not replica.is_collected:
         replica.is_collected = True
         note_collected(replicas, number)
@@ -55,7 +58,7 @@ cdef void step_at_home(replicas_t* replicas, uint32_t number, const slab_t* slab
         memcpy(home.stepped, base_of(replica), replica.bytes)
     if factor != 1.0:
         scale_value(replicas.itemsize, home.total, factor, replica.bytes)
-    take_step(slab, home.stepped, home.state, home.total, home.rates / home.calls)
+    take_step(slab, home.stepped, home.state, home.total, home.rates / home.calls, home.step)
     subtract_values(replicas.itemsize, replica.sum, home.stepped, base_of(replica), replica.bytes)
     home.has_total = False
     replica.has_sum = True

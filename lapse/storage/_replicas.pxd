@@ -59,6 +59,7 @@ cdef struct replica_gradient_t:
     size_t at               # of their vector, counted from this struct
     double rates            # the learning rates of all calls, added up
     double calls
+    uint32_t step           # the largest of all calls, see `terms_t`
     uint8_t is_there
 
 
@@ -70,6 +71,7 @@ cdef struct home_gradient_t:
     size_t state_bytes
     double rates
     double calls
+    uint32_t step
     uint8_t has_total
 
 

@@ -4,6 +4,7 @@ from libc.math cimport isnan
 from libc.stdint cimport uint8_t, uint32_t
 
 from lapse.base._sync cimport watch_t
+from lapse.base._types cimport terms_t
 
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
@@ -35,12 +36,13 @@ cdef inline char* row_at(const slab_t* slab, uint32_t slot) noexcept nogil:
     return slab.rows + slot * slab.stride
 
 
-cdef inline double rate_for(const slab_t* slab, double given) noexcept nogil:
-    """The learning rate of a gradient; `given` is NaN if its call gave none."""
-    return slab.rate if isnan(given) else given
+cdef inline double rate_for(const slab_t* slab, terms_t given) noexcept nogil:
+    """The learning rate of a gradient."""
+    return slab.rate if isnan(given.weight) else given.weight
 
 
-cdef void take_step(const slab_t* slab, char* value, char* state, const char* gradient, double rate) noexcept nogil
+cdef void take_step(const slab_t* slab, char* value, char* state, const char* gradient, double rate,
+                    uint32_t step) noexcept nogil
 cdef uint32_t take_row(slab_t* slab, size_t written, uint8_t holder, watch_t* watch) noexcept nogil
 cdef void give_row_back(slab_t* slab, uint32_t slot, uint8_t holder, watch_t* watch) noexcept nogil
 cdef int make_slab(slab_t* slab, int length, int itemsize, size_t count, dict parameters) except -1

@@ -10,10 +10,11 @@ cdef enum:
     ALIGNED_FROM = 256      # bytes; rows with a state begin at cache lines from this size on, shorter ones are packed
 
 
-cdef void take_step(const slab_t* slab, char* value, char* state, const char* gradient, double rate) noexcept nogil:
+cdef void take_step(const slab_t* slab, char* value, char* state, const char* gradient, double rate,
+                    uint32_t step) noexcept nogil:
     """Change a value as its optimizer says. Under the key's latch."""
     cdef const optimizer_t* optimizer = <const optimizer_t*>slab.optimizer
-    optimizer.step(optimizer, rate, value, state, gradient, slab.length)
+    optimizer.step(optimizer, rate, step, value, state, gradient, slab.length)
 
 
 cdef uint32_t take_row(slab_t* slab, size_t written, uint8_t holder, watch_t* watch) noexcept nogil:

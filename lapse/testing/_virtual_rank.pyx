@@ -29,7 +29,7 @@ from lapse._store cimport (ABSENT, ARRIVING, OWNED, REPLICATED, Store, access_ho
 from lapse.storage._slabs cimport NO_SLOT
 from lapse.base._sync cimport fetch_add, load
 from lapse.base._types cimport (FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, SET, operation_t,
-                                worker_slot_t)
+                                worker_slot_t, terms_of)
 
 cdef enum:
     SYNC = 64   # of the calls here only: a worker waits for rounds, not for an operation
@@ -145,7 +145,7 @@ cdef class VirtualRank:
         self.protocol = Protocol(self.store)
         self.protocol.manage_replicas(**self.management)
 
-    def begin(self, kind, keys, values=None, double rate=NAN):
+    def begin(self, kind, keys, values=None, double rate=NAN, uint32_t step=0):
         """A call that has asked for nothing yet.
 
         Parameters
@@ -157,6 +157,8 @@ cdef class VirtualRank:
             For pushes, sets and gradients: 1-D, one value after another.
         rate : float
             Of gradients; NaN: the optimizer's own.
+        step : int
+            Of gradients, as of `Worker.apply_gradients`; 0: none is given.
 
         Returns
         -------
@@ -176,7 +178,7 @@ cdef class VirtualRank:
             call.values = np.array(values, dtype=self.store.dtype).reshape(-1)
         call.lengths_before = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         call.c.kind = KINDS[kind]
-        call.c.rate = rate
+        call.c.terms.weight, call.c.terms.step = rate, step
         call.c.worker_slot = &call.worker_slot
         call.c.count = len(call.keys)
         if kind == "pull":
@@ -216,7 +218,7 @@ cdef class VirtualRank:
                     status = ask_location(&self.protocol.c, &call.c, key, position, &done)
                 elif access_host_peer(&self.store.c, call.c.kind, key,
                                     given if call.c.kind != PULL else place_of(call, position),
-                                    1 if call.c.kind == PUSH else call.c.rate):
+                                    call.c.terms if call.c.kind == GRADIENT else terms_of(1)):
                     done = 1
                     fetch_add(&self.shared, not to_replica)
                 else:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from lapse.base.checks import check_int
 from lapse.torch.gradients import flush
+from lapse.torch.state import from_plain, to_plain
 from lapse.torch.traffic import traffic_of
 
 if TYPE_CHECKING:
@@ -107,17 +107,17 @@ class Dense(nn.Module):
 
     # A checkpoint ----------------------------------------------------------------------------------------------------
 
-    def state(self) -> str:
-        """Parameters, buffers and the optimizer's state as text, to be saved with the tables.
+    def state(self) -> dict[str, Any]:
+        """Parameters, buffers and the optimizer's state, as arrays, to be saved with the tables.
 
         Equal on all workers after `join`, so that ``server.save(path, {"dense": dense.state()})`` saves both as of one
         moment: either both are replaced, or neither.
         """
-        file = io.BytesIO()
-        torch.save({"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, file)
-        return base64.b64encode(file.getvalue()).decode()
+        module = self.module.state_dict()
+        versions = getattr(module, "_metadata", {})  # of the modules inside, by which PyTorch reads old states
+        return to_plain({"module": module, "versions": dict(versions), "optimizer": self.optimizer.state_dict()})
 
-    def restore(self, state: str) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave: ``dense.restore(server.load(path)["dense"])``, on every worker.
 
         Raises
@@ -125,8 +125,10 @@ class Dense(nn.Module):
         RuntimeError, ValueError
             If it belongs to another module or optimizer.
         """
-        known = torch.load(io.BytesIO(base64.b64decode(state)), weights_only=True)
-        self.module.load_state_dict(known["module"])
+        known = from_plain(state)
+        module = OrderedDict(known["module"])
+        module._metadata = known["versions"]  # type: ignore[attr-defined]
+        self.module.load_state_dict(module)
         self.optimizer.load_state_dict(known["optimizer"])
 
     # What is exchanged -----------------------------------------------------------------------------------------------

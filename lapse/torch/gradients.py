@@ -11,6 +11,7 @@ from torch import nn
 
 from lapse.torch._rows import first_not_finite
 from lapse.torch.traffic import traffic_of
+from lapse.worker._worker import count_step
 
 if TYPE_CHECKING:
     from lapse.worker._worker import Worker
@@ -62,8 +63,9 @@ class Gradients:
             parts = [*self._held, (keys, sums)]
             keys, sums = (np.concatenate(arrays) for arrays in zip(*parts))
             self._held.clear()
+        step = count_step(self._kv, self._name)
         if len(keys):
-            self._traffic.add(self._kv.apply_gradients(keys, sums.reshape(-1), lr=self.lr))
+            self._traffic.add(self._kv.apply_gradients(keys, sums.reshape(-1), lr=self.lr, step=step))
 
     def _without_padding(self, keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._padding is None or not len(at := np.flatnonzero(keys == self._padding)):

@@ -10,7 +10,7 @@ from lapse.sampling._sampler cimport Sampler, sample_t
 from lapse._store cimport Store, store_t, tally_t
 from lapse.worker._sums cimport sums_t
 from lapse.worker._waiter cimport Waiter
-from lapse.base._types cimport counters_t, key_t, operation_t
+from lapse.base._types cimport counters_t, key_t, operation_t, terms_t
 
 
 cdef struct call_t:
@@ -18,8 +18,8 @@ cdef struct call_t:
     key_t* keys             # written only if a sampler chooses them
     Py_ssize_t count
     const char* given       # the values of a push or set
-    const float* weights    # of the updates of a push, for replicas; NULL: each counts as `weight`
-    double weight           # of gradients: the learning rate; NaN: each optimizer's own
+    const float* weights    # of the updates of a push, for replicas; NULL: each counts once
+    terms_t terms           # of gradients
     char* out               # of a pull or locate
     counters_t* counters    # where the call counts
     bint is_sample          # the sampler reads what is here
@@ -45,7 +45,7 @@ cdef class Caller(Waiter):
     cdef int start_pull(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_change(self, int kind, const key_t* keys, Py_ssize_t count, const char* given,
                           const float* weights, operation_t** handle) noexcept nogil
-    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, double rate,
+    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, terms_t terms,
                              operation_t** handle) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil
     cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil

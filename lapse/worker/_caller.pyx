@@ -20,7 +20,8 @@ from lapse.worker._sums cimport free_sums, sum_repeated
 from lapse.worker._waiter cimport has_room
 from lapse.base._counting cimport add_to
 from lapse.base._sync cimport fetch_add, load, load32, store32
-from lapse.base._types cimport CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, worker_slot_t
+from lapse.base._types cimport (CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, NO_MEMORY, OK, PULL, PUSH, terms_of,
+                                terms_t, worker_slot_t)
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
 cdef Py_ssize_t MAX_KEYS_OF_CALL = 0xFFFFFFFF  # positions are 32 bits in messages
@@ -34,7 +35,7 @@ cdef inline call_t new_call(int kind, const key_t* keys, Py_ssize_t count, count
     call.count = count
     call.given = NULL
     call.weights = NULL
-    call.weight = 1
+    call.terms = terms_of(1)
     call.out = NULL
     call.counters = counters
     call.is_sample = call.is_scattered = False
@@ -63,7 +64,7 @@ cdef class Caller(Waiter):
         call.weights = weights
         return self.issue(&call, handle)
 
-    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, double rate,
+    cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, terms_t terms,
                              operation_t** handle) noexcept nogil:
         """Take a step with each distinct key's gradient; those of repeated keys are summed first."""
         cdef call_t call = new_call(GRADIENT, keys, count, &self.worker_slot.counters)
@@ -82,7 +83,7 @@ cdef class Caller(Waiter):
             call.count = distinct
             call.is_scattered = True
         call.given = gradients
-        call.weight = rate
+        call.terms = terms
         return self.issue(&call, handle)
 
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil:
@@ -170,8 +171,8 @@ cdef class Caller(Waiter):
         call.out = out
         self.check(make_scratch(self.worker_slot, count))
         self.check(self.make_offsets(&call))
-        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, NULL, 0, self.worker_slot.missed,
-                              &tally)
+        misses = access_batch(self.store, PULL, keys, count, call.offsets, out, NULL, call.terms,
+                              self.worker_slot.missed, &tally)
         free(call.offsets)
         return misses
 
@@ -253,13 +254,13 @@ cdef class Caller(Waiter):
                                           self.worker_slot.missed, tally)
         return access_batch(self.store, call.kind, call.keys + first, size, offsets,
                             (call.out if call.kind == PULL else <char*>call.given) + shift,
-                            weights, call.weight, self.worker_slot.missed, tally)
+                            weights, call.terms, self.worker_slot.missed, tally)
 
     cdef int begin_operation(self, call_t* call) noexcept nogil:
         call.operation = new_operation(self.worker_slot, call.kind, call.count, call.out)
         if call.operation == NULL:
             return NO_MEMORY
-        call.operation.rate = call.weight
+        call.operation.terms = call.terms
         if call.kind == PULL:
             call.operation.offsets = call.offsets
             call.operation.offsets_have_ends = not call.is_scattered

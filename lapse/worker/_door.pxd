@@ -1,6 +1,6 @@
 """Floor 4. The C-level door: the calls of a worker as kernels make them, without the GIL."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from lapse.worker._borrower cimport Borrower
 from lapse.base._types cimport key_t, operation_t
@@ -24,9 +24,12 @@ cdef class Door(Borrower):
                                 operation_t** operation) except -1 nogil
     cdef int set_keys(self, const key_t* keys, Py_ssize_t count, const void* values,
                       operation_t** operation) except -1 nogil
-    # `rate` is the learning rate, at least 0; NaN: that of each key's optimizer. See `apply_gradients`.
+    # `rate` is the learning rate, at least 0; NaN: that of each key's optimizer. `step` is the number of the caller's
+    # step; 0: each value counts its own, as in `apply_gradients_to`. See `apply_gradients`.
     cdef int apply_gradients_to(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
                                 operation_t** operation) except -1 nogil
+    cdef int apply_gradients_of_step(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
+                                     uint32_t step, operation_t** operation) except -1 nogil
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil
     cdef int wait_for(self, operation_t* operation) except -1 nogil
     cdef bint test_for(self, operation_t* operation) noexcept nogil

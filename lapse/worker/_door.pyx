@@ -3,9 +3,9 @@
 from lapse.base.checks import check_int
 
 from libc.float cimport DBL_MAX
-from libc.stdint cimport INT64_MAX
+from libc.stdint cimport INT64_MAX, uint32_t
 
-from lapse.base._types cimport PUSH, SET, TIMED_OUT
+from lapse.base._types cimport PUSH, SET, TIMED_OUT, terms_of, terms_t
 from lapse.worker._slot_operations cimport give_back, is_finished, let_go
 from lapse.worker._waiter cimport check_caller, may_call, was_forked
 
@@ -41,13 +41,19 @@ cdef class Door(Borrower):
 
     cdef int apply_gradients_to(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
                                 operation_t** operation) except -1 nogil:
+        return self.apply_gradients_of_step(keys, count, gradients, rate, 0, operation)
+
+    cdef int apply_gradients_of_step(self, const key_t* keys, Py_ssize_t count, const void* gradients, double rate,
+                                     uint32_t step, operation_t** operation) except -1 nogil:
+        cdef terms_t terms = terms_of(rate)
+        terms.step = step
         check_caller(self)
         self.first_bad_key(keys, count)
         self.first_without_optimizer(keys, count)
         if rate < 0 or rate > DBL_MAX:
             with gil:
                 raise ValueError(f"rate is {rate}, but must be from 0 to {DBL_MAX}, or NaN for the optimizer's own")
-        return self.check(self.start_gradients(keys, count, <const char*>gradients, rate, operation))
+        return self.check(self.start_gradients(keys, count, <const char*>gradients, terms, operation))
 
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil:
         check_caller(self)

@@ -10,6 +10,7 @@ from lapse.worker.setup_phase import SetupPhase
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
 from libc.math cimport NAN
+from libc.stdint cimport UINT32_MAX
 
 from lapse.sampling._sampler cimport Sampler, new_sample
 from lapse._comm cimport Comm
@@ -20,7 +21,7 @@ from lapse.worker._arrays cimport as_keys
 from lapse.worker._caller cimport max_value_bytes
 from lapse.worker._operation cimport Operation, new_handle, release_all_finished, release_finished
 from lapse.worker._waiter cimport begin_waiter
-from lapse.base._types cimport PUSH, SET
+from lapse.base._types cimport PUSH, SET, terms_t
 
 cnp.import_array()
 
@@ -142,7 +143,7 @@ cdef class Worker(Door):
                 key_array = flat[last]
         return self.change(SET, key_array, values, "values")
 
-    def apply_gradients(self, keys, gradients, lr=None):
+    def apply_gradients(self, keys, gradients, lr=None, step=None):
         """Take a step of each key's optimizer, where its value lies.
 
         The gradients of a key that is repeated are summed first, as torch does. A step takes effect exactly once,
@@ -156,6 +157,9 @@ cdef class Worker(Door):
             reused when this returns.
         lr : float, optional
             The learning rate of this call; by default each optimizer's own.
+        step : int, optional
+            The number of the caller's step, from 1 on, for `lapse.optim.Adam`, which then corrects the bias as
+            torch.optim.SparseAdam does. By default each value counts its own steps.
 
         Returns
         -------
@@ -165,8 +169,8 @@ cdef class Worker(Door):
         Raises
         ------
         IndexError, TypeError, ValueError
-            As in `pull`, before anything is sent; also for a key without an optimizer, and for an `lr` that is negative
-            or not finite.
+            As in `pull`, before anything is sent; also for a key without an optimizer, for an `lr` that is negative or
+            not finite, and for a `step` below 1.
         """
         cdef cnp.ndarray key_array = <cnp.ndarray>self.begin(keys)
         cdef cnp.ndarray array
@@ -174,12 +178,14 @@ cdef class Worker(Door):
         cdef const key_t* pointer = <const key_t*>cnp.PyArray_DATA(key_array)
         cdef Py_ssize_t count = cnp.PyArray_SIZE(key_array)
         cdef const char* source
-        cdef double rate = NAN if lr is None else check_float(lr, "lr", 0.0, DBL_MAX)
+        cdef terms_t terms
+        terms.weight = NAN if lr is None else check_float(lr, "lr", 0.0, DBL_MAX)
+        terms.step = 0 if step is None else check_int(step, "step", 1, UINT32_MAX)
         self.first_without_optimizer(pointer, count)
         array = as_values(gradients, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "gradients")
         source = <const char*>cnp.PyArray_DATA(array)
         with nogil:
-            self.check(self.start_gradients(pointer, count, source, rate, &c))
+            self.check(self.start_gradients(pointer, count, source, terms, &c))
         return self.nothing if c == NULL else new_handle(self, c, None, None)
 
     cdef object change(self, int kind, keys, given, name, weights=None):
@@ -572,6 +578,11 @@ def retire(Worker worker):
     if worker.sampler is not None:
         worker.sampler.close_all()
     worker.nothing = None  # it refers to this worker
+
+
+def count_step(Worker worker, str table):
+    """The number of the step that a worker makes with a table now, from 1 on: see `lapse.worker.steps`."""
+    return worker.group.steps.next(worker.id, table)
 
 
 def find_owners(Worker worker, keys):

@@ -9,6 +9,7 @@ from lapse._store import Store
 from lapse.protocol._protocol import Protocol
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
+from lapse.worker.steps import Steps
 from lapse.worker.streams import Streams
 
 
@@ -22,6 +23,8 @@ class WorkerGroup:
         Of this rank.
     streams : Streams
         What they draw from.
+    steps : Steps
+        How many they have made with each table.
     seed : int
     first_id : int
         The global number of this rank's first worker.
@@ -35,6 +38,7 @@ class WorkerGroup:
     collectives: Collectives
     counters: Counters
     streams: Streams
+    steps: Steps
     seed: int
     first_id: int
     num_workers: int

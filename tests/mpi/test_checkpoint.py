@@ -319,6 +319,8 @@ def test_damaged_random_streams_are_an_error_before_values_change(folder):
     "metadata, words",
     [
         ({"ok": 1, "loss": np.float32(1)}, ["metadata['loss']", "float32", "float(x)"]),
+        ({"a": {"b": np.array([None])}}, ["metadata['a']['b']", "array of object"]),
+        ({"a": [{"__array__": 3}]}, ["__array__"]),
         ({"a": {"b": [1, {2, 3}]}}, ["metadata['a']['b'][1]", "set"]),
         ({"a": {(1, 2): 3}}, ["metadata['a'][(1, 2)]", "tuple", "str(key)"]),
     ],

@@ -125,11 +125,11 @@ def test_tables_with_several_optimizers():
 def apply_in_rounds(kv, keys, gradients, rounds):
     """Every worker applies a gradient in each round; the values after each, and what a worker sees before its end."""
     seen = []
-    for _ in range(rounds):
+    for number in range(rounds):
         kv.barrier()
         before = kv.pull(keys).wait()
         kv.barrier()
-        kv.apply_gradients(keys, gradients).wait()
+        kv.apply_gradients(keys, gradients, step=1 + 10 * number + kv.id).wait()
         np.testing.assert_array_equal(kv.pull(keys).wait(), before)
         kv.barrier()
         kv.wait_replica_sync()
@@ -151,8 +151,8 @@ def test_a_round_of_replicated_keys_is_one_step(optimizer, wire):
         seen = server.run(apply_in_rounds, keys, gradients, 5)[0]
         assert all(other == seen[-1].tobytes() for other in comm.allgather(seen[-1].tobytes()))
     with lapse.Server(NUM_KEYS, 4, optimizer=optimizer, comm=comm.Split(comm.rank)) as alone, alone.worker() as kv:
-        for values in seen:
-            kv.apply_gradients(keys, gradients * comm.size).wait()
+        for number, values in enumerate(seen):
+            kv.apply_gradients(keys, gradients * comm.size, step=10 * number + comm.size).wait()  # the largest of all
             tolerance = 1e-5 if wire == "exact" else 1e-2
             np.testing.assert_allclose(values, kv.pull(keys).wait(), rtol=tolerance, atol=tolerance)
 

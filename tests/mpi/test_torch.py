@@ -1,7 +1,5 @@
 """`lapse.torch` on several ranks: rows that come ahead, equal dense layers, and errors of one rank."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -307,9 +305,8 @@ def test_dense_layers_are_saved_with_the_tables(tmp_path):
                 dense.join()
                 kv.barrier()
                 server.save(path, {"epoch": 1, "dense": dense.state()})
-                assert json.dumps(dense.state())
             if kv.id == 0:  # alone: other ranks' steps would come in an order of chance
-                module(torch.arange(6)).sum().backward()
+                module(torch.arange(4, 9)).sum().backward()  # for some rows the first one: Adam knows its number
                 lt.flush(kv)
             kv.barrier()
             results.append((module.to_local().weight.detach(), layers.weight.detach().clone()))

@@ -125,6 +125,8 @@ def test_what_does_not_fit_is_named(tmp_path, ours, error):
         ({"tables": 3}, "tables is 3"),
         ({"tables": {"a": [1]}}, "tables is"),
         ({"optimizers": {}}, "optimizers is"),
+        ({"steps": {"users": 1.5}}, "steps is"),
+        ({"metadata": {"a": {"__array__": "0"}}}, "metadata has arrays, but metadata_file is None"),
         ({"optimizers": [[3, None]]}, "optimizers is"),
         ({"optimizers": [[True, None], [16, None]]}, "optimizers is"),
     ],
@@ -136,6 +138,29 @@ def test_a_damaged_manifest_is_refused(tmp_path, changes, error):
     with lapse.Server(tables()) as server:
         with pytest.raises(lapse.CheckpointError, match=error):
             server.load(tmp_path / "ck")
+
+
+def test_metadata_may_have_arrays(tmp_path):
+    given = {
+        "a": {"b": [1, np.arange(6.0).reshape(2, 3).T], "c": (2, None)},
+        "number": np.array(3, "f4"),
+        "no": np.empty((0, 2)),
+    }
+    with lapse.Server(3, 2) as server:
+        server.save(tmp_path / "ck", given)
+        found = server.load(tmp_path / "ck")
+        assert found["a"]["b"][0] == 1 and found["a"]["c"] == [2, None]
+        for ours, theirs in ((found["a"]["b"][1], given["a"]["b"][1]), (found["number"], given["number"])):
+            assert ours.dtype == theirs.dtype and ours.shape == theirs.shape and (ours == theirs).all()
+        assert found["no"].shape == (0, 2)
+        file = next((tmp_path / "ck").glob("step-*/metadata.safetensors"))
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(lapse.CheckpointError, match=r"metadata.safetensors is damaged"):
+            server.load(tmp_path / "ck")
+        server.save(tmp_path / "ck")  # which deletes the step before it, with this file
+        assert len(list((tmp_path / "ck").iterdir())) == 2
 
 
 def test_bad_arguments_of_save(tmp_path):

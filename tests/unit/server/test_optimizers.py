@@ -22,33 +22,34 @@ class Reference:
         self.moments = np.zeros((2, *values.shape))
         self.steps = np.zeros(len(values))
 
-    def step(self, keys, gradients, lr):
+    def step(self, keys, gradients, lr, number=0):
         distinct, positions = np.unique(keys, return_inverse=True)
         sums = np.zeros((len(distinct), self.values.shape[1]))
         np.add.at(sums, positions, gradients)
         for key, g in zip(distinct, sums + self.optimizer.weight_decay * self.values[distinct]):
-            self.values[key] -= getattr(self, type(self.optimizer).__name__)(key, g, lr)
+            self.values[key] -= getattr(self, type(self.optimizer).__name__)(key, g, lr, number)
 
-    def SGD(self, key, g, lr):
+    def SGD(self, key, g, lr, number):
         return lr * g
 
-    def Adagrad(self, key, g, lr):
+    def Adagrad(self, key, g, lr, number):
         self.squares[key] += g * g
         return lr * g / (np.sqrt(self.squares[key]) + self.optimizer.eps)
 
-    def RowWiseAdagrad(self, key, g, lr):
+    def RowWiseAdagrad(self, key, g, lr, number):
         self.means[key] += np.mean(g * g)
         return lr * g / (np.sqrt(self.means[key]) + self.optimizer.eps)
 
-    def Adam(self, key, g, lr):
+    def Adam(self, key, g, lr, number):
         beta1, beta2 = self.optimizer.betas
         self.steps[key] += 1
         self.moments[0, key] = beta1 * self.moments[0, key] + (1 - beta1) * g
         self.moments[1, key] = beta2 * self.moments[1, key] + (1 - beta2) * g * g
-        first = self.moments[0, key] / (1 - beta1 ** self.steps[key])
-        second = self.moments[1, key] / (1 - beta2 ** self.steps[key])
+        steps = max(self.steps[key], number)
+        first = self.moments[0, key] / (1 - beta1**steps)
+        second = self.moments[1, key] / (1 - beta2**steps)
         # torch.optim.SparseAdam adds eps before the correction
-        return lr * first / (np.sqrt(second) + self.optimizer.eps / np.sqrt(1 - beta2 ** self.steps[key]))
+        return lr * first / (np.sqrt(second) + self.optimizer.eps / np.sqrt(1 - beta2**steps))
 
 
 OPTIMIZERS = [
@@ -75,8 +76,9 @@ def test_steps_follow_the_formulas(optimizer, dtype, tolerance):
             keys = rng.integers(0, ROWS - 1, size=rng.integers(1, 12))  # the last one gets none; others are repeated
             gradients = rng.normal(size=(len(keys), LENGTH)).astype(dtype)
             lr = None if step % 3 else 0.01 * (step + 1)
-            kv.apply_gradients(keys, gradients, lr).wait()
-            reference.step(keys, gradients.astype(np.float64), optimizer.lr if lr is None else lr)
+            number = None if step % 5 else 1 + step * 1000  # far beyond what a value counts, and what is tabulated
+            kv.apply_gradients(keys, gradients, lr, number).wait()
+            reference.step(keys, gradients.astype(np.float64), optimizer.lr if lr is None else lr, number or 0)
         result = kv.pull(range(ROWS)).wait()
     np.testing.assert_allclose(result, reference.values, rtol=tolerance, atol=tolerance)
     assert (result[-1] == values[-1]).all()
@@ -99,10 +101,12 @@ def test_steps_are_those_of_torch(optimizer, dtype):
         is_sparse = not optimizer.weight_decay
     with lapse.Server(ROWS, LENGTH, dtype, optimizer=optimizer) as server, server.worker() as kv:
         kv.set(range(ROWS), values).wait()
-        for _ in range(100):
-            keys = np.concatenate([np.arange(ROWS), rng.integers(0, ROWS, size=5)])
+        for step in range(100):
+            keys = rng.integers(0, ROWS, size=5)  # row 0 is not among the first ones
+            keys = keys[keys > 0] if step < 20 else keys
+            keys = keys if is_sparse else np.concatenate([np.arange(ROWS), keys])
             gradients = torch.from_numpy(rng.normal(size=(len(keys), LENGTH)).astype(dtype))
-            kv.apply_gradients(keys, gradients).wait()
+            kv.apply_gradients(keys, gradients, step=step + 1).wait()
             indices = torch.from_numpy(keys[None])
             parameter.grad = torch.sparse_coo_tensor(
                 indices, gradients, parameter.shape, check_invariants=True
@@ -189,6 +193,17 @@ def test_gradients_of_a_kernel():
             _kernel.access(kv, _kernel.GRADIENT, keys, 3, np.zeros((3, 4), np.float32))
 
 
+def test_without_a_step_a_value_counts_its_own():
+    gradient = np.ones((1, 2), "f4")
+    with lapse.Server(2, 2, optimizer=optim.Adam(lr=1.0)) as server, server.worker() as kv:
+        for _ in range(50):
+            kv.apply_gradients([0], gradient).wait()
+        before = kv.pull(0).wait()
+        kv.apply_gradients([0], gradient, step=3).wait()  # it has made more
+        kv.apply_gradients([1], gradient).wait()
+        np.testing.assert_allclose(kv.pull([0, 1]).wait(), [before - 1, [-1, -1]], rtol=1e-5)
+
+
 def test_bad_calls():
     with lapse.Server(3, 2) as server, server.worker() as kv:
         with pytest.raises(ValueError, match=r"key 1, which has no optimizer: .*optimizer=lapse.optim.Adagrad\(\)"):
@@ -204,6 +219,9 @@ def test_bad_calls():
         for lr, error in ((-1, ValueError), (np.nan, ValueError), (np.inf, ValueError), ("1", TypeError)):
             with pytest.raises(error, match="lr"):
                 kv.apply_gradients([1], gradient, lr=lr)
+        for step, error in ((0, ValueError), (2**32, ValueError), (1.5, TypeError)):
+            with pytest.raises(error, match="step"):
+                kv.apply_gradients([1], gradient, step=step)
         kv.apply_gradients([], np.zeros((0, 2), "f4")).wait()
 
 

@@ -110,8 +110,7 @@ def test_optimizers_of_tables_are_those_of_pytorch(ours, theirs):
     rows = new_rows()
     reference = nn.Embedding.from_pretrained(rows.clone(), freeze=False, sparse=True)
     with served(rows, ours) as (kv, table):
-        # Every row in each step, for Adam counts the steps of each row, and SparseAdam those of the table.
-        batches = lambda step: (torch.cat([torch.randperm(ROWS), torch.randint(0, ROWS, (30,))]),)  # noqa: E731
+        batches = lambda step: (torch.randint(0, ROWS, (30,)),)  # noqa: E731  (most rows get no gradient)
         train_both(lt.Embedding(kv, table), reference, theirs(reference.parameters()), batches, steps=20)
 
 
