@@ -7,45 +7,18 @@ FOLDER has train.txt and test.txt with lines "subject relation object", separate
 planted, in which every entity has a hidden type, and a relation leads from each type to one other.
 """
 
-import argparse
-import json
-import os
-import time
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-import lapse
-import lapse.torch
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import torch_training
 
-RATES = {"sgd": 2.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
 TEST_BATCH = 256
-
-
-def read_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", type=Path, help="a folder with train.txt and test.txt")
-    parser.add_argument("--entities", type=int, default=2000, help="of the planted graph; default: %(default)s")
-    parser.add_argument("--triples", type=int, default=60_000, help="of the planted graph; default: %(default)s")
-    parser.add_argument("--dim", type=int, default=32, help="length of the vectors; default: %(default)s")
-    parser.add_argument("--batch", type=int, default=1024, help="triples of all workers; default: %(default)s")
-    parser.add_argument("--negatives", type=int, default=256, help="entities that a batch compares with")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--optimizer", choices=RATES, default="adagrad", help="of the entities; default: %(default)s")
-    parser.add_argument("--rate", type=float, help="learning rate of the entities; by default one for each optimizer")
-    parser.add_argument("--lookahead", type=int, default=8, help="batches whose rows are on their way")
-    parser.add_argument("--plain", action="store_true", help="without a server: a sparse nn.Embedding, for comparison")
-    parser.add_argument("--output", type=Path, help="a folder, for a checkpoint after each epoch")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, if there is one")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    options.rate = RATES[options.optimizer] if options.rate is None else options.rate
-    if options.resume and options.output is None:
-        parser.error("--resume needs --output")
-    return options
 
 
 # The graph -------------------------------------------------------------------------------------------
@@ -133,32 +106,6 @@ class Model(nn.Module):
         return nn.functional.cross_entropy(scores.masked_fill(same, -1e9), target)
 
 
-def batches_of(graph, options, worker, workers, epoch):
-    """Triples and negatives of one worker: of each batch of all workers its part."""
-    order = np.random.default_rng((options.seed, 1, epoch)).permutation(len(graph.train))
-    rng = np.random.default_rng((options.seed, 2, epoch, worker))
-    for first in range(0, len(order), options.batch):
-        mine = order[first : first + options.batch][worker::workers]
-        if len(mine):
-            negatives = rng.integers(graph.num_entities, size=options.negatives)
-            yield torch.from_numpy(graph.train[mine]), torch.from_numpy(negatives)
-
-
-def train_epoch(model, batches, step, clear, bar):
-    """The mean loss of an epoch, as this worker sees it."""
-    total, count = 0.0, 0
-    model.train()
-    for triples, negatives in batches:
-        clear()
-        loss = model(triples, negatives)
-        loss.backward()
-        step()
-        total, count = total + loss.item(), count + 1
-        bar.update(1)
-        bar.set_postfix(loss=f"{total / count:.4f}", refresh=False)
-    return total / max(count, 1)
-
-
 @torch.no_grad()
 def reciprocal_ranks(model, vectors, graph, tests):
     """The sum of the reciprocal ranks of the objects of some test triples, other known objects left out."""
@@ -175,101 +122,58 @@ def reciprocal_ranks(model, vectors, graph, tests):
     return total
 
 
-def report(options, epoch, seconds, triples, mrr):
-    """Print the figures of an epoch, and return them."""
-    print(f"epoch {epoch + 1}/{options.epochs}: {triples / seconds:,.0f} triples/s, MRR {mrr:.4f}", flush=True)
-    return {"mrr": mrr, "seconds_per_epoch": seconds, "triples_per_second": triples / seconds}
+class LinkPrediction(torch_training.Task):
+    name, unit, std = "link_prediction", "triples", 0.1
+    rates: ClassVar = {"sgd": 2.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
+    dense_rate = 5e-3
 
+    @staticmethod
+    def add_options(parser):
+        parser.add_argument("--graph", type=Path, help="a folder with train.txt and test.txt")
+        parser.add_argument("--entities", type=int, default=2000, help="of the planted graph; default: %(default)s")
+        parser.add_argument("--triples", type=int, default=60_000, help="of the planted graph; default: %(default)s")
+        parser.add_argument("--dim", type=int, default=32, help="length of the vectors; default: %(default)s")
+        parser.add_argument("--negatives", type=int, default=256, help="entities that a batch compares with")
+        parser.add_argument("--epochs", type=int, default=5)
 
-def run_on_server(options, graph):
-    optimizers = {
-        "sgd": lapse.optim.SGD,
-        "adagrad": lapse.optim.Adagrad,
-        "rowwise": lapse.optim.RowWiseAdagrad,
-        "adam": lapse.optim.Adam,
-    }
-    optimizer = optimizers[options.optimizer](lr=options.rate)
-    table = lapse.Table(graph.num_entities, options.dim, init=lapse.Normal(0, 0.1), optimizer=optimizer)
-    tables = lapse.Tables(entities=table)
-    with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
-        if "OMP_NUM_THREADS" not in os.environ:  # else each rank would start a thread for every core
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(server.sharing_ranks)))
-        torch.manual_seed(options.seed)
-        entities = tables["entities"]
-        embedding = lapse.torch.Embedding(kv, entities)
-        if options.optimizer == "sgd":
-            # A worker's loss is a mean over its part of a batch: without this the steps of all of them would add up.
-            embedding.lr = options.rate / kv.num_workers
-        model = Model(embedding, graph.num_relations, options.dim)
-        dense = lapse.torch.Dense(model, torch.optim.Adam(model.parameters(), lr=5e-3), kv)
-        first, found = 0, {}
-        if options.resume and (options.output / "CURRENT").exists():
-            saved = server.load(options.output)
-            dense.restore(saved["dense"])
-            first, found = saved["epoch"], saved["found"]
-        for epoch in range(first, options.epochs):
-            mine = list(batches_of(graph, options, kv.id, kv.num_workers, epoch))
-            batches = lapse.torch.Prefetcher(
-                mine, kv, lambda batch: [entities.keys(batch[0][:, [0, 2]]), entities.keys(batch[1])], options.lookahead
+    def __init__(self, options):
+        self.options, self.length = options, options.dim
+        if options.graph is None:
+            self.graph = planted(options.entities, options.triples, options.seed)
+        else:
+            self.graph = read(options.graph)
+        self.rows, self.size = self.graph.num_entities, len(self.graph.train)
+
+    def model(self, embedding):
+        return Model(embedding, self.graph.num_relations, self.length)
+
+    def batches(self, worker, workers, epoch):
+        """Triples and negatives of one worker: of each batch of all workers its part."""
+        options = self.options
+        order = np.random.default_rng((options.seed, 1, epoch)).permutation(self.size)
+        rng = np.random.default_rng((options.seed, 2, epoch, worker))
+        parts = [order[first : first + options.batch][worker::workers] for first in range(0, self.size, options.batch)]
+        return [
+            (
+                torch.from_numpy(self.graph.train[mine]),
+                torch.from_numpy(rng.integers(self.rows, size=options.negatives)),
             )
-            bar = tqdm(total=len(batches), desc=f"epoch {epoch + 1}", leave=False, disable=None if kv.id == 0 else True)
-            kv.barrier()
-            begin = time.perf_counter()
-            train_epoch(model, batches, dense.step, dense.zero_grad, bar)
-            dense.join()
-            kv.barrier()  # the gradients of the other workers have taken effect, too
-            seconds = time.perf_counter() - begin
-            bar.close()
-            vectors = embedding.to_local().weight.detach()
-            total = reciprocal_ranks(model, vectors, graph, graph.test[kv.id :: kv.num_workers])
-            mrr = kv.allreduce(total) / len(graph.test)
-            if kv.id == 0:
-                found = report(options, epoch, seconds, len(graph.train), mrr)
-            if options.output is not None:
-                server.save(options.output, {"epoch": epoch + 1, "dense": dense.state(), "found": found})
-        if kv.id == 0:
-            print_result(options, kv.num_workers, first, found)
+            for mine in parts
+            if len(mine)
+        ]
 
+    def ids(self, batch):
+        triples, negatives = batch
+        return [triples[:, [0, 2]], negatives]
 
-def run_plain(options, graph):
-    """The same without a server, in one process."""
-    torch.manual_seed(options.seed)
-    embedding = nn.Embedding(graph.num_entities, options.dim, sparse=True)
-    nn.init.normal_(embedding.weight, 0, 0.1)
-    of_table = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.SparseAdam}
-    if options.optimizer not in of_table:
-        raise SystemExit(f"PyTorch has no optimizer {options.optimizer!r} for sparse gradients")
-    rows = of_table[options.optimizer](embedding.parameters(), lr=options.rate)
-    model = Model(embedding, graph.num_relations, options.dim)
-    scorer = torch.optim.Adam(model.scorer.parameters(), lr=5e-3)
-    found = {}
+    def test(self, model, worker, workers):
+        vectors = torch_training.all_rows(model.entities)
+        return reciprocal_ranks(model, vectors, self.graph, self.graph.test[worker::workers])
 
-    def step():
-        rows.step()
-        scorer.step()
-
-    for epoch in range(options.epochs):
-        batches = list(batches_of(graph, options, 0, 1, epoch))
-        bar = tqdm(total=len(batches), desc=f"epoch {epoch + 1}", leave=False, disable=None)
-        begin = time.perf_counter()
-        train_epoch(model, batches, step, model.zero_grad, bar)
-        seconds = time.perf_counter() - begin
-        bar.close()
-        mrr = reciprocal_ranks(model, embedding.weight.detach(), graph, graph.test) / len(graph.test)
-        found = report(options, epoch, seconds, len(graph.train), mrr)
-    print_result(options, 1, 0, found)
-
-
-def print_result(options, workers, first, found):
-    result = {"app": "link_prediction", "workers": workers, "epochs": options.epochs, "resumed_from": first or None}
-    print("RESULT " + json.dumps({**result, **found}), flush=True)
-
-
-def main():
-    options = read_options()
-    graph = planted(options.entities, options.triples, options.seed) if options.graph is None else read(options.graph)
-    run_plain(options, graph) if options.plain else run_on_server(options, graph)
+    def figures(self, total):
+        mrr = total / len(self.graph.test)
+        return {"mrr": mrr}, f"MRR {mrr:.4f}"
 
 
 if __name__ == "__main__":
-    main()
+    torch_training.main(LinkPrediction, __doc__)

@@ -180,23 +180,40 @@ def test_a_loop_may_be_left(kv, tables):
     kv.barrier()
 
 
-@pytest.mark.parametrize("part", ["table", "dense"])
-def test_a_nan_on_one_rank_ends_the_run_on_all(tables, part):
+def broken_after(batches, count):
+    """A loader that raises in between."""
+    yield from batches[:count]
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(
+    "part, kind, text",
+    [
+        ("table", FloatingPointError, "table 'users'"),
+        ("dense", FloatingPointError, "the gradient of (weight|bias)"),
+        ("loader", OSError, "the disk is gone"),
+        ("id", IndexError, f"id {ROWS} is outside the range"),
+    ],
+)
+def test_an_error_of_one_rank_ends_the_run_on_all(tables, part, kind, text):
     def train(kv):
+        is_last = kv.id == kv.num_workers - 1
         module = lt.Embedding(kv, tables["users"])
         layer = nn.Linear(LENGTH, 1)
         dense = lt.Dense(layer, torch.optim.SGD(layer.parameters(), lr=0.1), kv)
-        for step in range(5):
+        given = [torch.arange(10)] * 5
+        if is_last and part == "id":
+            given[3] = torch.tensor([ROWS])
+        loader = broken_after(given, 3) if is_last and part == "loader" else given
+        for step, ids in enumerate(lt.Prefetcher(loader, kv, lambda ids: ids)):
             dense.zero_grad()
-            loss = dense(module(torch.arange(10))).sum()
-            if part == "dense":
-                loss = dense(module(torch.arange(10)).detach()).sum()
-            (loss * (float("nan") if kv.id == kv.num_workers - 1 and step == 2 else 1)).backward()
+            rows = module(ids)
+            loss = dense(rows.detach() if part == "dense" else rows).sum()
+            (loss * (float("nan") if is_last and step == 2 and part in ("table", "dense") else 1)).backward()
             dense.step()
 
     with lapse.Server(tables) as server:
-        expected = FloatingPointError if comm.rank == comm.size - 1 else lapse.RemoteError
-        with pytest.raises(expected, match="table 'users'" if part == "table" else "the gradient of (weight|bias)"):
+        with pytest.raises(kind if comm.rank == comm.size - 1 else lapse.RemoteError, match=text):
             server.run(train)
 
 
