@@ -69,6 +69,9 @@ def test_people_speak_the_language_of_their_country(languages, ranks, workers, m
     assert result["mrr"] > 0.7  # at random: 0.04
     assert result["hits1"] <= result["hits3"] <= result["hits10"] <= 1
     assert result["mrr_raw"] < result["mrr"]
+    assert result["mrr_pessimistic"] <= result["mrr"] <= result["mrr_optimistic"]
+    assert list(result["categories"]) == ["n-1"]  # many people of a country
+    assert np.mean([side["mrr"] for side in result["categories"]["n-1"].values()]) == pytest.approx(result["mrr"])
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,20 @@ static void kge_score_entities(int model, int norm, int64_t queries, const float
     kge_scores(model, norm, queries, q, columns, e, panels, padded, scores, step);
 }
 
-/* By how much a score worsens the rank of the wanted one: 2 if it is higher (or not a number), 1 if it is equal. */
-LAPSE_INLINE int64_t kge_place(float score, float wanted) {
-    return score > wanted ? 2 : score == wanted ? 1 : score < wanted ? 0 : 2;
+/* Scores of a query that are higher than the wanted one (or not a number), and those that are equal. */
+typedef struct {
+    int64_t higher, equal;
+} kge_place;
+
+LAPSE_INLINE void kge_add_place(kge_place *place, float score, float wanted, int64_t times) {
+    if (score == wanted)
+        place->equal += times;
+    else if (!(score < wanted))
+        place->higher += times;
 }
 
-/* The sum of that over the scores of a query. */
 LAPSE_CLONES
-static int64_t kge_places(int64_t n, const float *scores, float wanted) {
-    int64_t places = 0;
+static void kge_add_places(kge_place *place, int64_t n, const float *scores, float wanted) {
     for (int64_t first = 0; first < n; first += 4096) {
         int64_t end = n - first < 4096 ? n : first + 4096;
         int32_t lower = 0, different = 0; /* 32 bits: as many lanes as scores */
@@ -44,9 +49,9 @@ static int64_t kge_places(int64_t n, const float *scores, float wanted) {
             lower += scores[j] < wanted;
             different += scores[j] != wanted;
         }
-        places += (int64_t)(end - first - lower) + (different - lower);
+        place->higher += different - lower;
+        place->equal += end - first - different;
     }
-    return places;
 }
 
 #endif

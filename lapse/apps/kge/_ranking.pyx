@@ -12,8 +12,10 @@ cdef extern from "_ranking.h" nogil:
     void kge_pack_entities(int64_t columns, const float* e, int64_t padded, float* panels)
     void kge_score_entities(int model, int norm, int64_t queries, const float* q, int64_t columns, const float* e,
                             const float* panels, int64_t padded, float* scores, int64_t step)
-    int64_t kge_place(float score, float wanted)
-    int64_t kge_places(int64_t n, const float* scores, float wanted)
+    ctypedef struct kge_place:
+        int64_t higher, equal
+    void kge_add_place(kge_place* place, float score, float wanted, int64_t times)
+    void kge_add_places(kge_place* place, int64_t n, const float* scores, float wanted)
 
 #: Which entity of a triple a query asks for.
 SUBJECT, OBJECT = KGE_SUBJECT, KGE_OBJECT
@@ -113,7 +115,11 @@ cdef class Ranks:
     Attributes
     ----------
     raw, filtered : arrays of float64, shape (n,)
-        From 1 on; entities with an equal score count half.
+        From 1 on; entities with an equal score count half, so that it is the mean of the next two (Berrendorf et al.
+        call it the realistic rank: *On the Ambiguity of Rank-Based Evaluation of Entity Alignment or Link Prediction
+        Methods*, 2020).
+    optimistic, pessimistic : arrays of float64, shape (n,)
+        The filtered ranks if entities with an equal score do not count, and if they count as higher.
 
     Notes
     -----
@@ -126,8 +132,8 @@ cdef class Ranks:
     cdef float[::1] wanted
     cdef int64_t[::1] next              # per query: the first of `entities` that has not arrived
     cdef const int64_t[::1] ends
-    cdef int64_t[::1] places            # per query: 2 for each entity with a higher score, 1 for each with an equal one
-    cdef int64_t[::1] left_out          # the same of those that the filter leaves out
+    cdef int64_t[:, ::1] places         # per query: a `kge_place` of all entities,
+    cdef int64_t[:, ::1] left_out       # and of those that the filter leaves out
 
     def __init__(self, targets, target_scores, rows, entities):
         bounds = np.searchsorted(rows, np.arange(len(targets) + 1))
@@ -136,15 +142,27 @@ cdef class Ranks:
         self.wanted = np.nan_to_num(target_scores, nan=np.finfo(np.float32).min, posinf=np.inf,
                                     neginf=-np.inf).astype(np.float32)
         self.next, self.ends = bounds[:-1].copy(), bounds[1:]
-        self.places, self.left_out = np.zeros((2, len(targets)), np.int64)
+        self.places, self.left_out = np.zeros((2, len(targets), 2), np.int64)
 
     @property
     def raw(self):
-        return 1 + np.asarray(self.places) / 2
+        return 1 + np.asarray(self.places) @ [1, 0.5]
 
     @property
     def filtered(self):
-        return 1 + (np.asarray(self.places) - np.asarray(self.left_out)) / 2
+        return self._filtered(0.5)
+
+    @property
+    def optimistic(self):
+        return self._filtered(0.0)
+
+    @property
+    def pessimistic(self):
+        return self._filtered(1.0)
+
+    def _filtered(self, double equal):
+        """With such a weight of equal scores."""
+        return 1 + (np.asarray(self.places) - np.asarray(self.left_out)) @ [1, equal]
 
     def count(self, int64_t first, const float[:, :] scores):
         """Take the scores (n, m) of entities `first` .. `first` + m - 1; a row's lie side by side."""
@@ -185,13 +203,14 @@ cdef class Ranks:
 
     cdef void _take(self, int64_t query, int64_t first, int64_t count, const float* scores) noexcept nogil:
         cdef float wanted = self.wanted[query]
-        cdef int64_t places = kge_places(count, scores, wanted), target = self.targets[query] - first
-        cdef int64_t end = first + count, at = self.next[query]
+        cdef kge_place* place = <kge_place*>&self.places[query, 0]
+        cdef kge_place* left_out = <kge_place*>&self.left_out[query, 0]
+        cdef int64_t target = self.targets[query] - first, end = first + count, at = self.next[query]
+        kge_add_places(place, count, scores, wanted)
         if 0 <= target < count:
-            places -= kge_place(scores[target], wanted)  # not ranked against itself
-        self.places[query] += places
+            kge_add_place(place, scores[target], wanted, -1)  # not ranked against itself
         while at < self.ends[query] and self.entities[at] < end:
-            self.left_out[query] += kge_place(scores[self.entities[at] - first], wanted)
+            kge_add_place(left_out, scores[self.entities[at] - first], wanted, 1)
             at += 1
         self.next[query] = at
 

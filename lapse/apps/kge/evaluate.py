@@ -5,6 +5,9 @@ every entity with a higher score; the *filtered* one excludes those that make a 
 (Bordes et al., NIPS 2013). Entities with an equal score count half: that is the expected rank if ties are broken at
 random.
 
+Relations are divided into four categories by how many entities their subjects and objects go with, and figures are
+given for each (Bordes et al., NIPS 2013).
+
 Every worker ranks a part of the triples. Entities are pulled in blocks, so that no rank needs to hold the model.
 """
 
@@ -25,6 +28,13 @@ QUERY_ROWS, ENTITY_ROWS = 4096, 2048
 HITS = (1, 3, 10)
 #: The number of sums that ranks are reduced to, which can be added over workers.
 SUMS = 3 + len(HITS)
+#: Categories of relations, by how many subjects an object has and how many objects a subject; "n" is above MANY.
+CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
+MANY = 1.5
+#: What is asked for, in the order of `rank`.
+SIDES = ("object", "subject")
+#: Of sums: over all triples in four ways, then by category and side.
+ROWS = 4 + len(CATEGORIES) * len(SIDES)
 _COLUMNS = {_ranking.SUBJECT: 0, _ranking.OBJECT: 2}
 
 
@@ -63,28 +73,91 @@ def sum_up(ranks: np.ndarray) -> np.ndarray:
     return np.array([len(ranks), (1 / ranks).sum(), ranks.sum(), *hits], dtype=np.float64)
 
 
-def evaluate(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[Quality, Quality]:
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of triples.
+
+    Attributes
+    ----------
+    filtered, raw
+        Over both sides.
+    optimistic, pessimistic
+        As `filtered`, if entities with an equal score do not count, and if all of them count.
+    categories
+        Filtered, by category of the relation and the side that is asked for.
+    """
+
+    filtered: Quality
+    raw: Quality
+    optimistic: Quality
+    pessimistic: Quality
+    categories: dict[str, dict[str, Quality]]
+
+    @classmethod
+    def of(cls, sums: np.ndarray) -> Evaluation:
+        """From sums of shape (ROWS, SUMS), added over workers."""
+        filtered, raw, optimistic, pessimistic = map(Quality.of, sums[:4])
+        by_category = sums[4:].reshape(len(CATEGORIES), len(SIDES), SUMS)
+        categories = {
+            name: {side: Quality.of(each) for side, each in zip(SIDES, some, strict=True)}
+            for name, some in zip(CATEGORIES, by_category, strict=True)
+            if some[0, 0]
+        }
+        return cls(filtered, raw, optimistic, pessimistic, categories)
+
+    def named(self) -> dict:
+        """The figures, by name."""
+        return {
+            **self.filtered.named(),
+            **self.raw.named("_raw"),
+            "mrr_optimistic": self.optimistic.mrr,
+            "mrr_pessimistic": self.pessimistic.mrr,
+            "categories": {
+                name: {side: quality.named() for side, quality in sides.items()}
+                for name, sides in self.categories.items()
+            },
+        }
+
+
+def categories_of(train: np.ndarray, num_relations: int) -> np.ndarray:
+    """The category of each relation, as an index of `CATEGORIES`.
+
+    A side is "n" if a pair of the relation and an entity on the other side has more than 1.5 different entities there
+    on average, in the training triples.
+    """
+    distinct = np.unique(train, axis=0)
+    triples = np.bincount(distinct[:, 1], minlength=num_relations)
+    means = []
+    for given in (2, 0):  # subjects of an object, objects of a subject
+        pairs = np.unique(distinct[:, [1, given]], axis=0)
+        means.append(triples / np.maximum(np.bincount(pairs[:, 0], minlength=num_relations), 1))
+    subjects, objects = (mean > MANY for mean in means)
+    return 2 * subjects + objects
+
+
+def evaluate(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray, categories: np.ndarray) -> Evaluation:
     """Rank triples, when what was pushed to replicas before has reached all of them. Collective over all workers.
 
-    Returns
-    -------
-    filtered, raw
-        The same on all workers.
+    `categories` is what `categories_of` returns. The result is the same on all workers.
     """
     kv.wait_replica_sync()
     kv.barrier()
-    sums = np.zeros((2, SUMS))
+    sums = np.zeros((ROWS, SUMS))
     mine = triples[kv.id :: kv.num_workers]
     for first in range(0, len(mine), QUERY_ROWS):
         part = mine[first : first + QUERY_ROWS]
-        for ranks, total in zip(rank(kv, model, known, part), sums, strict=True):
-            total += sum_up(ranks)
-    filtered, raw = kv.allreduce(sums.reshape(-1)).reshape(2, SUMS)
-    return Quality.of(filtered), Quality.of(raw)
+        ranks = rank(kv, model, known, part)
+        whole = (ranks.filtered, ranks.raw, ranks.optimistic, ranks.pessimistic)
+        sums[:4] += [sum_up(each) for each in whole]
+        places = len(SIDES) * categories[part[:, 1]]
+        places = np.concatenate([places + side for side in range(len(SIDES))])
+        for place in np.unique(places):
+            sums[4 + place] += sum_up(ranks.filtered[places == place])
+    return Evaluation.of(kv.allreduce(sums))
 
 
-def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Filtered and raw ranks of the subjects and of the objects of some triples; shape (2 n,) each."""
+def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> _ranking.Ranks:
+    """The ranks of the objects of n triples, and then of their subjects."""
     sides = [ask(kv, model, triples, asked) for asked in (_ranking.OBJECT, _ranking.SUBJECT)]
     queries, targets, target_scores = (np.concatenate(parts) for parts in zip(*sides, strict=True))
     answers = [known.answers(triples, _COLUMNS[asked]) for asked in (_ranking.OBJECT, _ranking.SUBJECT)]
@@ -93,7 +166,7 @@ def rank(kv: lapse.Worker, model: Model, known: Known, triples: np.ndarray) -> t
     ranks = _ranking.Ranks(targets, target_scores, rows, entities)
     for first, count, block in entity_blocks(kv, model):
         ranks.score(model.name, model.norm, queries, first, count, block)
-    return ranks.filtered, ranks.raw
+    return ranks
 
 
 def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tuple[np.ndarray, ...]:

@@ -21,6 +21,8 @@ class Plan:
 
     Attributes
     ----------
+    categories
+        Of the relations; see `evaluate`.
     shares
         Per worker of all ranks: the rows of ``dataset.train`` that it trains. Of no use if all entities are negatives:
         all workers train every triple together then.
@@ -29,6 +31,7 @@ class Plan:
     args: argparse.Namespace
     dataset: Dataset
     known: Known
+    categories: np.ndarray
     model: Model
     placement: Placement
     shares: list[np.ndarray]

@@ -63,17 +63,25 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
 def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:
     """Evaluate and write the best model; returns the figures for the ``RESULT`` line. Collective."""
     best.restore(server)
-    filtered, raw = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.test)[0]
-    log.info("test, filtered: %s", filtered)
-    log.info("test, raw: %s", raw)
+    found = evaluate_all(server, plan, plan.dataset.test)
+    log.info("test, filtered: %s", found.filtered)
+    log.info("test, raw: %s", found.raw)
+    for name, sides in found.categories.items():
+        for side, quality in sides.items():
+            log.info("test, %s of %s relations, filtered: %s", side, name, quality)
     if plan.args.dataset is None:
         _print_completions(server, plan)
     if plan.args.output is not None:
-        about = plan.model, plan.dataset, filtered.named()
+        about = plan.model, plan.dataset, found.filtered.named()
         write_model(
             server, plan.args.output, model_io.ABOUT, model_io.write, *about, obsolete=[model_io.INVERSE + ".npy"]
         )
-    return {**filtered.named(), **raw.named("_raw")}
+    return found.named()
+
+
+def evaluate_all(server: lapse.Server, plan: Plan, triples: np.ndarray) -> evaluate.Evaluation:
+    """The figures of triples, by all workers. Collective."""
+    return server.run(evaluate.evaluate, plan.model, plan.known, triples, plan.categories)[0]
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -155,6 +163,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Pl
         args,
         dataset,
         Known(dataset.everything(), len(dataset.relations)),
+        evaluate.categories_of(dataset.train, len(dataset.relations)),
         model,
         chosen,
         assign_triples(args, dataset.train, comm.size * args.workers),
@@ -196,7 +205,8 @@ def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> N
         figures = {}
         if _is_to_validate(plan, training, epoch):
             with training.evaluating():
-                filtered, _ = server.run(evaluate.evaluate, plan.model, plan.known, plan.dataset.valid)[0]
+                filtered = evaluate_all(server, plan, plan.dataset.valid).filtered
+                assert filtered.mrr is not None  # there are valid triples
                 best.offer(server, epoch + 1, filtered.mrr)
             figures = filtered.named()
         if best.is_enough:

@@ -11,10 +11,10 @@ from lapse.apps.kge.data import Known
 NUM_ENTITIES = 7
 
 
-def direct_rank(scores, target, left_out):
-    """The mean of the rank over all orders of equal scores."""
+def direct_rank(scores, target, left_out, equal=0.5):
+    """With a half, the mean of the rank over all orders of equal scores."""
     others = [scores[e] for e in range(len(scores)) if e != target and e not in left_out]
-    return 1 + sum(s > scores[target] for s in others) + sum(s == scores[target] for s in others) / 2
+    return 1 + sum(s > scores[target] for s in others) + sum(s == scores[target] for s in others) * equal
 
 
 SCORES = st.lists(st.integers(-2, 2), min_size=NUM_ENTITIES, max_size=NUM_ENTITIES)
@@ -37,6 +37,8 @@ def test_ranks_with_ties_and_filters_in_blocks_of_any_size(queries, size):
         ranks.count(first, scores[:, first : first + size])
     assert ranks.raw.tolist() == [direct_rank(q[0], q[1], ()) for q in queries]
     assert ranks.filtered.tolist() == [direct_rank(q[0], q[1], q[2]) for q in queries]
+    assert ranks.optimistic.tolist() == [direct_rank(q[0], q[1], q[2], 0) for q in queries]
+    assert ranks.pessimistic.tolist() == [direct_rank(q[0], q[1], q[2], 1) for q in queries]
 
 
 @pytest.mark.parametrize("model", ["complex", "transe"])
@@ -90,3 +92,13 @@ def test_the_most_frequent_object():
     assert rule["object"].mrr == pytest.approx(1 / 2)
     # as a subject, 6 ties with 1, 2 and 3 (5 is known, 0 and 4 are more frequent): 1 + 2 + 3 / 2
     assert rule["both"].mrr == pytest.approx((1 / 2 + 1 / 4.5) / 2)
+
+
+def test_categories_of_relations():
+    """Relation 0 is a bijection, 1 has many objects of a subject, 2 many subjects, 3 both, 4 does not occur."""
+    few, many = np.arange(3), np.arange(6)
+    pairs = [(few, few), (many // 3, many), (many, many // 3), (many // 2, many % 2), (few[:0], few[:0])]
+    triples = np.concatenate([np.stack([s, np.full(len(s), r), o], 1) for r, (s, o) in enumerate(pairs)])
+    repeated = np.concatenate([triples, triples[:3], triples[:3]])
+    found = [evaluate.CATEGORIES[i] for i in evaluate.categories_of(repeated, 5)]
+    assert found == ["1-1", "1-n", "n-1", "n-n", "1-1"]
