@@ -9,6 +9,10 @@ If nobody else uses the rows and columns meanwhile, as in a sub-epoch of DSGD, a
 worker borrows them and trains them where they are: no value is copied. If some are elsewhere, batches set what they
 have trained, instead of pushing changes: so the result is the same, to the last bit.
 
+For ranking, each rating of a batch has a negative, a column without a rating in its row. They come from the server's
+samples: prepared with the batch, chosen when its turn begins; a rating whose negative has a rating in its row, too, is
+left out, not drawn again.
+
 A push is waited for before the next pull. (It is done at once if the keys are on this rank.) So a worker always reads
 its own updates, and if no two workers share a key, as in DSGD, the result is exact under every management technique.
 """
@@ -20,7 +24,7 @@ from libc.string cimport memcpy, memset
 from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps._shared._pipeline cimport Pipeline
-from lapse.apps.mf._model cimport Model, check_order, mf_evaluate, mf_subtract, mf_sums
+from lapse.apps.mf._model cimport Model, check_order, mf_evaluate, mf_rank_pairs, mf_subtract, mf_sums
 
 cdef enum:
     # Numbers of the pipeline's operations: both use `values`.
@@ -42,6 +46,7 @@ cdef struct batch_t:
     float* ratings
     key_t* keys                 # each once, in order of their places
     int64_t num_keys
+    int64_t sample              # handle of its negatives
     key_t* wanted               # those among them that are localized
     int64_t num_wanted
 
@@ -67,6 +72,11 @@ cdef class Trainer(Pipeline):
         How many batches are prepared before the first of them is trained.
     localize
         Per column, uint8: whether it is localized when a batch with it is prepared.
+    seen
+        For ranking: where the columns of each row of the worker begin in `seen_columns`, one more than there are rows,
+        int64; None: predict ratings.
+    seen_columns
+        For ranking: the columns with a rating, row after row, increasing; int32.
     exclusive
         Whether nobody else uses the rows and columns of the ratings between a call of `train` and `finish`.
     slow_down, is_timed
@@ -76,6 +86,10 @@ cdef class Trainer(Pipeline):
     ----------
     trained
         Ratings so far.
+    ranked
+        Those among them that had a negative.
+    loss
+        For ranking: the sum of the logarithmic losses of these, before each step.
     """
 
     cdef Model model
@@ -96,12 +110,20 @@ cdef class Trainer(Pipeline):
     cdef void** addresses       # of their values
     cdef int32_t* distances     # per row of the worker, then per column: of its value from the first one, in values
 
-    cdef readonly int64_t trained
+    cdef bint ranks
+    cdef const int64_t[::1] seen
+    cdef const int32_t[::1] seen_columns
+    cdef key_t* sampled
+    cdef int32_t* negatives     # per rating of the batch at hand: the place of its negative, or -1
+
+    cdef readonly int64_t trained, ranked
+    cdef readonly double loss
 
     def __init__(self, Worker kv, Model model, const int32_t[::1] rows, const int32_t[::1] columns,
                  const float[::1] ratings, *, key_t first_row, int64_t num_rows, key_t first_column,
                  int64_t num_columns, int64_t batch, int lookahead, const uint8_t[::1] localize,
-                 bint exclusive=False, double slow_down=1.0, bint is_timed=False):
+                 const int64_t[::1] seen=None, const int32_t[::1] seen_columns=None, bint exclusive=False,
+                 double slow_down=1.0, bint is_timed=False):
         if batch < 1 or localize.shape[0] != num_columns:
             raise ValueError(f"batch is {batch}, but must be at least 1; localize has {localize.shape[0]} elements for "
                              f"{num_columns} columns")
@@ -109,9 +131,15 @@ cdef class Trainer(Pipeline):
         self.rows, self.columns, self.ratings, self.localize = rows, columns, ratings, localize
         self.first_row, self.num_rows = first_row, num_rows
         self.first_column, self.num_columns = first_column, num_columns
+        self.ranks = seen is not None
+        if self.ranks and exclusive:
+            raise ValueError("negatives may be columns of others: ranking is never exclusive")
+        if self.ranks:
+            self.seen, self.seen_columns = seen, seen_columns
+            self._check_seen()
         self._check_ratings()
         self.max_ratings = max(min(batch, <int64_t>ratings.shape[0]), 1)
-        self.max_keys = min(self.max_ratings, num_rows) + min(self.max_ratings, num_columns)
+        self.max_keys = min(self.max_ratings, num_rows) + min((1 + self.ranks) * self.max_ratings, num_columns)
         self.set_lookahead(lookahead)
         self.set_pace(slow_down, is_timed)
         self._allocate()
@@ -130,10 +158,23 @@ cdef class Trainer(Pipeline):
                                  f"rows and {self.num_columns} columns")
         return 0
 
+    cdef int _check_seen(self) except -1:
+        cdef int64_t row
+        if self.seen.shape[0] != self.num_rows + 1 or self.seen[0] != 0:
+            raise ValueError(f"seen has {self.seen.shape[0]} elements for {self.num_rows} rows")
+        for row in range(self.num_rows):
+            if not self.seen[row] <= self.seen[row + 1] <= self.seen_columns.shape[0]:
+                raise ValueError(f"the columns of row {row} are those from {self.seen[row]} to {self.seen[row + 1]} of "
+                                 f"{self.seen_columns.shape[0]}")
+        return 0
+
     cdef int _allocate(self) except -1:
         cdef int64_t i, size = self.max_keys * self.model.c.length
         self.values = <float*>allocate(size, sizeof(float))
         self.pulled = <float*>allocate(size, sizeof(float))
+        if self.ranks:
+            self.sampled = <key_t*>allocate(self.max_ratings, sizeof(key_t))
+            self.negatives = <int32_t*>allocate(self.max_ratings, sizeof(int32_t))
         self.places = <int32_t*>allocate(self.num_rows + self.num_columns, sizeof(int32_t))
         memset(self.places, -1, (self.num_rows + self.num_columns) * sizeof(int32_t))
         self.batches = <batch_t*>allocate(self.num_slots, sizeof(batch_t))
@@ -173,6 +214,8 @@ cdef class Trainer(Pipeline):
         free(self.borrowed)
         free(self.addresses)
         free(self.distances)
+        free(self.sampled)
+        free(self.negatives)
 
     def train(self, const int64_t[::1] order, float rate):
         """Train ratings in the given order; up to `lookahead` batches stay prepared.
@@ -226,6 +269,8 @@ cdef class Trainer(Pipeline):
 
     cdef int prepare(self, int slot) except -1 nogil:
         self.kv.localize_keys(self.batches[slot].wanted, self.batches[slot].num_wanted, NULL)
+        if self.ranks:
+            self.batches[slot].sample = self.kv.prepare_sample_of(self.batches[slot].size)
         return 0
 
     cdef void _fill(self, batch_t* batch, const int64_t* order, int64_t first, int64_t size) noexcept nogil:
@@ -260,8 +305,38 @@ cdef class Trainer(Pipeline):
     cdef int request(self, int slot) except -1 nogil:
         cdef batch_t* batch = self.batches + slot
         self.wait(PUSHING)
+        if self.ranks:
+            self._choose_negatives(batch)
         self.kv.pull_keys(batch.keys, batch.num_keys, self.values, &self.operations[PULLING])
         return 0
+
+    cdef int _choose_negatives(self, batch_t* batch) except -1 nogil:
+        cdef int64_t i, row, column, positives = batch.num_keys
+        self.kv.choose_sample_of(batch.sample, batch.size, self.sampled)
+        self.kv.finish_sample_of(batch.sample)
+        self.begin_computing()
+        for i in range(positives):
+            self.places[self._number_of(batch.keys[i])] = <int32_t>i
+        for i in range(batch.size):
+            row, column = batch.keys[batch.rows[i]] - self.first_row, self.sampled[i] - self.first_column
+            self.negatives[i] = -1
+            if not self._has_seen(row, <int32_t>column):
+                self.negatives[i] = self._place(batch, self.num_rows + column, self.sampled[i], False)
+                self.ranked += 1
+        for i in range(batch.num_keys):
+            self.places[self._number_of(batch.keys[i])] = -1
+        self.end_computing()
+        return 0
+
+    cdef inline bint _has_seen(self, int64_t row, int32_t column) noexcept nogil:
+        cdef int64_t low = self.seen[row], high = self.seen[row + 1], end = high, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.seen_columns[middle] < column:
+                low = middle + 1
+            else:
+                high = middle
+        return low < end and self.seen_columns[low] == column
 
     cdef int train_batch(self, int slot) except -1 nogil:
         cdef batch_t* batch = self.batches + slot
@@ -270,7 +345,11 @@ cdef class Trainer(Pipeline):
         self.begin_computing()
         if not self.exclusive:
             memcpy(self.pulled, self.values, elements * sizeof(float))
-        self.model.step(self.values, batch.rows, batch.columns, batch.ratings, batch.size, batch.rate)
+        if self.ranks:
+            self.loss += mf_rank_pairs(&self.model.c, self.values, batch.rows, batch.columns, self.negatives,
+                                       batch.size, batch.rate)
+        else:
+            self.model.step(self.values, batch.rows, batch.columns, batch.ratings, batch.size, batch.rate)
         if not self.exclusive:
             mf_subtract(self.values, self.pulled, elements)
         self.end_computing()

@@ -120,6 +120,34 @@ static void mf_adagrad(const mf_model *m, float *values, const int32_t *rows, co
     }
 }
 
+/* Bayesian personalized ranking (Rendle et al. 2009): for each rating a column that its row has no rating of, at
+ * negatives[i] * length, or none below 0. The gradient is that of log(1 + exp(-<p, q - n>)) + regularization / 2
+ * (|p|^2 + |q|^2 + |n|^2). Returns the sum of the logarithms, before each step. */
+LAPSE_CLONES
+static double mf_rank_pairs(const mf_model *m, float *values, const int32_t *rows, const int32_t *columns,
+                            const int32_t *negatives, int64_t count, float rate) {
+    double loss = 0;
+    float keep = 1.0f - rate * m->regularization;
+    for (int64_t i = 0; i < count; i++) {
+        mf_look_ahead(m, values, rows, columns, i, count);
+        if (negatives[i] < 0)
+            continue;
+        float *restrict p = values + (int64_t)rows[i] * m->length;
+        float *restrict q = values + (int64_t)columns[i] * m->length;
+        float *restrict n = values + (int64_t)negatives[i] * m->length;
+        float x = lapse_dot(p, q, m->rank) - lapse_dot(p, n, m->rank);
+        float against = expf(-fabsf(x)), step = rate * (x < 0 ? 1.0f : against) / (1.0f + against);
+        loss += log1pf(against) + (x < 0 ? -x : 0.0f);
+        for (int k = 0; k < m->rank; k++) {
+            float old = p[k], difference = q[k] - n[k];
+            p[k] = keep * old + step * difference;
+            q[k] = keep * q[k] + step * old;
+            n[k] = keep * n[k] - step * old;
+        }
+    }
+    return loss;
+}
+
 /* Add what ratings contribute to `sums`; places as in mf_sgd. */
 LAPSE_CLONES
 static void mf_evaluate(const mf_model *m, const float *values, const int32_t *rows, const int32_t *columns,

@@ -15,6 +15,8 @@ cdef extern from "lapse/apps/mf/_mf.h" nogil:
                 int64_t count, float rate)
     void mf_adagrad(const mf_model* m, float* values, const int32_t* rows, const int32_t* columns,
                     const float* ratings, int64_t count, float rate)
+    double mf_rank_pairs(const mf_model* m, float* values, const int32_t* rows, const int32_t* columns,
+                         const int32_t* negatives, int64_t count, float rate)
     void mf_evaluate(const mf_model* m, const float* values, const int32_t* rows, const int32_t* columns,
                      const float* ratings, int64_t count, mf_sums* sums)
     void mf_subtract(float* new_values, const float* old_values, int64_t n)

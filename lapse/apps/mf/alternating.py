@@ -50,6 +50,7 @@ class Alternation:
     def __init__(self, server: lapse.Server, plan: Plan, training: Training) -> None:
         self._server, self._plan, self._training = server, plan, training
         self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0}
+        self._squares: float | None = None  # of the errors of all training ratings, if the sampler knows it
         if plan.placement.moves:
             server.run(localize_own, plan)
 
@@ -57,6 +58,7 @@ class Alternation:
         """Train an epoch; returns figures of all workers. Collective."""
         plan, training = self._plan, self._training
         counted, squares = self._server.run(train_epoch, self._server, plan, training, epoch, self.state["noise"])[0]
+        self._squares = None
         if plan.args.solver == "gibbs" and counted == plan.matrix.num_training:
             self._note_draw(epoch, squares)
         return {"ratings": counted}
@@ -64,20 +66,27 @@ class Alternation:
     def _note_draw(self, epoch: int, squares: float) -> None:
         """After a complete epoch of the sampler: draw the noise, and let the values count for the predictions."""
         args, samples = self._plan.args, self.state["samples"]
+        self._squares = squares
         rng = streams.generator(args.seed, epoch, EVERYBODY, NOISE)
         if epoch >= args.burn_in:
             self._server.run(held_out.add_sample, self._plan)
             samples += 1
         self.state = {"noise": posterior.draw_noise(squares, self._plan.matrix.num_training, rng), "samples": samples}
 
-    def evaluate(self) -> dict:
-        """The figures of quality of the present values, and of the mean over draws. Collective."""
+    def evaluate(self, is_due: bool) -> dict:
+        """The figures of quality of the present values, and of the mean over draws. Collective.
+
+        Without `is_due` those that take longer than an epoch are left out.
+        """
         plan, server = self._plan, self._server
         if plan.args.implicit:
-            return evaluate_implicit(server, plan)
-        figures = evaluate(server, plan)
+            return evaluate_implicit(server, plan, is_due)
+        knows_loss = plan.args.solver == "gibbs" and self._squares is not None
+        figures = evaluate(server, plan, on_training=is_due or not knows_loss, on_held_out=is_due or knows_loss)
+        if self._squares is not None and not is_due:
+            figures["loss"] = self._squares / plan.matrix.num_training  # there is no penalty
         if plan.args.solver == "gibbs":
-            if self.state["samples"] and plan.matrix.num_held_out:
+            if self.state["samples"] and "rmse" in figures and plan.matrix.num_held_out:
                 figures["sample_rmse"] = figures["rmse"]
                 figures |= server.run(held_out.evaluate, plan, self.state["samples"])[0]
             figures["noise"] = 1 / math.sqrt(self.state["noise"])
@@ -188,26 +197,20 @@ def moments_of(kv: lapse.Worker, plan: Plan, side: Side) -> Moments:
 # --- implicit feedback -----------------------------------------------------------------------------
 
 
-def evaluate_implicit(server: lapse.Server, plan: Plan) -> dict:
-    """The loss over all cells, and the figures of `ranking`. Collective."""
-    return server.run(_evaluate_implicit, plan)[0]
+def evaluate_implicit(server: lapse.Server, plan: Plan, is_due: bool = True) -> dict:
+    """The loss over all cells, and the figures of `ranking`, which are left out without `is_due`. Collective."""
+    return server.run(_evaluate_implicit, plan, is_due)[0]
 
 
-def _evaluate_implicit(kv: lapse.Worker, plan: Plan) -> dict:
+def _evaluate_implicit(kv: lapse.Worker, plan: Plan, is_due: bool) -> dict:
     assert plan.sides is not None
     kv.barrier()
     row_moments, column_moments = (moments_of(kv, plan, side) for side in plan.sides)
     training = part_of(kv, plan, plan.matrix.training)
-    sums = np.zeros(len(ranking.FIGURES) + 2)
-    sums[0] = _loss_of_ratings(plan.args.alpha * training.values, scores.predict(kv, plan, training))
-    sums[1:] = ranking.rank(kv, plan, training, part_of(kv, plan, plan.matrix.held_out), plan.args.top)
-    *totals, ranked = kv.allreduce(sums).tolist()
-    loss = totals[0] + (row_moments.products * column_moments.products).sum()
+    mine = _loss_of_ratings(plan.args.alpha * training.values, scores.predict(kv, plan, training))
+    loss = kv.allreduce(mine) + (row_moments.products * column_moments.products).sum()
     loss += plan.args.regularization * sum(np.trace(moments.products) for moments in (row_moments, column_moments))
-    figures = dict(zip(ranking.FIGURES, totals[1:]))
-    return {"loss": float(loss / plan.matrix.num_training)} | {
-        name: value / ranked if ranked else None for name, value in figures.items()
-    }
+    return {"loss": float(loss / plan.matrix.num_training), **ranking.evaluate(kv, plan, is_due)}
 
 
 def _loss_of_ratings(confidence: np.ndarray, predicted: np.ndarray) -> float:

@@ -54,9 +54,9 @@ class Descent:
         counted = self._server.run(train_epoch, self._server, self._plan, self._training, epoch, rate)[0]
         return {**counted, "learning_rate": rate}
 
-    def evaluate(self) -> dict:
-        """The figures of quality of the present values. Collective."""
-        figures = evaluate(self._server, self._plan)
+    def evaluate(self, is_due: bool) -> dict:
+        """The figures of quality of the present values; without `is_due` only the loss. Collective."""
+        figures = evaluate(self._server, self._plan, on_held_out=is_due)
         if not self._training.is_partial:
             self._rates.learn(figures["loss"])
         return figures

@@ -34,20 +34,22 @@ class Sums:
         return (self.squares + self.penalty) / self.count if self.count else None
 
 
-def evaluate(server: lapse.Server, plan: Plan) -> dict:
+def evaluate(server: lapse.Server, plan: Plan, on_training: bool = True, on_held_out: bool = True) -> dict:
     """Loss and RMSE on training ratings, RMSE and mean absolute error on held-out ones. Collective.
 
     The loss is the mean over the training ratings of the squared error plus the regularization of the parameters of the
     prediction. Errors are those of predictions, which are clipped to the range of the training ratings.
     """
-    training, covered, others = (Sums(*sums) for sums in server.run(evaluate_parts, plan)[0].tolist())
-    figures = {
-        "loss": training.loss,
-        "rmse": _rmse(covered, others),
-        "mae": _mae(covered, others),
-        "train_rmse": _rmse(training),
-    }
-    if plan.args.ratings is None:
+    sums = server.run(evaluate_parts, plan, on_training, on_held_out)[0].tolist()
+    training, covered, others = (Sums(*each) for each in sums)
+    figures = {}
+    if on_training:
+        figures["loss"] = training.loss
+    if on_held_out:
+        figures |= {"rmse": _rmse(covered, others), "mae": _mae(covered, others)}
+    if on_training:
+        figures["train_rmse"] = _rmse(training)
+    if on_held_out and plan.args.ratings is None:
         figures["rmse_covered"] = _rmse(covered)
     return figures
 
@@ -62,7 +64,7 @@ def _mae(*parts: Sums) -> float | None:
     return sum(part.absolute for part in parts) / count if count else None
 
 
-def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
+def evaluate_parts(kv: lapse.Worker, plan: Plan, on_training: bool = True, on_held_out: bool = True) -> np.ndarray:
     """Sums over all workers' training ratings, covered held-out ones, and other held-out ones.
 
     Returns
@@ -73,7 +75,12 @@ def evaluate_parts(kv: lapse.Worker, plan: Plan) -> np.ndarray:
     model_io.settle(kv, plan)
     held_out = part_of(kv, plan, plan.matrix.held_out)
     covered = is_covered(plan, held_out, int(plan.matrix.bounds[kv.id]))
-    parts = [part_of(kv, plan, plan.matrix.training), held_out.where(covered), held_out.where(~covered)]
+    training = part_of(kv, plan, plan.matrix.training)
+    if not on_training:
+        training = training.where(np.zeros(len(training), bool))
+    if not on_held_out:
+        held_out, covered = held_out.where(np.zeros(len(held_out), bool)), np.zeros(0, bool)
+    parts = [training, held_out.where(covered), held_out.where(~covered)]
     sums = [(*make_trainer(kv, plan, part, batch=EVALUATED_AT_ONCE).evaluate(), len(part)) for part in parts]
     return kv.allreduce(np.array(sums, np.float64))
 

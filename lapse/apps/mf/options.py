@@ -11,7 +11,8 @@ from lapse.apps._shared.options import Group, fraction, natural_float, natural_i
 
 DESCRIPTION = """\
 Factorize a matrix of ratings: by stochastic gradient descent (Koren et al. 2009), alternating least squares
-(Zhou et al. 2008; of implicit feedback: Hu et al. 2008) or Gibbs sampling (Salakhutdinov & Mnih 2008).
+(Zhou et al. 2008; of implicit feedback: Hu et al. 2008), Gibbs sampling (Salakhutdinov & Mnih 2008) or Bayesian
+personalized ranking (Rendle et al. 2009).
 
 A rating is predicted as mean + row bias + column bias + <row factor, column factor>. Factors and biases
 are stored in a Lapse server that spans all ranks; each worker trains on the ratings of its own rows (and, with
@@ -28,6 +29,8 @@ examples:
                                                        the most accurate predictions, with their uncertainty
   python -m lapse.apps.mf --ratings plays.csv.gz --implicit
                                                        counts of what users did, to recommend other items
+  mpirun -n 4 python -m lapse.apps.mf --ratings plays.csv.gz --solver bpr
+                                                       the same, by ranking
   python -m lapse.apps.mf recommend model 196          ask the model; recommend --help explains it
 
 The model folder contains rows.npy and columns.npy (factors), row_biases.npy, column_biases.npy, row_ids.txt,
@@ -50,9 +53,15 @@ SOLVER_DEFAULTS: dict[str, dict] = {
     "als": dict(epochs=15, rank=40),
     "implicit": dict(epochs=15, rank=32, regularization=1.0),
     "gibbs": dict(epochs=200, rank=10, regularization=0.0, bias_regularization=0.0),
+    "bpr": dict(epochs=100, rank=32, learning_rate=0.05, decay=0.98, regularization=0.01),
 }
-#: Options that only gradient descent has.
-DESCENT_ONLY = ("algorithm", "step", "learning_rate", "decay", "lookahead", "replicate", "sync_ratings")
+#: Options that only gradient descent has, and those that have ranking, too.
+DESCENT_ONLY = ("algorithm", "step")
+STEPS_ONLY = ("learning_rate", "decay", "lookahead", "replicate", "sync_ratings")
+#: Options that only ranking has.
+RANKING_ONLY = ("sampling_scheme", "sampling_reuse", "sampling_postpone")
+#: With ``--implicit`` and with the sampler, figures that take longer than the training are computed so rarely.
+SELDOM = {"implicit": 5, "gibbs": 10}
 #: Options that the sampler has no use for: it draws what they would set.
 NOT_SAMPLED = ("regularization", "bias_regularization")
 #: AdaGrad divides by the gradients it has seen: it starts with larger steps, and without a decay.
@@ -95,22 +104,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def find_unfit(args: argparse.Namespace) -> str | None:
     """The first given option that another one leaves without effect, in words; None if there is none."""
     solver = solver_of(args)
-    useless = [] if solver == "sgd" else list(DESCENT_ONLY)
+    others = (*DESCENT_ONLY, *STEPS_ONLY, *RANKING_ONLY)
+    useless = list({"sgd": RANKING_ONLY, "bpr": DESCENT_ONLY}.get(solver, others))
     if solver == "gibbs":
         useless += NOT_SAMPLED
         if args.burn_in >= (args.epochs or SOLVER_DEFAULTS["gibbs"]["epochs"]):
             return f"argument --burn-in: {args.burn_in} of {args.epochs or SOLVER_DEFAULTS['gibbs']['epochs']} --epochs"
     else:
         useless.append("burn_in")
-    if args.implicit:
-        if solver != "als":
-            return f"argument --implicit: only --solver als is for counts, not {solver}"
-        useless += ["no_biases", "bias_regularization"]
+    if args.implicit or solver == "bpr":
+        if solver not in ("als", "bpr"):
+            return f"argument --implicit: only --solver als and bpr are for counts, not {solver}"
+        useless += ["no_biases", "bias_regularization", *(["alpha"] if solver == "bpr" else [])]
     else:
         useless += ["alpha", "top"]
     for name in useless:
         if name in args.given:
-            shown = "--implicit" if args.implicit else f"--solver {solver}"
+            shown = "--implicit" if args.implicit and solver == "als" else f"--solver {solver}"
             return f"argument --{name.replace('_', '-')}: has no effect with {shown}"
     return None
 
@@ -127,14 +137,16 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
         args.num_columns, args.columns = args.columns, None
         args.given = args.given - {"columns"} | {"num_columns"}
     args.solver = solver_of(args)
+    args.implicit = args.implicit or args.solver == "bpr"
     defaults = {"epochs": 40, **DEFAULTS["synthetic" if args.ratings is None else "ratings"]}
     if args.solver != "sgd":
-        defaults |= SOLVER_DEFAULTS["implicit" if args.implicit else args.solver]
+        defaults |= SOLVER_DEFAULTS["implicit" if args.implicit and args.solver == "als" else args.solver]
     if args.ratings is None:
         defaults["rank"] = args.planted_rank
     if args.step == "adagrad":
         defaults["learning_rate"] = ADAGRAD_RATE
-    defaults["batch"] = BATCH[args.algorithm if args.solver == "sgd" else "dsgd"]
+    defaults["batch"] = BATCH[{"sgd": args.algorithm, "bpr": "plain"}.get(args.solver, "dsgd")]
+    defaults["evaluate_every"] = SELDOM.get("implicit" if args.implicit else args.solver, 1)
     defaults["entries"] = max(args.rows * args.num_columns // 10, args.rows)
     for name, value in defaults.items():
         if getattr(args, name) is None:
@@ -150,16 +162,23 @@ def make_parser() -> argparse.ArgumentParser:
     system, output = options.add_shared_options(
         parser,
         epochs=None,
-        epochs_help="40; als: 15; gibbs: 200",
+        epochs_help="40; als: 15; gibbs: 200; bpr: 100",
         dim=None,
         dim_names="--rank",
-        dim_help="length of each factor (default: 40; implicit: 32; gibbs: 10; synthetic matrix: the planted rank)",
+        dim_help="length of each factor (default: 40; implicit, bpr: 32; gibbs: 10; synthetic matrix: that planted)",
     )
     output.add(
         "--predictions FILE",
         Path,
         "write a line for each held-out rating: row, column, rating and prediction, with gibbs also the standard "
         "deviation of the prediction, separated by tabs",
+    )
+    output.add(
+        "--evaluate-every",
+        positive_int,
+        "epochs between two evaluations of what takes long: with --implicit and bpr, how held-out items are ranked; "
+        "with gibbs, the error on the training ratings. The last epoch is evaluated in any case (default: implicit and "
+        f"bpr: {SELDOM['implicit']}; gibbs: {SELDOM['gibbs']}; otherwise 1)",
     )
     system.add(
         "--algorithm",
@@ -176,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
         f"(default: {BATCH['plain']}; dsgd: {BATCH['dsgd']})",
     )
     options.add_lookahead_option(system, DEFAULT_LOOKAHEAD, "batches (not in dsgd)")
-    options.add_replication_options(
+    group = options.add_replication_options(
         parser,
         keys="columns (not in dsgd)",
         default=options.CHEAPER,
@@ -184,6 +203,7 @@ def make_parser() -> argparse.ArgumentParser:
         sync_default=None,
         sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column",
     )
+    options.add_sampling_options(group, "columns")
     return parser
 
 
@@ -228,9 +248,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model = Group(parser.add_argument_group("model"))
     model.add(
         "--solver",
-        ("sgd", "als", "gibbs"),
+        ("sgd", "als", "gibbs", "bpr"),
         "sgd: stochastic gradient descent; als: alternating least squares; gibbs: draw factors from their distribution "
-        "given the ratings, and predict by the mean over the draws (default: sgd; with --implicit als)",
+        "given the ratings, and predict by the mean over the draws; bpr: of implicit feedback, rank what a user has "
+        "above a random item that the user has not, whatever the ratings are (default: sgd; with --implicit als)",
     )
     model.add(
         "--implicit",
@@ -239,7 +260,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "the larger they are; no biases. Quality is measured by how held-out items are ranked among all that are new "
         "to the user",
     )
-    model.add("--alpha", natural_float, "implicit: a rating r has the confidence 1 + X r", default=0.5)
+    model.add("--alpha", natural_float, "implicit, als: a rating r has the confidence 1 + X r", default=0.5)
     model.add("--top K", positive_int, "implicit: evaluate the first K items of each row", default=10)
     model.add("--burn-in", natural_int, "gibbs: predict by the draws after so many epochs", default=20)
     model.add("--no-biases", bool, "predict <row factor, column factor> alone")
@@ -255,16 +276,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add(
         "--learning-rate --lr",
         positive_float,
-        "initial learning rate (default: 0.02; synthetic matrix and adagrad: 0.05)",
+        "initial learning rate (default: 0.02; synthetic matrix, adagrad and bpr: 0.05)",
     )
     model.add(
         "--decay",
         positive_float,
-        "sgd: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97)",
+        "sgd, bpr: factor of the learning rate after each epoch (default: 0.95; synthetic matrix: 0.97; bpr: 0.98)",
     )
     model.add(
         "--regularization",
         natural_float,
-        "L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003); implicit: once (default: 1)",
+        "L2 regularization of factors, per rating (default: 0.1; synthetic matrix: 0.003; bpr: 0.01); "
+        "implicit: once (default: 1)",
     )
     model.add("--bias-regularization", natural_float, "L2 regularization of biases, per rating (default: 0.02)")

@@ -1,7 +1,8 @@
 """Which technique manages which row and column.
 
 Row i has the key i, column j the key ``num_rows + j``. A row is used by one worker only, and is localized once. Columns
-are shared in the column-wise and the plain algorithm; hot ones are replicated. In DSGD no two workers use a column at
+are shared in the column-wise and the plain algorithm, and in ranking, which draws some of them as negatives; hot ones
+are replicated. In DSGD no two workers use a column at
 the same time, so that nothing needs to be replicated; nor in the alternating solvers, which set a row or column once in
 an epoch, on the worker that owns it.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import lapse
 from lapse.apps._shared import placement as shared
 from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.mf.matrix import Matrix
@@ -22,6 +24,10 @@ from lapse.apps.mf.options import BATCHES_PER_ROUND, HOTTEST_PER_ROUND
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
+
+
+#: Few columns on a rank; see `shared.choose_scheme`.
+MIN_LOCAL_COLUMNS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +51,17 @@ def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: in
 
     `length` is that of a value.
     """
-    shares_columns = args.solver == "sgd" and args.algorithm != "dsgd"
+    shares_columns = args.solver == "bpr" or (args.solver == "sgd" and args.algorithm != "dsgd")
     moves = shared.localizes(args, ranks)
     ahead = moves and shares_columns
     localized = np.full(matrix.num_columns, ahead, np.uint8)
     replicated, replication = shared.not_replicated()
+    scheme = shared.choose_scheme(args, ranks, matrix.num_columns, MIN_LOCAL_COLUMNS)
     if shares_columns and shared.replicates(args, ranks):
-        usage = count_usage(comm, matrix, args.batch, args.algorithm)
+        usage = count_usage(comm, args, matrix)
+        per_round = ratings_per_round(args, matrix, ranks.count)
         replicated, replication = shared.replicate(
-            args, usage, ranks, ratings_per_round(args, matrix, ranks.count), length, first=matrix.num_rows
+            args, usage, ranks, per_round, length, scheme=scheme, first=matrix.num_rows
         )
         if args.step == "adagrad":
             replication = dataclasses.replace(replication, combine="adagrad")
@@ -63,13 +71,23 @@ def decide(comm: Intracomm, args: argparse.Namespace, matrix: Matrix, length: in
         lookahead=args.lookahead if ahead else 0,
         replicated_keys=replicated,
         replication=replication,
+        sampling=negatives_of(args, matrix, scheme),
         localized_columns=localized,
         moves=moves,
     )
 
 
-def count_usage(comm: Intracomm, matrix: Matrix, batch: int, algorithm: str) -> Usage:
+def negatives_of(args: argparse.Namespace, matrix: Matrix, scheme: str) -> lapse.Sampling | None:
+    """How ranking draws columns, all alike; None for the other solvers."""
+    if args.solver != "bpr":
+        return None
+    columns = lapse.Uniform(matrix.num_rows, matrix.num_rows + matrix.num_columns)
+    return shared.make_sampling(args, scheme, columns)
+
+
+def count_usage(comm: Intracomm, args: argparse.Namespace, matrix: Matrix) -> Usage:
     """Estimate the use of columns by batches. Collective."""
+    batch, algorithm = args.batch, args.algorithm if args.solver == "sgd" else "plain"
     mine = np.zeros(matrix.num_columns)
     for part in matrix.training:
         counts = np.bincount(part.columns, minlength=matrix.num_columns)
@@ -77,7 +95,13 @@ def count_usage(comm: Intracomm, matrix: Matrix, batch: int, algorithm: str) -> 
     uses = np.empty_like(mine)
     comm.Allreduce(mine, uses)
     rows = np.zeros(matrix.num_rows)  # never replicated, but their size counts: replicas take a share of all values
-    return Usage(np.concatenate([rows, uses]), matrix.num_training)
+    used = np.concatenate([rows, uses])
+    if args.solver != "bpr":
+        return Usage(used, matrix.num_training)
+    batches = matrix.num_training / batch
+    drawn = -batches * np.expm1(-batch / matrix.num_columns)
+    sampled = np.concatenate([rows, np.full(matrix.num_columns, drawn)])
+    return Usage(used, matrix.num_training, sampled, batches)
 
 
 def expected_batches(counts: np.ndarray, batch: int, algorithm: str) -> np.ndarray:

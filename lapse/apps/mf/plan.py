@@ -77,8 +77,9 @@ def make_trainer(
     lookahead: int = 0,
     localize: np.ndarray | None = None,
     exclusive: bool = False,
+    ranks: bool = False,
 ) -> Trainer:
-    """The kernel for some ratings of a worker."""
+    """The kernel for some ratings of a worker, which are predicted, or ranked above columns without a rating."""
     first, end = plan.matrix.bounds[kv.id : kv.id + 2].tolist()
     columns = plan.matrix.num_columns
     return Trainer(
@@ -95,5 +96,13 @@ def make_trainer(
         lookahead=lookahead,
         localize=np.zeros(columns, np.uint8) if localize is None else localize,
         exclusive=exclusive,
+        **(seen_columns(part, end - first) if ranks else {}),
         **pace_options(plan.args),
     )
+
+
+def seen_columns(part: Part, rows: int) -> dict[str, np.ndarray]:
+    """For `Trainer`: the columns of each row of a worker, and where they begin."""
+    order = np.lexsort((part.columns, part.rows))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(part.rows, minlength=rows))])
+    return {"seen": starts, "seen_columns": part.columns[order]}

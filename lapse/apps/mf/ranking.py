@@ -16,11 +16,20 @@ import numpy as np
 
 import lapse
 from lapse.apps.mf.matrix import Part
-from lapse.apps.mf.plan import Plan
+from lapse.apps.mf.plan import Plan, part_of
 
 FIGURES = ("ndcg", "recall", "map", "auc")
 #: Scores that are computed at once.
 SCORES_AT_ONCE = 1 << 22
+
+
+def evaluate(kv: lapse.Worker, plan: Plan, is_due: bool) -> dict[str, float | None]:
+    """The figures over all rows with held-out ratings, None without any; nothing without `is_due`. Collective."""
+    if not is_due:
+        return {}
+    training, held_out = (part_of(kv, plan, parts) for parts in (plan.matrix.training, plan.matrix.held_out))
+    *totals, ranked = kv.allreduce(rank(kv, plan, training, held_out, plan.args.top)).tolist()
+    return {name: total / ranked if ranked else None for name, total in zip(FIGURES, totals)}
 
 
 def rank(kv: lapse.Worker, plan: Plan, training: Part, held_out: Part, first: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from lapse.apps.mf.alternating import Alternation
 from lapse.apps.mf.descent import Descent
 from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import STDLIB
+from lapse.apps.mf.pairwise import PairwiseRanking
 from lapse.apps.mf.plan import Plan, model_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
         if went_well and not training.is_interrupted:
             write(comm, server, plan, state)
     if not went_well:
-        way_out = f"a --learning-rate below {plan.args.learning_rate:g}, or " if plan.args.solver == "sgd" else ""
+        has_rate = plan.args.solver in ("sgd", "bpr")
+        way_out = f"a --learning-rate below {plan.args.learning_rate:g}, or " if has_rate else ""
         raise job.AppError(
             f"the training diverged: the loss is not finite. Choose {way_out}a --regularization other than "
             f"{plan.args.regularization:g}"
@@ -167,7 +169,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Pla
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)
     log_replicated(chosen, ratings.num_columns, "columns", every(per_round, "ratings"))
-    turns = None if args.solver == "sgd" else sides.both(comm, ratings, args.workers)
+    turns = None if args.solver in ("sgd", "bpr") else sides.both(comm, ratings, args.workers)
     return Plan(args, ratings, model, chosen, turns)
 
 
@@ -193,18 +195,26 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
 
 def train(server: lapse.Server, plan: Plan, training: Training) -> tuple[bool, dict]:
     """Run the remaining epochs while the loss is finite; returns whether it is, and the state of the method."""
-    method = (Descent if plan.args.solver == "sgd" else Alternation)(server, plan, training)
+    kinds: dict[str, type[Descent | PairwiseRanking | Alternation]] = {"sgd": Descent, "bpr": PairwiseRanking}
+    method = kinds.get(plan.args.solver, Alternation)(server, plan, training)
+    is_due = True
     for epoch in training.epochs(server):
         counted = method.train(epoch)
         training.meet()
         figures: dict = {"loss": None}
         if not training.is_interrupted:
             with training.evaluating():
-                figures = method.evaluate()
+                is_due = _is_due(plan.args, training, epoch)
+                figures = method.evaluate(is_due)
             if not math.isfinite(figures["loss"]):  # it will not recover, and is not saved
                 return False, method.state
         training.end_epoch(**figures, **counted, state=method.state)
     last = training.history[-1] if training.history else {}
-    if last.get("loss", 0) is None and not training.is_partial and not training.is_interrupted:
-        last.update(method.evaluate())  # the run before was stopped between its last block and this
+    if (not is_due or last.get("loss", 0) is None) and not training.is_partial and not training.is_interrupted:
+        last.update(method.evaluate(True))  # this run, or the one before, was stopped where nothing was due
     return True, method.state
+
+
+def _is_due(args: argparse.Namespace, training: Training, epoch: int) -> bool:
+    """Whether all figures are wanted after this epoch, from 0."""
+    return training.is_partial or (epoch + 1) % args.evaluate_every == 0 or epoch + 1 >= args.epochs
