@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import lapse  # noqa: F401  (before mpi4py.MPI: it chooses the MPI library)
-from notes import FOLDER, RANK, note, note_outcome
+from notes import FOLDER, PROCESS, RANK, note, note_outcome
 
 DEADLINE = float(os.environ.get("LAPSE_TEST_DEADLINE", 60))
 
@@ -19,7 +19,7 @@ _STACKS = pytest.StashKey()
 
 def pytest_configure(config):
     """Open the file for the stacks; pytest replaces sys.stderr, so the real one is kept."""
-    stacks = FOLDER / f"{RANK}.stacks" if FOLDER else os.dup(2)
+    stacks = FOLDER / f"{PROCESS}.stacks" if FOLDER else os.dup(2)
     config.stash[_STACKS] = open(stacks, "w")  # noqa: SIM115  (open to the end of the process)
     faulthandler.enable(config.stash[_STACKS])
     if config.pluginmanager.hasplugin("hypothesispytest"):  # the same examples on all ranks
@@ -39,7 +39,7 @@ def pytest_runtest_protocol(item, nextitem):
     """
     marker = item.get_closest_marker("deadline")
     seconds = float(marker.args[0]) if marker else DEADLINE
-    note(f"{RANK}.running", item.nodeid)
+    note(f"{PROCESS}.running", item.nodeid)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.dump_traceback_later(seconds, file=item.config.stash[_STACKS])
     signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
@@ -48,7 +48,7 @@ def pytest_runtest_protocol(item, nextitem):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
-        note(f"{RANK}.running", "")
+        note(f"{PROCESS}.running", "")
 
 
 def pytest_collection_finish(session):

@@ -21,6 +21,9 @@ import notes
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("unit", "mpi", "scenarios", "apps", "packaging")  # folders of tests/
+#: Those whose tests, of one process each, are shared out among as many processes as there are cores, up to some.
+SHARED_OUT = ("unit",)
+MOST_PROCESSES = 4
 #: How ranks reach each other's values in the phase mpi: by messages, as all ranks of this host do by
 #: default, or two by two, as if there were several hosts.
 MEMORY = {
@@ -60,6 +63,8 @@ class Phase:
 
     def _command(self):
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        if self.name in SHARED_OUT:
+            pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
         if self.size is not None:
             pytest = [launch.mpirun_command(), "-n", self.size, *pytest, "--with-mpi"]
         selection = ["-k", self.options.k] if self.options.k else []
@@ -85,6 +90,7 @@ class Phase:
             self.count["failed"] += 1  # the test that was under way
             self.problems.append(f"{total - len(outcomes)} of {total} tests have no outcome")
             self._show_failures(outcomes)
+        if len(outcomes) < total or self.name in SHARED_OUT:  # there others go on when a process dies
             self._show_what_was_left(folder)
         if status != 0 and not self.count["failed"]:
             self.count["failed"] += 1
@@ -104,14 +110,14 @@ class Phase:
                 print(f"----- {name}\n{outcome['text']}", flush=True)
 
     def _show_what_was_left(self, folder):
-        """Show where each rank was when the run ended early."""
-        for rank in range(self.size or 1):
+        """Show where each process was when the run ended early."""
+        for process in sorted({path.stem for path in folder.glob("*.*")} - {Path(notes.RESULTS).stem}):
             for kind, title in (("running", "was in"), ("failure", "had failed"), ("stacks", "its stacks")):
-                path = folder / f"{rank}.{kind}"
+                path = folder / f"{process}.{kind}"
                 text = path.read_text(errors="replace") if path.exists() else ""
                 lines = [line for line in text.splitlines() if not PYTEST_FRAME.search(line)]
                 if lines:
-                    print(f"[rank {rank}] {title}: " + "\n".join(lines), flush=True)
+                    print(f"[{process}] {title}: " + "\n".join(lines), flush=True)
 
     def summary(self):
         """Return a line of the table at the end."""

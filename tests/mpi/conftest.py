@@ -11,7 +11,7 @@ import time
 import pytest
 from _pytest.runner import runtestprotocol
 
-from notes import note
+from notes import PROCESS, note
 
 #: Seconds after which a rank whose test failed tells so by itself: the others may be stuck.
 PATIENCE = 5.0
@@ -119,7 +119,7 @@ def _tell_failures(rank, reports):
         for report in reports
         if report.failed
     )
-    note(f"{rank}.failure", text)
+    note(f"{PROCESS}.failure", text)
     if text:
         os.write(2, text.encode())
 
