@@ -34,7 +34,7 @@ MEMORY = {
 #: Numbers of ranks and kinds of memory that are tested. Pairs send messages, too.
 RUNS = ((1, "shared"), (2, "messages"), (2, "shared"), (3, "pairs"), (4, "shared"), (4, "pairs"), (8, "messages"))
 NOTHING_COLLECTED = 5  # exit status of pytest
-PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/pytest/__main__|<frozen runpy>")
+PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/xdist/|/execnet/|/pytest/__main__|<frozen runpy>")
 
 
 class Phase:
