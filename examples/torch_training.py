@@ -108,11 +108,11 @@ def run_on_server(task, options):
     with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
         if "OMP_NUM_THREADS" not in os.environ:  # else each rank would start a thread for every core
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(server.sharing_ranks)))
-        torch.manual_seed(options.seed)
         embedding = lapse.torch.Embedding(kv, table, sync=options.sync)
         if options.optimizer == "sgd":
             # A worker's loss is a mean over its part of a batch: without this the steps of all of them would add up.
             embedding.lr = options.rate / kv.num_workers
+        torch.manual_seed(options.seed)
         model = task.model(embedding)
         dense = lapse.torch.Dense(model, torch.optim.Adam(model.parameters(), lr=task.dense_rate), kv)
         rest = rest_for(task, options, kv) if options.slow_down > 1 else 0.0
@@ -149,9 +149,10 @@ def run_on_server(task, options):
 
 def run_plain(task, options):
     """The same without a server, in one process."""
-    torch.manual_seed(options.seed)
+    torch.manual_seed(options.seed + 1)
     embedding = nn.Embedding(task.rows, task.length, sparse=True)
     nn.init.normal_(embedding.weight, 0, task.std)
+    torch.manual_seed(options.seed)  # the other layers begin as with a server
     model = task.model(embedding)
     layers = [parameter for parameter in model.parameters() if parameter is not embedding.weight]
     optimizers = [

@@ -46,7 +46,7 @@ def planted(entities, triples, seed, types=40, relations=10):
         [members[t][int(len(members[t]) * rng.random() ** 3)] if len(members[t]) else 0 for t in targets]
     )
     found = rng.permutation(np.unique(np.stack([subjects, chosen, objects], 1), axis=0))
-    tests = max(1, len(found) // 50)
+    tests = max(1, len(found) // 20)
     return Graph(entities, relations, found[tests:], found[:tests])
 
 
@@ -93,16 +93,14 @@ class Model(nn.Module):
         super().__init__()
         self.entities, self.scorer = entities, Scorer(num_relations, dim)
 
-    def forward(self, triples, negatives):
-        """The loss of a batch: the objects against entities that were drawn for it."""
+    def forward(self, triples, candidates):
+        """The loss of a batch: the objects of its triples, which are the first candidates, against all the others."""
         subjects, relations, objects = triples.T
-        rows = self.entities(torch.cat([subjects, objects, negatives]))
-        of_subjects, candidates = rows[: len(triples)], rows[len(triples) :]
-        scores = self.scorer(of_subjects, relations, candidates)
-        # Other objects of the batch, and negatives that happen to be the object, are no mistakes.
-        ids = torch.cat([objects, negatives])
+        rows = self.entities(torch.cat([subjects, candidates]))
+        scores = self.scorer(rows[: len(triples)], relations, rows[len(triples) :])
+        # Candidates that happen to be the object are no mistakes.
         target = torch.arange(len(triples))
-        same = (ids == objects[:, None]) & (torch.arange(len(ids)) != target[:, None])
+        same = (candidates == objects[:, None]) & (torch.arange(len(candidates)) != target[:, None])
         return nn.functional.cross_entropy(scores.masked_fill(same, -1e9), target)
 
 
@@ -124,17 +122,17 @@ def reciprocal_ranks(model, vectors, graph, tests):
 
 class LinkPrediction(torch_training.Task):
     name, unit, std = "link_prediction", "triples", 0.1
-    rates: ClassVar = {"sgd": 2.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
+    rates: ClassVar = {"sgd": 30.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
     dense_rate = 5e-3
 
     @staticmethod
     def add_options(parser):
         parser.add_argument("--graph", type=Path, help="a folder with train.txt and test.txt")
-        parser.add_argument("--entities", type=int, default=2000, help="of the planted graph; default: %(default)s")
-        parser.add_argument("--triples", type=int, default=60_000, help="of the planted graph; default: %(default)s")
+        parser.add_argument("--entities", type=int, default=1000, help="of the planted graph; default: %(default)s")
+        parser.add_argument("--triples", type=int, default=150_000, help="of the planted graph; default: %(default)s")
         parser.add_argument("--dim", type=int, default=32, help="length of the vectors; default: %(default)s")
         parser.add_argument("--negatives", type=int, default=256, help="entities that a batch compares with")
-        parser.add_argument("--epochs", type=int, default=5)
+        parser.add_argument("--epochs", type=int, default=4)
 
     def __init__(self, options):
         self.options, self.length = options, options.dim
@@ -148,23 +146,26 @@ class LinkPrediction(torch_training.Task):
         return Model(embedding, self.graph.num_relations, self.length)
 
     def batches(self, worker, workers, epoch):
-        """Triples and negatives of one worker: of each batch of all workers its part."""
+        """Of each batch of all workers a worker's part of the triples, and the candidates, of which all have the same.
+
+        These are the objects of the whole batch, and entities that are drawn for it.
+        """
         options = self.options
         order = np.random.default_rng((options.seed, 1, epoch)).permutation(self.size)
-        rng = np.random.default_rng((options.seed, 2, epoch, worker))
-        parts = [order[first : first + options.batch][worker::workers] for first in range(0, self.size, options.batch)]
-        return [
-            (
-                torch.from_numpy(self.graph.train[mine]),
-                torch.from_numpy(rng.integers(self.rows, size=options.negatives)),
-            )
-            for mine in parts
-            if len(mine)
-        ]
+        rng = np.random.default_rng((options.seed, 2, epoch))
+        batches = []
+        for first in range(0, self.size, options.batch):
+            triples = self.graph.train[order[first : first + options.batch]]
+            negatives = rng.integers(self.rows, size=options.negatives)
+            mine = np.arange(len(triples)) % workers == worker
+            if mine.any():
+                candidates = np.concatenate([triples[mine, 2], triples[~mine, 2], negatives])
+                batches.append((torch.from_numpy(triples[mine]), torch.from_numpy(candidates)))
+        return batches
 
     def ids(self, batch):
-        triples, negatives = batch
-        return [triples[:, [0, 2]], negatives]
+        triples, candidates = batch
+        return [triples[:, 0], candidates]
 
     def test(self, model, worker, workers):
         vectors = torch_training.all_rows(model.entities)

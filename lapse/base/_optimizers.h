@@ -40,6 +40,7 @@ struct lapse_optimizer {
 
 /* With beta2 = 0.999 the correction is 1 from step 37,412 on. */
 enum { LAPSE_MOST_CORRECTIONS = 65536 };
+enum { LAPSE_LAST_EXACT = 1 << 24 }; /* smaller numbers are exact in float32 */
 
 /* As in base/_values.pxd: in messages, values of 8 bytes lie at multiples of 4. */
 typedef float lapse_step_float __attribute__((may_alias));
@@ -101,19 +102,29 @@ static inline double lapse_correction(const lapse_optimizer *o, double steps) {
         factor = (TYPE)rate / (ROOT((TYPE)o->initial + s[0]) + eps); \
         for (i = 0; i < n; i++) v[i] -= factor * (given[i] + decay * v[i]); \
     } \
-    /* Kingma and Ba, Adam, ICLR 2015. The correction of the bias is that of the step's number, as in \
-       torch.optim.SparseAdam, but at least that of the steps of this value, which it counts in front of its moments. \
-       A count that is too large for TYPE stays where it is. */ \
+    /* Kingma and Ba, Adam, ICLR 2015. In front of its moments a value has the number of its last step: that of the \
+       caller, as in torch.optim.SparseAdam, or the next one if that is larger or the caller has none. A count that is \
+       too large for TYPE stays where it is. \
+       A gradient with the number of the last step is a part of that step, which another worker has: moments do not \
+       decay again, and the value moves from where the step has brought it to where both parts bring it. The second \
+       moment takes the parts for independent: the product of two parts, which is not known any more, is left out. */ \
     LAPSE_STEP_HEAD(adam, SUFFIX, TYPE) \
         TYPE *restrict first = s + 1; \
         TYPE *restrict second = s + 1 + n; \
         const TYPE kept1 = (TYPE)(1 - o->beta1), kept2 = (TYPE)(1 - o->beta2); \
-        double steps; \
+        const int is_part = number != 0 && number < LAPSE_LAST_EXACT && s[0] == (TYPE)number; \
         TYPE size; \
-        s[0] += 1; \
-        steps = (double)s[0]; \
-        if (steps < (double)number) steps = (double)number; \
-        size = (TYPE)(rate * lapse_correction(o, steps)); \
+        if (!is_part) s[0] = s[0] + 1 < (TYPE)number ? (TYPE)number : s[0] + 1; \
+        size = (TYPE)(rate * lapse_correction(o, (double)s[0])); \
+        if (is_part) { \
+            for (size_t i = 0; i < n; i++) { \
+                TYPE g = given[i] + decay * v[i], before = first[i] / (ROOT(second[i]) + eps); \
+                first[i] += kept1 * g; \
+                second[i] += kept2 * (g * g); \
+                v[i] -= size * (first[i] / (ROOT(second[i]) + eps) - before); \
+            } \
+            return; \
+        } \
         for (size_t i = 0; i < n; i++) { \
             TYPE g = given[i] + decay * v[i]; \
             first[i] += kept1 * (g - first[i]); \

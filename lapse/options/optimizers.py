@@ -130,6 +130,10 @@ class Adam(Optimizer):
     times with the default betas: the correction is over by then. Without `step`, each value counts its own steps: it
     begins with a step of `lr`, whenever that is. If every value gets a gradient in every step, both are the same.
 
+    Gradients of several workers for one value with the same `step` are parts of one step: so a batch that is divided
+    among workers makes one step of `lr`, as in one process. (But for the second moment, which takes the parts for
+    independent: it adds their squares, not the square of their sum.)
+
     The state of a value are two moments and the count: twice the memory of the value, and one element.
 
     Parameters

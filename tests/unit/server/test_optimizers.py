@@ -42,10 +42,9 @@ class Reference:
 
     def Adam(self, key, g, lr, number):
         beta1, beta2 = self.optimizer.betas
-        self.steps[key] += 1
+        self.steps[key] = steps = max(self.steps[key] + 1, number)
         self.moments[0, key] = beta1 * self.moments[0, key] + (1 - beta1) * g
         self.moments[1, key] = beta2 * self.moments[1, key] + (1 - beta2) * g * g
-        steps = max(self.steps[key], number)
         first = self.moments[0, key] / (1 - beta1**steps)
         second = self.moments[1, key] / (1 - beta2**steps)
         # torch.optim.SparseAdam adds eps before the correction
@@ -202,6 +201,19 @@ def test_without_a_step_a_value_counts_its_own():
         kv.apply_gradients([0], gradient, step=3).wait()  # it has made more
         kv.apply_gradients([1], gradient).wait()
         np.testing.assert_allclose(kv.pull([0, 1]).wait(), [before - 1, [-1, -1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [optim.Adam(lr=0.1)], ids=str)
+def test_parts_of_a_step_come_to_what_it_is(optimizer):
+    """Workers have different elements of a gradient, so that there are no products of two parts."""
+    rng = np.random.default_rng(6)
+    with lapse.Server(2, 12, "float64", optimizer=optimizer) as server, server.worker() as kv:
+        for step in range(1, 20):
+            whole = rng.normal(size=(1, 12))
+            kv.apply_gradients([0], whole, step=step).wait()
+            for part in range(3):
+                kv.apply_gradients([1], np.where(np.arange(12) % 3 == part, whole, 0), step=step).wait()
+        np.testing.assert_allclose(*kv.pull([0, 1]).wait(), rtol=1e-12)
 
 
 def test_bad_calls():
