@@ -22,7 +22,7 @@ cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
     ctypedef struct full_examples:
         int model
         int64_t length, relation_length, step, relation_step
-        float entity_dropout
+        float entity_dropout, dura
         const float** vectors
         float* gradients
         const int64_t* offsets
@@ -73,6 +73,7 @@ cdef class FullGradients:
     cdef uint64_t state         # of the dropout of the batch at hand
     cdef object room            # for `exchange`
     cdef readonly double loss   # of the batch at hand
+    cdef double penalties       # of its examples
 
     cdef void add_triples(self, const int64_t* triples, int64_t n) noexcept nogil
     cdef void begin(self) noexcept nogil

@@ -41,7 +41,7 @@ cdef extern from "lapse/apps/kge/_full.h" nogil:
 cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
     void full_ask(const full_examples* x, int64_t n, uint64_t state, float* scores)
     double full_answer(const full_examples* x, int64_t first, int64_t end, uint64_t state, const float* sums,
-                       float* pulls)
+                       float* pulls, double* penalties)
     void full_ask_relations(const full_examples* x, int64_t n, float* queries, float* scores)
     double full_answer_relations(const full_examples* x, int64_t n, float weight, const float* sums, float* queries,
                                  float* pulls)
@@ -157,6 +157,8 @@ cdef class FullGradients:
     relation_weight
         Weight of predicting the relation from both entities (Chen, Minervini, Riedel, Stenetorp: *Relation Prediction
         as an Auxiliary Training Objective*, AKBC 2021); 0: it is not predicted.
+    dura
+        Weight of the squared norms of queries and entities, for both questions of a triple; see `full_dura`.
     most_weights
         How many weights (examples times own entities) are kept at once.
     **parameters
@@ -173,7 +175,7 @@ cdef class FullGradients:
     """
 
     def __cinit__(self, const int64_t[::1] own, int64_t workers, float relation_weight=0.0,
-                  int64_t most_weights=1 << 24, **parameters):
+                  float dura=0.0, int64_t most_weights=1 << 24, **parameters):
         cdef Gradients batch = Gradients(negatives=1, **parameters)
         cdef int64_t i, parts, most
         cdef int64_t[2] num_own
@@ -198,6 +200,7 @@ cdef class FullGradients:
         self.entities = Share(num_own[0], batch.c.dim, self.chunk)
         if relation_weight:
             self.relations = Share(num_own[1], batch.c.relation_length, self.max_examples)
+        self.x.dura = dura
         self._allocate()
 
     cdef int _allocate(self) except -1:
@@ -213,7 +216,7 @@ cdef class FullGradients:
         self.x.given, self.x.relations, self.x.targets = self.given, self.relation_rows, self.targets
         self.x.asked = KGE_OBJECT if batch.reciprocal else KGE_SUBJECT
         self.x.queries = floats(self.max_examples * self.x.step)
-        self.x.room = floats(self.x.length)
+        self.x.room = floats(2 * self.x.length)
         if batch.c.entity_dropout > 0:
             self.x.inputs = floats(self.max_examples * self.x.length)
         if self.relations is not None:
@@ -264,7 +267,7 @@ cdef class FullGradients:
         memset(self.batch.gradients, 0, self.batch.offsets[self.batch.count] * sizeof(float))
         self.batch._mask_relations()
         self.state = next_u64(&self.batch.state)
-        self.loss = 0
+        self.loss = self.penalties = 0
         full_ask(&self.x, self.num_examples, self.state, self.scores)
 
     cdef void ask(self, int64_t first, int64_t end, float* exchanged) noexcept nogil:
@@ -276,7 +279,8 @@ cdef class FullGradients:
     cdef void answer(self, int64_t first, int64_t end, float* exchanged) noexcept nogil:
         """Take what all entities have contributed."""
         cdef int64_t n = end - first
-        self.loss += full_answer(&self.x, first, end, self.state, exchanged + n * self.x.step, exchanged)
+        self.loss += full_answer(&self.x, first, end, self.state, exchanged + n * self.x.step, exchanged,
+                                 &self.penalties)
         self.entities.backward(n, self.x.queries + first * self.x.step)
 
     cdef void ask_relations(self, float* exchanged) noexcept nogil:
@@ -294,7 +298,7 @@ cdef class FullGradients:
     cdef double finish(self) noexcept nogil:
         """Add the penalties to the gradients of own rows; returns the penalties."""
         cdef int64_t i
-        cdef double penalties = 0
+        cdef double penalties = self.penalties
         if not self.num_relation_examples:
             self.batch._mask_relation_gradients()
         for i in range(self.batch.count):

@@ -15,6 +15,7 @@ typedef struct {
     int64_t length, relation_length; /* of an entity's and of a relation's vector */
     int64_t step, relation_step;     /* floats from one query to the next one, for entities and for relations */
     float entity_dropout;
+    float dura; /* weight of the penalty of `full_dura` */
     /* Row i has its vector at vectors[i] and its gradient at gradients + offsets[i]; `mine`: whether it is wanted. */
     const float *const *vectors;
     float *gradients;
@@ -27,7 +28,7 @@ typedef struct {
     int asked;
     float *inputs;  /* entities after dropout, per example; NULL without */
     float *queries; /* per example */
-    float *room;    /* for a vector of an entity */
+    float *room;    /* for two vectors of an entity */
 } full_examples;
 
 LAPSE_INLINE const float *full_relation(const full_examples *x, int64_t i) {
@@ -58,18 +59,47 @@ static void full_ask(const full_examples *x, int64_t n, uint64_t state, float *s
     }
 }
 
+/* Adds a penalty of example i to the gradients that are mine, but for the query's part to `dq`; returns it.
+ *
+ * It is the weight of the squared norms of the query, of the query by which the target would ask for the given entity,
+ * and of both entities (DURA: Zhang, Cai, Wang, *Duality-Induced Regularizer for Tensor Factorization Based Knowledge
+ * Graph Completion*, NeurIPS 2020). */
+LAPSE_INLINE double full_dura(const full_examples *x, int64_t i, const float *query, float *dq) {
+    int32_t target = x->targets[i], given = x->given[i], relation = x->relations[i];
+    const float *vector = x->vectors[target], *other = x->vectors[given];
+    int back = full_asked(x, i) == KGE_OBJECT ? KGE_SUBJECT : KGE_OBJECT;
+    int64_t n = x->length;
+    float *opposite = x->room + n, twice = 2.0f * x->dura;
+    double norms = lapse_dot(query, query, n) + lapse_dot(vector, vector, n) + lapse_dot(other, other, n);
+    lapse_axpy(twice, query, dq, n);
+    lapse_axpy(twice, vector, x->gradients + x->offsets[target], n);
+    lapse_axpy(twice, other, x->gradients + x->offsets[given], n);
+    kge_query(x->model, back, vector, full_relation(x, i), opposite, n);
+    norms += lapse_dot(opposite, opposite, n);
+    if (x->mine[target] || x->mine[relation]) {
+        for (int64_t k = 0; k < n; k++)
+            opposite[k] *= twice;
+        kge_query_backward(x->model, back, vector, full_relation(x, i), opposite, x->gradients + x->offsets[target],
+                           x->gradients + x->offsets[relation], n);
+    }
+    return x->dura * norms;
+}
+
 /* Example i: its query is multiplied by `scale`, and so is `pull`, the sum of all vectors by their weights; the vectors
  * that are mine get their gradients. */
-LAPSE_INLINE void full_answer_one(const full_examples *x, int64_t i, uint64_t state, float scale, float *pull) {
+LAPSE_INLINE void full_answer_one(const full_examples *x, int64_t i, uint64_t state, float scale, float *pull,
+                                  double *penalties) {
     int32_t target = x->targets[i], given = x->given[i], relation = x->relations[i];
     float *query = x->queries + i * x->step;
     const float *vector = x->vectors[target];
     if (x->mine[target])
         lapse_axpy(-1.0f, query, x->gradients + x->offsets[target], x->length);
-    for (int64_t k = 0; k < x->length; k++) {
-        query[k] *= scale;
+    for (int64_t k = 0; k < x->length; k++)
         pull[k] = scale * pull[k] - vector[k];
-    }
+    if (x->dura > 0)
+        *penalties += full_dura(x, i, query, pull);
+    for (int64_t k = 0; k < x->length; k++)
+        query[k] *= scale;
     if (!x->mine[given] && !x->mine[relation])
         return;
     float *gradient = x->gradients + x->offsets[given], *de = x->inputs ? x->room : gradient;
@@ -86,10 +116,10 @@ LAPSE_INLINE void full_answer_one(const full_examples *x, int64_t i, uint64_t st
 /* Examples from `first` to `end` - 1, whose sums and pulls begin at `sums` and `pulls`. Returns the sum of losses. */
 LAPSE_CLONES
 static double full_answer(const full_examples *x, int64_t first, int64_t end, uint64_t state, const float *sums,
-                          float *pulls) {
+                          float *pulls, double *penalties) {
     double loss = 0;
     for (int64_t i = first; i < end; i++, sums++, pulls += x->step) {
-        full_answer_one(x, i, state, 1.0f / *sums, pulls);
+        full_answer_one(x, i, state, 1.0f / *sums, pulls, penalties);
         loss += logf(*sums);
     }
     return loss;

@@ -66,6 +66,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int, rate: float, own: np.
         own,
         rate=rate,
         relation_weight=args.relation_weight,
+        dura=args.dura,
         **pace_options(args),
         **kernel_options(plan, streams.start(args.seed, epoch, EVERYBODY, DROPOUT)),
     )

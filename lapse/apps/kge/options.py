@@ -21,11 +21,15 @@ EXAMPLES = """\
 defaults by model (found on FB15k-237):
 {defaults}
 
+what --preset takes instead; other options override it:
+{presets}
+
 examples:
   python -m lapse.apps.kge                           one process, on the graph of the standard library
   mpirun -n 2 python -m lapse.apps.kge --dataset fb15k-237 --output model
                                                      two ranks, ComplEx, on your own data set
   mpirun -n 2 python -m lapse.apps.kge --dataset fb15k-237 --model rescal --eval-every 10 --patience 3
+  python -m lapse.apps.kge --dataset fb15k-237 --preset quality --workers 2
   python -m lapse.apps.kge predict model json imports '?'
                                                      ask the model; predict --help explains it
 
@@ -60,10 +64,16 @@ COMMON = dict(
     entity_dropout=0.0,
     relation_dropout=0.0,
     relation_weight=0.0,
+    dura=0.0,
 )
+#: Options that need all entities as negatives.
+ONLY_WITH_ALL = ("relation_weight", "dura")
 #: `--num-negs-per-pos all`: as Lacroix, Usunier, Obozinski, *Canonical Tensor Decomposition for Knowledge Base
 #: Completion*, ICML 2018. Each of a triple's two questions has a penalty there, so that entities have it twice.
-FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True, entity_n3=0.1, relation_n3=0.05)
+_FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True)
+_N3 = dict(entity_n3=0.1, relation_n3=0.05)
+#: The same, by model.
+FULL = {"complex": _FULL | _N3, "distmult": _FULL | _N3, "rescal": _FULL | dict(dura=0.05), "transe": _FULL}
 #: `--preset lapse`: Renz-Wieland et al., *Dynamic Parameter Allocation in Parameter Servers*, VLDB 2020, and
 #: *NuPS*, SIGMOD 2022: binary cross-entropy with 10 negatives per side, AdaGrad 0.1, initial values near 0. (They train
 #: triple by triple; here a small block shares its negatives.)
@@ -123,12 +133,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the options that were not given: by the preset, by the model, by what is common, in this order."""
-    of_model = DEFAULTS[args.model]
     preset = PRESETS[args.preset][args.model] if args.preset else {}
-    negatives = args.num_negs_per_pos if args.num_negs_per_pos is not None else preset.get("num_negs_per_pos")
-    if preset or negatives == ALL:  # these replace the penalties and the reciprocal relations of the model's, too
+    of_model, of_all = DEFAULTS[args.model], {}
+    given = args.num_negs_per_pos
+    if (preset.get("num_negs_per_pos") if given is None else given) == ALL:
+        of_all = FULL[args.model]
+    else:  # a preset may suit all negatives only
+        preset = {name: value for name, value in preset.items() if name not in ONLY_WITH_ALL}
+    if of_all or args.preset == "lapse":  # these replace the penalties and the reciprocal relations of the model, too
         of_model = {name: of_model[name] for name in ("dim", "epochs")}
-    for name, value in (COMMON | of_model | (FULL if negatives == ALL else {}) | preset).items():
+    for name, value in (COMMON | of_model | of_all | preset).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args
@@ -144,20 +158,23 @@ def contradiction(args: argparse.Namespace) -> str | None:
             )
         if args.loss != "softmax":
             return f"argument --num-negs-per-pos: all requires --loss softmax, not {args.loss}"
-    if args.relation_weight:
-        if args.num_negs_per_pos != ALL:
-            return "argument --relation-weight: requires --num-negs-per-pos all"
-        if args.model not in ("complex", "distmult"):
-            return (
-                f"argument --relation-weight: {args.model} would need as much work for each relation as complex for "
-                "all of them: choose complex or distmult, or 0"
-            )
+    else:
+        for name in ONLY_WITH_ALL:
+            if getattr(args, name):
+                return f"argument {_flag(name)}: requires --num-negs-per-pos all"
+    if args.relation_weight and args.model not in ("complex", "distmult"):
+        return (
+            f"argument --relation-weight: {args.model} would need as much work for each relation as complex for all of "
+            "them: choose complex or distmult, or 0"
+        )
     return None
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All options of the application; `complete` replaces the default None."""
-    parser = options.new_parser("kge", DESCRIPTION, EXAMPLES.format(defaults=describe_defaults()))
+    parser = options.new_parser(
+        "kge", DESCRIPTION, EXAMPLES.format(defaults=describe_defaults(), presets=describe_presets())
+    )
     graph = Group(parser.add_argument_group("data"))
     graph.add(
         "--dataset DIR",
@@ -216,8 +233,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add(
         "--preset",
         tuple(PRESETS),
-        "lapse: the settings of the papers on Lapse and NuPS (binary cross-entropy, 10 negative samples per side, "
-        "small blocks); other options override it",
+        "fast, quality, best: settings for more and more time, see the tables below; lapse: those of the papers on "
+        "Lapse and NuPS (binary cross-entropy, 10 negative samples per side, small blocks); other options override it",
     )
     group.add(
         "--reciprocal-relations",
@@ -243,6 +260,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--relation-weight",
         penalty,
         "with all negatives: also predict the relation from both entities, with this weight of its loss (default: 0)",
+    )
+    group.add(
+        "--dura",
+        penalty,
+        "with all negatives: weight of the squared norms of queries and entities, for each of a triple's two questions "
+        "(DURA, Zhang et al. 2020; default: depends on the model)",
     )
     group.add(
         "--init-std", positive_float, f"standard deviation of the initial vectors (default: {COMMON['init_std']})"
@@ -286,13 +309,39 @@ def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
 
 def describe_defaults() -> str:
     """A table for ``--help``."""
-    rows = [["", *DEFAULTS]]
-    rows += [
-        ["--" + name.replace("_", "-"), *(_show((COMMON | values)[name]) for values in DEFAULTS.values())]
-        for name in sorted({name for values in DEFAULTS.values() for name in values})
-    ]
+    names = sorted({name for values in DEFAULTS.values() for name in values})
+    return _table("", names, {model: COMMON | values for model, values in DEFAULTS.items()})
+
+
+def describe_presets() -> str:
+    """A table for ``--help`` of each preset that depends on the model."""
+    tables = []
+    for preset in ("fast", "quality", "best"):
+        values = {}
+        for model in DEFAULTS:
+            args = argparse.Namespace(**dict.fromkeys(COMMON | DEFAULTS[model]), model=model, preset=preset)
+            values[model] = vars(complete(args))
+        names = [name for name in COMMON | DEFAULTS["complex"] if name == "dim" or _is_set(name, values)]
+        tables.append(_table(preset, sorted(names), values))
+    return "\n".join(tables)
+
+
+def _is_set(name: str, values: dict[str, dict]) -> bool:
+    """Whether some model has another value than without a preset."""
+    return any(found[name] != (COMMON | DEFAULTS[model]).get(name) for model, found in values.items())
+
+
+def _table(title: str, names: list[str], values: dict[str, dict]) -> str:
+    rows = [[title, *values]]
+    rows += [[_flag(name), *(_show(name, found[name]) for found in values.values())] for name in names]
     return "\n".join("  " + row[0].ljust(24) + "".join(cell.rjust(10) for cell in row[1:]) for row in rows)
 
 
-def _show(value: float | bool) -> str:
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _show(name: str, value: float | bool) -> str:
+    if name == "num_negs_per_pos" and value == ALL:
+        return "all"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:g}"

@@ -51,7 +51,22 @@ def cross_entropy(scores, target):
     return most + np.log(np.exp(scores - most).sum()) - scores[target]
 
 
-def direct_loss(model, entities, relations, triples, reciprocal, relation_weight, n3=0.0):
+def questions(s, r, o, reciprocal):
+    """Given entity, relation and target, and whether the target is a subject."""
+    return [(s, r, o, False), (o, RELATIONS + r, s, False) if reciprocal else (o, r, s, True)]
+
+
+def norms(model, entities, relations, given, relation, target, asks_subject):
+    """The squared norms of a question, of the one back, and of both entities."""
+    everything = np.eye(entities.shape[1])  # scores for unit vectors are the elements of a query
+    e, r, t = entities[given], relations[relation], entities[target]
+    forth, back = (scores_of(model, e, r, everything), np.array([scores_of(model, x, r, t) for x in everything]))
+    if asks_subject:
+        forth, back = np.array([scores_of(model, x, r, e) for x in everything]), scores_of(model, t, r, everything)
+    return sum((x**2).sum() for x in (forth, back, e, t))
+
+
+def direct_loss(model, entities, relations, triples, reciprocal, relation_weight, n3, dura):
     """What the kernel computes, in float64."""
     entities, relations = entities.astype(float), relations.astype(float)
     total = 0.0
@@ -65,6 +80,10 @@ def direct_loss(model, entities, relations, triples, reciprocal, relation_weight
         for first, relation, second in pairs if relation_weight else ():
             scores = np.array([scores_of(model, entities[first], each, entities[second]) for each in relations])
             total += relation_weight * cross_entropy(scores, relation)
+        if dura:
+            total += dura * sum(
+                norms(model, entities, relations, *question) for question in questions(s, r, o, reciprocal)
+            )
         for x in (entities[s], entities[o], *(relations[each] for _, each, _ in pairs)):
             parts = x if model != "complex" else np.hypot(*x.reshape(2, -1))
             total += n3 * (np.abs(parts) ** 3).sum()
@@ -73,18 +92,18 @@ def direct_loss(model, entities, relations, triples, reciprocal, relation_weight
 
 @pytest.mark.parametrize("width", [16, 8, 4])
 @pytest.mark.parametrize(
-    "model, reciprocal, relation_weight",
+    "model, reciprocal, relation_weight, dura",
     [
-        ("complex", True, 0.0),
-        ("complex", True, 0.7),
-        ("complex", False, 0.7),
-        ("distmult", True, 0.7),
-        ("distmult", False, 0.0),
-        ("rescal", True, 0.0),
-        ("rescal", False, 0.0),
+        ("complex", True, 0.0, 0.0),
+        ("complex", True, 0.7, 0.05),
+        ("complex", False, 0.7, 0.0),
+        ("distmult", True, 0.7, 0.0),
+        ("distmult", False, 0.0, 0.05),
+        ("rescal", True, 0.0, 0.05),
+        ("rescal", False, 0.0, 0.05),
     ],
 )
-def test_the_loss_and_its_gradients(model, reciprocal, relation_weight, width):
+def test_the_loss_and_its_gradients(model, reciprocal, relation_weight, dura, width):
     entities, relations, triples = world(model, reciprocal)
     n3 = 0.1
     weights = 4 * ENTITIES if width == 8 else 1 << 24  # examples a few at a time, or all together
@@ -92,6 +111,7 @@ def test_the_loss_and_its_gradients(model, reciprocal, relation_weight, width):
         model,
         reciprocal=reciprocal,
         relation_weight=relation_weight,
+        dura=dura,
         most_weights=weights,
         entity_n3=n3,
         relation_n3=n3,
@@ -105,7 +125,7 @@ def test_the_loss_and_its_gradients(model, reciprocal, relation_weight, width):
     assert loss == again[0] and all(np.array_equal(a, b) for a, b in zip(found, again[1:]))
 
     def direct():
-        return direct_loss(model, entities, relations, triples, reciprocal, relation_weight, n3)
+        return direct_loss(model, entities, relations, triples, reciprocal, relation_weight, n3, dura)
 
     assert loss == pytest.approx(direct(), rel=1e-5)
     rng = np.random.default_rng(1)

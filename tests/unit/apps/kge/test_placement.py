@@ -38,6 +38,28 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
     papers = options("--preset", "lapse")
     assert (papers.loss, papers.num_negs_per_pos, papers.reciprocal_relations) == ("bce", 10, False)
     assert papers.entity_n3 == 0
+    fast = options("--preset", "fast", "--model", "rescal", "--dim", 8, "--dura", 0.01)
+    assert (fast.num_negs_per_pos, fast.dim, fast.dura) == (kge_options.ALL, 8, 0.01)
+    assert fast.reciprocal_relations and fast.entity_n3 == 0
+    sampled = options("--preset", "quality", "--num-negs-per-pos", 64)
+    assert (sampled.num_negs_per_pos, sampled.relation_weight, sampled.entity_n3) == (64, 0, options().entity_n3)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (("--num-negs-per-pos", "all", "--model", "transe"), "distances"),
+        (("--num-negs-per-pos", "all", "--loss", "bce"), "--loss softmax"),
+        (("--relation-weight", 1), "all"),
+        (("--dura", 0.1, "--num-negs-per-pos", 4), "all"),
+        (("--relation-weight", 1, "--num-negs-per-pos", "all", "--model", "rescal"), "rescal"),
+        (("--num-negs-per-pos", 0), "at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together(given, said, capsys):
+    with pytest.raises(SystemExit):
+        options(*given)
+    assert said in capsys.readouterr().err
     assert options("--preset", "lapse", "--loss", "softmax").loss == "softmax"
     assert options("--no-reciprocal-relations").reciprocal_relations is False
     assert options("--entity-n3", 0).entity_n3 == 0
@@ -96,7 +118,7 @@ def test_the_learning_rate_falls_linearly():
 def plan_of(args, triples, workers):
     names = [str(i) for i in range(100)]
     dataset = Dataset(names, names[:5], triples, triples[:0], triples[:0])
-    return train.Plan(args, dataset, None, model_of(args), None, train.assign_triples(args, triples, workers))
+    return train.Plan(args, dataset, None, None, model_of(args), None, train.assign_triples(args, triples, workers))
 
 
 @pytest.mark.parametrize("partition", ["random", "relation"])
