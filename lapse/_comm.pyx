@@ -436,6 +436,12 @@ cdef class Comm:
         return (peek(&traffic.messages_sent), peek(&traffic.bytes_sent),
                 peek(&traffic.messages_received), peek(&traffic.bytes_received))
 
+    def bytes_sent_to(self):
+        """The bytes that were sent to each rank since the start."""
+        if self.transport is None:
+            return [0] * self.state.size
+        return [peek(&self.transport.peers[i].bytes_sent) for i in range(self.state.size)]
+
     def _run(self):
         with nogil:
             self.loop()

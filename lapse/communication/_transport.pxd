@@ -40,6 +40,7 @@ cdef struct peer_t:
     int32_t under_way           # sends that MPI has not finished
     int64_t packets_sent        # heartbeats among them; read by the watchdog
     int64_t packets_received
+    int64_t bytes_sent
     int32_t has_ended           # its last message was received
     assembly_t assembly
 

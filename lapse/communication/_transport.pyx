@@ -103,6 +103,7 @@ cdef class Transport:
         peer.block = block if peer.sent < block.used else NULL
         put(&self.traffic.messages_sent, self.traffic.messages_sent + 1)
         put(&self.traffic.bytes_sent, self.traffic.bytes_sent + size)
+        put(&peer.bytes_sent, peer.bytes_sent + size)
         return True
 
     cdef void send_heartbeat(self, int32_t destination) noexcept nogil:

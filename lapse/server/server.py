@@ -513,6 +513,18 @@ class Server:
         times = self._group.counters.waiting_times()
         return self._sum_over_ranks("waiting_times", times) if all_ranks else times
 
+    def bytes_sent_to(self) -> np.ndarray:
+        """The bytes of MPI messages that this rank has sent to each rank since the last reset. Not collective.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Of shape (ranks,). Their sum is ``bytes_sent`` of `stats`; 0 for this rank itself, and for what was read and
+            written in shared memory.
+        """
+        self._check_open()
+        return self._group.counters.bytes_sent_to()
+
     def _sum_over_ranks(self, call: str, mine: dict) -> dict:
         """Add what this rank has counted to that of the others. Collective."""
         with self._lock:

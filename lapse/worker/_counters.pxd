@@ -7,4 +7,4 @@ from lapse.protocol._protocol cimport Protocol
 cdef class Counters:
     cdef Comm comm
     cdef Protocol protocol
-    cdef object zero
+    cdef object zero, zero_bytes

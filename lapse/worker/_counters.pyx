@@ -32,6 +32,7 @@ cdef class Counters:
         self.comm = comm
         self.protocol = protocol
         self.zero = (0,) * len(_RUNNING)
+        self.zero_bytes = 0
 
     def read(self):
         """The counters since the last reset: a dict of str to int."""
@@ -46,6 +47,10 @@ cdef class Counters:
         counters = sum_of_workers(&self.protocol.c.rank)
         return {reason: counters[reason + "_nanoseconds"] / 1e9 for reason in _WAITED}
 
+    def bytes_sent_to(self):
+        """The bytes sent to each rank since the last reset: an int64 array."""
+        return np.subtract(self.comm.bytes_sent_to(), self.zero_bytes)
+
     def reset(self):
         """Let all counters start at zero."""
         cdef rank_t* state = &self.protocol.c.rank
@@ -53,6 +58,7 @@ cdef class Counters:
         for i in range(state.num_worker_slots):
             clear_counters(<int64_t*>&state.worker_slots[i].counters, sizeof(counters_t))
         self.zero = self.running()
+        self.zero_bytes = self.comm.bytes_sent_to()
 
     def running(self):
         """The counters that only grow, in the order of `_RUNNING`."""

@@ -9,6 +9,7 @@ import pytest
 
 from app import result_of, run_app, write_languages
 from lapse.apps.kge import Model, data
+from pages import check_page
 
 SMALL = ("--dim", 16, "--epochs", 40, "--batch-size", 16, "--num-negs-per-pos", 32, "--eval-every", 10, "--no-progress")
 KEYS = {
@@ -133,14 +134,26 @@ def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_pa
     assert cut["mrr"] > 0.7 < resumed["mrr"]
 
 
+def test_a_search_takes_the_best_on_the_validation_triples(languages, tmp_path):
+    results = tmp_path / "results.json"
+    job = run_app("kge", 2, "--dataset", languages, *SMALL, "--epochs", 6, "--search", 3, "--search-results", results)
+    trials = json.loads(results.read_text())["trials"]
+    assert [trial["epochs"] for trial in trials] == [2, 2, 2, 6]
+    best = max(trials[:3], key=lambda trial: trial["score"])
+    assert trials[3]["options"] == best["options"] and f"chosen: --lr {best['options']['lr']}" in job.stderr
+    assert result_of(job)["epochs"] == 6
+
+
 def test_metrics_split_the_time_and_tell_the_quality(languages, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    options = ("--dataset", languages, *SMALL, "--replicate", 10, "--metrics", metrics)
+    page = tmp_path / "report.html"
+    options = ("--dataset", languages, *SMALL, "--replicate", 10, "--metrics", metrics, "--report", page)
     job = run_app("kge", 2, *options, env=APART)
     result = result_of(job)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 41))
     assert [line["epoch"] for line in lines if "mrr" in line] == [10, 20, 30, 40]
+    check_page(page, result, ["loss", "mrr", "the most used keys"])
     assert lines[-1]["loss"] == result["loss"] < lines[0]["loss"]
     for line in lines:
         assert line["time"]["compute"] > 0 and line["time"]["waiting_for_values"] > 0

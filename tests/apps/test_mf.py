@@ -11,6 +11,7 @@ import pytest
 from app import TIMES, result_of, run_app
 from lapse.apps.mf import Model
 from lapse.apps.mf import options as mf_options
+from pages import check_page
 
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "rmse", "train_rmse"}
 #: Of the planted matrix; a prediction cannot be better, and after 20 epochs is not much worse.
@@ -131,6 +132,8 @@ def test_the_model_predicts_what_the_program_says(tmp_path):
         folder,
         "--metrics",
         metrics,
+        "--report",
+        tmp_path / "report.html",
         "--epochs",
         30,
         "--rank",
@@ -159,6 +162,7 @@ def test_the_model_predicts_what_the_program_says(tmp_path):
     assert [line["epoch"] for line in written] == list(range(1, 31))
     assert written[-1]["rmse"] == result["rmse"] and written[-1]["stats"]["pulled_keys"] > 0
     assert written[-1]["time"].keys() == TIMES
+    check_page(tmp_path / "report.html", result, ["loss", "rmse", "the most used keys"])
 
 
 def test_a_run_that_was_ended_and_resumed_goes_on_as_if_it_had_not_been(tmp_path):
@@ -225,6 +229,25 @@ def test_pairwise_ranking_on_any_number_of_ranks(tmp_path, management):
     together = result_of(run_app("mf", 3, *options, env=env))
     assert together["auc"] > 0.65 and "rmse" not in together
     assert together["loss"] < 0.5  # of two items in random order: 0.69
+
+
+def test_a_search_finds_options_without_the_held_out_ratings(tmp_path):
+    plays = write_plays(tmp_path / "plays.tsv")
+    options = ("--ratings", plays, "--solver", "bpr", "--rank", 2, "--epochs", 6, "--no-progress")
+    results = tmp_path / "results.json"
+    search = ("--search", 4, "--search-results", results, "--output", tmp_path / "model", "--checkpoint-every", 6)
+    job = run_app("mf", 2, *options, *search)
+    found = result_of(job)
+    content = json.loads(results.read_text())
+    assert [trial["epochs"] for trial in content["trials"]] == [2, 2, 2, 2, 6, 6]
+    last = max(content["trials"][4:], key=lambda trial: trial["score"])
+    assert f"chosen: --regularization {last['options']['regularization']}" in job.stderr
+    about = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert about["regularization"] == last["options"]["regularization"] and about["rank"] == 2
+    names = [f"--{name.replace('_', '-')}" for name in last["options"]]
+    chosen = [text for pair in zip(names, last["options"].values(), strict=True) for text in pair]
+    assert result_of(run_app("mf", 2, *options, *chosen))["loss"] == pytest.approx(found["loss"], rel=0.05)
+    assert result_of(run_app("mf", 2, *options, *search, "--resume")) == found  # does not search again
 
 
 def test_implicit_feedback_is_ranked_alike_for_any_number_of_ranks(tmp_path):

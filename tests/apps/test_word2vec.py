@@ -14,6 +14,7 @@ from lapse.apps.word2vec import model_io
 from lapse.apps.word2vec.synthetic import Recipe
 from lapse.apps.word2vec.trained import Model
 from lapse.base.word_vectors import read_vectors
+from pages import check_page
 
 SMALL = ("--dim", 16, "--epochs", 5, "--sample", 0, "--alpha", 0.05, "--no-progress")
 KEYS = {"app", "ranks", "workers", "epochs", "resumed_from", "seconds_per_epoch", "loss", "vocab", "words_per_second"}
@@ -97,6 +98,8 @@ def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
             *SMALL,
             "--replicate",
             60,
+            "--report",
+            tmp_path / "report.html",
             env={"LAPSE_SHARED_MEMORY": "0"},
         )
     )
@@ -109,6 +112,15 @@ def test_metrics_have_a_line_per_epoch_with_its_counters(topics, tmp_path):
         assert line["stats"]["localize_keys"] > 0
         assert line["stats"]["pushed_keys"] == line["stats"]["pulled_keys"] > 0
         assert 0 < line["stats"]["sampled_keys"] < 5 * line["pairs"]  # pairs of a word share their negatives
+    captions = ["loss", "words per second", "share of accesses, by rank", "messages of all epochs (bytes)"]
+    page = check_page(tmp_path / "report.html", result, [*captions, "the most used keys"])
+    for line, epoch in zip(lines, page.data["epochs"], strict=True):
+        for name in ("pulled_keys", "relocations_in"):
+            assert sum(rank["counters"][name] for rank in epoch["ranks"]) == line["stats"][name]
+        between = np.array([rank["bytes_sent_to"] for rank in epoch["ranks"]])
+        assert between.shape == (3, 3) and not between.diagonal().any() and (between.sum(0) > 0).all()
+        assert between.sum() == pytest.approx(line["stats"]["bytes_sent"], rel=0.01)  # counting sends messages, too
+        assert len(epoch["owners"]) == 24 and set(epoch["owners"]) <= {0, 1, 2}
 
 
 def test_each_pair_can_have_negatives_of_its_own(topics, tmp_path):

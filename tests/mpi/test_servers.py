@@ -339,6 +339,8 @@ NAMES = [
 
 def test_all_counters_exist_and_are_integers():
     with lapse.Server(20, 2) as server:
+        to = server.bytes_sent_to()
+        assert to.shape == (comm.size,) and to[comm.rank] == 0
         for stats in (server.stats(), server.stats(all_ranks=True)):
             assert sorted(stats) == sorted(NAMES)
             assert all(type(value) is int and value >= 0 for value in stats.values())

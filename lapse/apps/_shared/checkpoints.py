@@ -19,9 +19,18 @@ log = logging.getLogger(__name__)
 
 FOLDER, RESULT = "checkpoint", "result.json"
 #: Options of this process alone: neither stored nor compared.
-_OF_PROCESS = {"output", "resume", "max_runtime", "no_progress", "given"}
+_OF_PROCESS = {
+    "output",
+    "resume",
+    "max_runtime",
+    "no_progress",
+    "given",
+    "search",
+    "search_ranges",
+    "search_results",
+}
 #: Options that a resumed run takes over unless they are given again.
-_FREE = {"metrics", "plot", "checkpoint_every", "slow_down"}
+_FREE = {"metrics", "plot", "report", "checkpoint_every", "slow_down"}
 
 
 @dataclass

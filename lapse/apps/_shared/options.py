@@ -221,12 +221,18 @@ def add_report_options(group: Group) -> None:
     """Add the options on reports."""
     group.add("--metrics FILE", Path, "write one JSON object per epoch: loss, time and the counters of the server")
     group.add("--plot FILE", Path, "plot loss, quality and locality over the epochs (requires matplotlib)")
+    group.add(
+        "--report FILE",
+        Path,
+        "write a page (HTML, in one file) about the training: loss and quality, where accesses were answered, bytes "
+        "between ranks, the time of each rank, where hot keys were",
+    )
     group.add("--no-progress", bool, "do not show progress")
 
 
 def pace_options(args: argparse.Namespace) -> dict:
-    """The parameters of `Pipeline.set_pace`: computing is timed for ``--metrics``."""
-    return {"slow_down": args.slow_down, "is_timed": args.metrics is not None}
+    """The parameters of `Pipeline.set_pace`: computing is timed for ``--metrics`` and ``--report``."""
+    return {"slow_down": args.slow_down, "is_timed": args.metrics is not None or args.report is not None}
 
 
 def add_lookahead_option(system: Group, default: int, units: str) -> None:

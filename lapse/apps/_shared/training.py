@@ -29,16 +29,17 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lapse.apps._shared import checkpoints, files, job, plot
+from lapse.apps._shared import checkpoints, files, job, plot, report
 from lapse.apps._shared.checkpoints import Saved
 from lapse.apps._shared.job import AppError, on_rank_0_only
 from lapse.apps._shared.locks import Lock
 from lapse.apps._shared.metrics import Metrics, local_share, locality_report
+from lapse.apps._shared.recording import HotKeys, Recording
 from lapse.apps._shared.signals import Signals
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Training:
         self._is_out_of_time = self._was_cut = False
         self._signal: int | None = None
         self._stats: list[dict] = []
+        self._recording = Recording()
 
     @property
     def seed(self) -> int:
@@ -134,6 +136,18 @@ class Training:
             total.update(stats)
         return total
 
+    def note_hot_keys(self, named: Sequence[tuple[str, int]], replicated: np.ndarray) -> None:
+        """Say which keys are used most, for ``--report``, alike on all ranks.
+
+        Parameters
+        ----------
+        named
+            What the report calls them, and the keys; the most used ones first.
+        replicated
+            All keys that are replicated.
+        """
+        self._recording.hot_keys = HotKeys.of(named, replicated)
+
     def repeat_result(self) -> bool:
         """Whether the run to be resumed is finished; if so, print its ``RESULT`` again."""
         if self._result is None:
@@ -142,6 +156,8 @@ class Training:
         self._release_locks()
         if self._comm.rank == 0:
             log.info("this run is finished; omit --resume to train from scratch")
+            if self.args.report is not None:
+                report.write(self.args.report, self._result, self.history, self._recording)
             print(f"RESULT {json.dumps(self._result)}", flush=True)
         return True
 
@@ -212,6 +228,9 @@ class Training:
         self.is_interrupted = self._signal is not None
         self._computed = sum(computing)
         self._is_out_of_time = any(times) or (self.is_partial and not self.is_interrupted)
+        if self.args.report is not None:
+            number = self.epoch + 1
+            self._recording.add(self._comm, self._server, number, self._times(sum(self._computing), False))
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -258,12 +277,15 @@ class Training:
 
     def _split(self) -> dict[str, float]:
         """The seconds of the mean worker in this epoch, and those of the evaluation after it."""
-        waited = {f"waiting_for_{reason}": seconds for reason, seconds in self._waited.items()}
-        split = {
-            name: seconds / self._server.num_workers for name, seconds in {"compute": self._computed, **waited}.items()
-        }
-        rest = max(self.seconds - sum(split.values()), 0.0)
-        return {**split, "rest": rest, "evaluation": self._evaluation}
+        return {**self._times(self._computed, True), "evaluation": self._evaluation}
+
+    def _times(self, computed: float, of_all_ranks: bool) -> dict[str, float]:
+        """What the mean worker, of all ranks or of this one, has spent the training of this epoch with."""
+        times = self._waited if of_all_ranks else self._server.waiting_times()
+        workers = self._server.num_workers if of_all_ranks else self.args.workers
+        waited = {f"waiting_for_{reason}": seconds for reason, seconds in times.items()}
+        split = {name: seconds / workers for name, seconds in {"compute": computed, **waited}.items()}
+        return {**split, "rest": max(self.seconds - sum(split.values()), 0.0)}
 
     def _log(self, line: dict, stats: dict) -> None:
         figures = {name: value for name, value in line.items() if name not in ("epoch", "seconds")}
@@ -348,6 +370,8 @@ class Training:
         }
         if self.args.plot is not None:
             plot.draw(self.args.plot, self._saved.app, history, self._quality)
+        if self.args.report is not None:
+            report.write(self.args.report, result, history, self._recording)
         if self._keeps_checkpoints and self._is_over():
             checkpoints.write_result(checkpoints.folder_of(self.args), result)
         return "RESULT " + json.dumps(result)
@@ -382,6 +406,8 @@ def _prepare(app: str, args: argparse.Namespace) -> tuple[argparse.Namespace, Sa
             args = checkpoints.take_over(args, saved.options)
     if args.plot is not None:
         plot.require(args.plot)
+    if args.report is not None:
+        report.require(args.report)
     keeps = args.output is not None and (
         args.resume or args.checkpoint_every is not None or checkpoints.folder_of(args).exists()
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lapse.apps._shared import options
+from lapse.apps._shared import options, search
 from lapse.apps._shared.columns import ColumnsType
 from lapse.apps._shared.options import Group, NumberType, natural_int, positive_float, positive_int
 from lapse.apps.kge.placement import FIRST_EPOCHS, ROUNDS_AT_FIRST, ROUNDS_LATER, TRIPLES_OF_SUMS
@@ -110,6 +110,16 @@ PRESETS: dict[str, dict[str, dict]] = {
     },
     "lapse": dict.fromkeys(DEFAULTS, LAPSE),
 }
+
+
+def searched(args: argparse.Namespace) -> tuple[dict[str, search.Range], search.Goal]:
+    """What ``--search`` varies, and what it looks for."""
+    ranges = {"lr": search.Range(0.02, 0.5), "entity_dropout": search.Range(0.0, 0.4)}
+    if args.model == "transe":
+        ranges |= {"entity_l2": search.Range(1e-6, 1e-2), "relation_l2": search.Range(1e-6, 1e-2)}
+    else:
+        ranges |= {"entity_n3": search.Range(0.005, 0.5), "relation_n3": search.Range(0.005, 0.5)}
+    return ranges, search.Goal("mrr", False)
 
 
 def negatives(text: str) -> int:
@@ -223,6 +233,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     options.add_combining_options(group, combine="adagrad", wire="bfloat16")
     options.add_sampling_options(group, "entities")
+    search.add_options(parser, "learning rate, penalties and dropout", "filtered MRR on the validation triples")
     return parser
 
 

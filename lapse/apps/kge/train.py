@@ -7,6 +7,7 @@ seed, the epoch and its number only, so that all management techniques train the
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -16,17 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import lapse
-from lapse.apps._shared import job, streams
+from lapse.apps._shared import job, search, streams
 from lapse.apps._shared.files import write_model
 from lapse.apps._shared.memory import Room
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import NormalThenZero, Ranks, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.recording import MOST_KEYS
 from lapse.apps._shared.training import Training
 from lapse.apps.kge import data, evaluate, full, model_io, placement, stdlib_graph
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
 from lapse.apps.kge.models import Model
+from lapse.apps.kge.options import searched
 from lapse.apps.kge.plan import DROPOUT, SHARING, SHUFFLING, Plan, kernel_options, learning_rate
 from lapse.server import checkpoint
 
@@ -40,16 +43,21 @@ FLOAT_BYTES = 4
 
 def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
+    dataset = None
+    if search.is_wanted(args):
+        dataset = load(comm, args)
+        args = search.choose("kge", comm, args, *searched(args), functools.partial(score_of, comm, dataset))
     training = Training("kge", comm, args, quality=("mrr",))
     if training.repeat_result():
         return
     args = training.args
-    dataset = load(comm, args)
+    dataset = dataset or load(comm, args)
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
         job.on_rank_0(comm, _log_rule, plan)
     best = job.collectively(comm, Best, training, comm.rank)
     figures = {}
+    training.note_hot_keys(most_frequent(dataset), plan.placement.replicated_keys)
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
         train(server, plan, training, best)
@@ -58,6 +66,32 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     training.finish(model=args.model, **figures)
     if training.epoch >= args.epochs or best.is_enough:  # otherwise it may be resumed, and needs it
         best.forget()
+
+
+def score_of(comm: Intracomm, dataset: Dataset, args: argparse.Namespace) -> float | None:
+    """The best MRR on the validation triples of a training with these options, for ``--search``. Collective."""
+    if not len(dataset.valid):
+        raise job.AppError("--search: the data set has no validation triples")
+    args.eval_every = args.eval_every or args.epochs
+    training = Training("kge", comm, args, is_logged=False)
+    plan = make_plan(comm, args, dataset)
+    best = Best(training, comm.rank)
+    with open_server(comm, plan, training.seed) as server:
+        train(server, plan, training, best)
+    training.exit_if_interrupted()
+    return max((each["mrr"] for each in training.history if each.get("mrr") is not None), default=None)
+
+
+def most_frequent(dataset: Dataset) -> list[tuple[str, int]]:
+    """The entities and relations of most training triples: their names and keys."""
+    counts = np.concatenate(
+        [
+            np.bincount(dataset.train[:, [0, 2]].reshape(-1), minlength=len(dataset.entities)),
+            np.bincount(dataset.train[:, 1], minlength=len(dataset.relations)),
+        ]
+    )
+    names = [*dataset.entities, *dataset.relations]
+    return [(names[key], key) for key in np.argsort(-counts, kind="stable")[:MOST_KEYS].tolist()]
 
 
 def conclude(server: lapse.Server, plan: Plan, best: Best) -> dict:

@@ -11,7 +11,7 @@ import contextlib
 import io
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO
 
@@ -111,6 +111,11 @@ class Share:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def where(self, chosen: np.ndarray) -> Share:
+        """The ratings that a boolean array selects; names stay."""
+        some = {name: getattr(self, name)[chosen] for name in ("rows", "columns", "values", "identities")}
+        return replace(self, **some)
 
 
 def read_format(source: Source, chosen: str | None = None) -> Format:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from lapse.apps._shared import columns, options
+from lapse.apps._shared import columns, options, search
 from lapse.apps._shared.options import Group, fraction, natural_float, natural_int, positive_float, positive_int
 
 DESCRIPTION = """\
@@ -204,7 +204,32 @@ def make_parser() -> argparse.ArgumentParser:
         sync_help=f"{BATCHES_PER_ROUND} batches of each worker, and {HOTTEST_PER_ROUND} ratings of the hottest column",
     )
     options.add_sampling_options(group, "columns")
+    search.add_options(
+        parser,
+        "the strength of regularization and, by solver, the rank and the learning rate, or alpha",
+        "RMSE (implicit and bpr: NDCG) on a tenth of the training ratings",
+    )
     return parser
+
+
+def searched(args: argparse.Namespace) -> tuple[dict[str, search.Range], search.Goal]:
+    """What ``--search`` varies, and what it looks for."""
+    ranges = {"regularization": search.Range(0.02, 0.3), "rank": search.Range(8, 80, is_integer=True)}
+    if args.ratings is None:  # there is little noise
+        ranges = {"regularization": search.Range(0.0005, 0.05)}
+    if args.solver == "sgd":
+        ranges |= {"learning_rate": search.Range(0.005, 0.05), "decay": search.Range(0.9, 0.99)}
+    elif args.solver == "bpr":
+        ranges |= {
+            "regularization": search.Range(0.001, 0.1),
+            "learning_rate": search.Range(0.01, 0.2),
+            "decay": search.Range(0.95, 1.0),
+        }
+    elif args.implicit:
+        ranges |= {"regularization": search.Range(0.1, 30.0), "alpha": search.Range(0.05, 20.0)}
+    elif args.solver == "gibbs":
+        ranges = {"rank": search.Range(4, 40, is_integer=True)}
+    return ranges, search.Goal("ndcg", False) if args.implicit else search.Goal("rmse", True)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

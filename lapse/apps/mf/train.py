@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import lapse
-from lapse.apps._shared import inputs, job
+from lapse.apps._shared import inputs, job, search
 from lapse.apps._shared.memory import Room
 from lapse.apps._shared.placement import NormalThenZero, Ranks, every, log_replicated, make_server
+from lapse.apps._shared.recording import MOST_KEYS
 from lapse.apps._shared.training import Training
 from lapse.apps.mf import data, held_out, matrix, model_io, placement, ranking, sides, stdlib_matrix, synthetic
 from lapse.apps.mf.alternating import Alternation
 from lapse.apps.mf.descent import Descent
 from lapse.apps.mf.matrix import Matrix
-from lapse.apps.mf.options import STDLIB
+from lapse.apps.mf.options import STDLIB, searched
 from lapse.apps.mf.pairwise import PairwiseRanking
 from lapse.apps.mf.plan import Plan, model_of
 
@@ -33,15 +34,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
+#: The share of the training ratings that ``--search`` measures on.
+VALIDATION = 0.1
+
+#: What may be trained, and the ratings of ``--test``.
+Ratings = tuple[data.Share, data.Share | None]
 
 
 def run(args: argparse.Namespace, comm: Intracomm) -> None:
     """Train as the options say and print the ``RESULT`` line."""
+    given = None
+    if search.is_wanted(args):
+        given = read_ratings(comm, args)
+        args = search.choose("mf", comm, args, *searched(args), Trials(comm, args, *given).train)
     quality = ranking.FIGURES if args.implicit else ("rmse", "train_rmse")
     training = Training("mf", comm, args, quality=quality)
     if training.repeat_result():
         return
-    plan = make_plan(comm, training.args, load(comm, training.args))
+    plan = make_plan(comm, training.args, load(comm, training.args, given))
+    hottest = np.argsort(-plan.matrix.column_counts, kind="stable")[:MOST_KEYS].tolist()
+    names = plan.matrix.column_ids or range(1, plan.matrix.num_columns + 1)
+    named = [(str(names[column]), plan.matrix.num_rows + column) for column in hottest]
+    training.note_hot_keys(named, plan.placement.replicated_keys)
     with open_server(comm, plan, training.seed) as server:
         training.restore(server)
         went_well, state = train(server, plan, training)
@@ -55,6 +69,36 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
             f"{plan.args.regularization:g}"
         )
     training.finish(**_figures(training.history))
+
+
+class Trials:
+    """Trainings of ``--search``, which are measured on a part of the training ratings.
+
+    What the training itself holds out is left aside.
+
+    Parameters
+    ----------
+    share, test
+        See `read_ratings`.
+    """
+
+    def __init__(self, comm: Intracomm, args: argparse.Namespace, share: data.Share, test: data.Share | None) -> None:
+        self._comm = comm
+        if test is None:
+            share = share.where(~matrix.is_held_out(share.identities, args.test_fraction, args.seed))
+        self._ratings = matrix.assemble(comm, args.workers, share, None, VALIDATION, args.seed + 1)
+        check_counts(args, self._ratings)
+        if not self._ratings.num_held_out:
+            raise job.AppError("--search: there are too few ratings to hold some out")
+
+    def train(self, args: argparse.Namespace) -> float | None:
+        """The score of a training with these options. Collective."""
+        training = Training("mf", self._comm, args, is_logged=False)
+        plan = make_plan(self._comm, args, self._ratings)
+        with open_server(self._comm, plan, training.seed) as server:
+            went_well, _ = train(server, plan, training)
+        training.exit_if_interrupted()
+        return training.history[-1][searched(args)[1].figure] if went_well else None
 
 
 def write(comm: Intracomm, server: lapse.Server, plan: Plan, state: dict) -> None:
@@ -75,23 +119,11 @@ def _figures(history: list[dict]) -> dict:
 # --- ratings ---------------------------------------------------------------------------------------
 
 
-def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
-    """Read or generate the ratings, each rank a share, and distribute them by rows. Collective."""
-    if args.ratings is None:
-        if args.test is not None:
-            raise job.AppError("--test requires --ratings FILE; of a synthetic matrix, --test-fraction is held out")
-        check_memory(comm, args, args.rows, args.num_columns)
-        share, test = job.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
-    else:
-        share = read(comm, locate(comm, args.ratings), args.columns)
-        test = None
-        if args.test is not None:
-            test = read(comm, data.Source.of(inputs.share(comm, args.test)), args.columns)
-        if share.shape is not None:
-            check_memory(comm, args, *share.shape)
+def load(comm: Intracomm, args: argparse.Namespace, given: Ratings | None = None) -> Matrix:
+    """Read or generate the ratings, each rank a share, unless they are given; distribute them by rows. Collective."""
+    share, test = given or read_ratings(comm, args)
     ratings = matrix.assemble(comm, args.workers, share, test, args.test_fraction, args.seed)
-    if args.implicit and ratings.low < 0:
-        raise job.AppError(f"--implicit takes ratings as counts, but the smallest one is {ratings.low:g}")
+    check_counts(args, ratings)
     if args.ratings is not None:
         for doubt in matrix.doubts(comm, ratings, args.test is not None, args.test_fraction):
             if comm.rank == 0:
@@ -104,6 +136,29 @@ def load(comm: Intracomm, args: argparse.Namespace) -> Matrix:
         ratings.mean,
     )
     return ratings
+
+
+def read_ratings(comm: Intracomm, args: argparse.Namespace) -> Ratings:
+    """Read or generate the ratings, each rank a share: all that may be trained, and those of ``--test``. Collective."""
+    if args.ratings is None:
+        if args.test is not None:
+            raise job.AppError("--test requires --ratings FILE; of a synthetic matrix, --test-fraction is held out")
+        check_memory(comm, args, args.rows, args.num_columns)
+        share, test = job.collectively(comm, _synthetic_share, args, comm.rank, comm.size), None
+    else:
+        share = read(comm, locate(comm, args.ratings), args.columns)
+        test = None
+        if args.test is not None:
+            test = read(comm, data.Source.of(inputs.share(comm, args.test)), args.columns)
+        if share.shape is not None:
+            check_memory(comm, args, *share.shape)
+    return share, test
+
+
+def check_counts(args: argparse.Namespace, ratings: Matrix) -> None:
+    """Raise `AppError` if ratings cannot be counts, but should be."""
+    if args.implicit and ratings.low < 0:
+        raise job.AppError(f"--implicit takes ratings as counts, but the smallest one is {ratings.low:g}")
 
 
 def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.Share:

@@ -24,6 +24,7 @@ from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.placement import every, log_replicated, make_server
 from lapse.apps._shared.progress import Progress
+from lapse.apps._shared.recording import MOST_KEYS
 from lapse.apps._shared.stdlib import write_temporary
 from lapse.apps._shared.training import Training
 from lapse.apps.word2vec import model_io, phrases, placement, start, stdlib_corpus, synthetic
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 SAVED_ROWS = 4096
 #: Purposes of random streams; see `streams`.
 SUBSAMPLING, WINDOWS = range(2)
+#: What ``--report`` calls the two vectors of a word.
+ROLES = ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     begin = read_start(comm, args)
     text = read_text(comm, args, begin.words if begin else ())
     plan = make_plan(comm, args, text)
+    words = enumerate(text.vocabulary.words[:MOST_KEYS])
+    hottest = [(f"{word}, {role}", 2 * number + offset) for number, word in words for offset, role in enumerate(ROLES)]
+    training.note_hot_keys(hottest, plan.placement.replicated_keys)
     with open_server(comm, plan, training.seed) as server:
         if begin and training.resumed_from is None:
             start.put(server, begin, text.vocabulary)

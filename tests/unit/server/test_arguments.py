@@ -316,6 +316,7 @@ def test_every_call_of_a_closed_server_is_a_closed_error():
         lambda: server.initialize([0], lapse.Constant(1)),
         server.local_keys,
         server.stats,
+        server.bytes_sent_to,
         server.reset_stats,
         server.seconds_waited,
         server.waiting_times,

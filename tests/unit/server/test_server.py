@@ -19,8 +19,8 @@ def test_every_public_member_is_documented():
 
 
 PUBLIC = """
-    close comm dtype initialize load local_keys num_keys num_workers owner rank reset_stats run sampling save
-    seconds_waited seed sharing_ranks size stats tables value_length waiting_times worker workers
+    bytes_sent_to close comm dtype initialize load local_keys num_keys num_workers owner rank reset_stats run sampling
+    save seconds_waited seed sharing_ranks size stats tables value_length waiting_times worker workers
 """
 
 
