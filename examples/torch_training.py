@@ -100,10 +100,15 @@ def read_options(kind, doc):
     return options
 
 
+def tables_of(task, options):
+    """The only table of a task."""
+    optimizer = OPTIMIZERS[options.optimizer][0](lr=options.rate)
+    return lapse.Tables({task.name: lapse.Table(task.rows, task.length, lapse.Normal(0, task.std), optimizer)})
+
+
 def run_on_server(task, options):
     """Train with the table in a server."""
-    optimizer = OPTIMIZERS[options.optimizer][0](lr=options.rate)
-    tables = lapse.Tables({task.name: lapse.Table(task.rows, task.length, lapse.Normal(0, task.std), optimizer)})
+    tables = tables_of(task, options)
     table = tables[task.name]
     with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
         if "OMP_NUM_THREADS" not in os.environ:  # else each rank would start a thread for every core
@@ -141,6 +146,7 @@ def run_on_server(task, options):
             total = kv.allreduce(task.test(model, kv.id, kv.num_workers))
             if kv.id == 0:
                 found = report(task, options, epoch, seconds, total)
+                found |= {"share_computing": rest * len(batches) / seconds} if rest else {}
             if options.output is not None:
                 server.save(options.output, {"epoch": epoch + 1, "dense": dense.state(), "found": found})
         if kv.id == 0:
@@ -148,11 +154,12 @@ def run_on_server(task, options):
 
 
 def run_plain(task, options):
-    """The same without a server, in one process."""
-    torch.manual_seed(options.seed + 1)
-    embedding = nn.Embedding(task.rows, task.length, sparse=True)
-    nn.init.normal_(embedding.weight, 0, task.std)
-    torch.manual_seed(options.seed)  # the other layers begin as with a server
+    """The same without a server, in one process; rows and layers begin alike."""
+    tables = tables_of(task, options)
+    with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
+        rows = all_rows(lapse.torch.Embedding(kv, tables[task.name]))
+    embedding = nn.Embedding.from_pretrained(rows, freeze=False, sparse=True)
+    torch.manual_seed(options.seed)
     model = task.model(embedding)
     layers = [parameter for parameter in model.parameters() if parameter is not embedding.weight]
     optimizers = [

@@ -75,10 +75,10 @@ def recommender(kv: lapse.Worker, table: Any, size: Size, steps: int, rank: int)
     draws = Batches(size, "Zipf", seed=1)
     for _ in range(rank):
         draws.draw()
-    batches = [draws.draw() for _ in range(steps)]
+    batches = lapse.torch.Prefetcher([draws.draw() for _ in range(steps)], kv, table.keys)
 
     def train() -> None:
-        for ids in lapse.torch.Prefetcher(batches, kv, table.keys):
+        for ids in batches:
             dense.zero_grad()
             dense(embedding(ids).flatten(1)).square().mean().backward()
             dense.step()

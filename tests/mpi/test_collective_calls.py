@@ -64,7 +64,7 @@ def test_allreduce_of_arrays(server):
     n = server.num_workers
 
     def work(kv):
-        for shape in [(), (0,), (3,), (2, 3), (100_000,)]:
+        for shape in [(), (0,), (3,), (2, 3), (100_000,), (300, 401)]:
             mine = np.full(shape, kv.id + 1.0)
             total = kv.allreduce(mine)
             assert total.shape == shape and total.dtype == mine.dtype
@@ -87,19 +87,20 @@ def test_allreduce_counts_truths(server):
 
 def test_all_workers_get_the_same_sum_bit_for_bit(server):
     def work(kv):
-        return kv.allreduce(kv.rng.normal(size=50)).tobytes()
+        return kv.allreduce(kv.rng.normal(size=50)).tobytes() + kv.allreduce(kv.rng.normal(size=50_000)).tobytes()
 
     assert len(set().union(*comm.allgather(server.run(work)))) == 1
 
 
-def test_allreduce_of_different_shapes_is_an_error_everywhere(server):
+@pytest.mark.parametrize("length", [2, 100_000])
+def test_allreduce_of_different_shapes_is_an_error_everywhere(server, length):
     if server.num_workers == 1:
         pytest.skip("rank count: needs two workers")
 
     def work(kv):
-        kv.allreduce(np.zeros(2 + (kv.id == server.num_workers - 1)))
+        kv.allreduce(np.zeros(length + (kv.id == server.num_workers - 1)))
 
-    with pytest.raises((ValueError, lapse.RemoteError), match=r"shapes.*\(2,\).*\(3,\)"):
+    with pytest.raises((ValueError, lapse.RemoteError), match=rf"shapes.*\({length},\).*\({length + 1},\)"):
         server.run(work)
 
 

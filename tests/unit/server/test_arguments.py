@@ -131,9 +131,7 @@ def test_values_of_another_dtype_name_both(kv, name, values):
     assert str(np.asarray(values).dtype) in str(caught.value) and "float32" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "values", ["ab", b"abcdefgh", None, {1.0}, object, [1j, 1], ["a", "b"], ["1", "2"]], ids=repr
-)
+@pytest.mark.parametrize("values", ["ab", b"abcdefgh", None, {1.0}, object, [1j, 1], ["a", "b"], ["1", "2"]], ids=repr)
 @pytest.mark.parametrize("name", ["push", "set"])
 def test_values_that_are_no_numbers_are_refused(kv, name, values):
     with pytest.raises((TypeError, ValueError), match="updates|values"):
