@@ -23,6 +23,8 @@ from lapse.apps.kge.plan import DROPOUT, SHUFFLING, Plan, kernel_options
 
 #: The worker in the names of random streams that all workers share.
 EVERYBODY = 2**32 - 1
+#: What workers keep of the entities' vectors beside the server: rows, panels, and gradients.
+COPIES = 3
 
 
 def is_chosen(args: argparse.Namespace) -> bool:

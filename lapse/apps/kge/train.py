@@ -145,9 +145,13 @@ def _read(args: argparse.Namespace, room: Room) -> Dataset:
     def allow(entities: int, relations: int) -> None:
         model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, entities, relations)
         numbers = 2 * (model.dim * entities + model.relation_length * model.relation_keys)
+        each, more = 2 * model.dim, "as many sums of squares"
+        if full.is_chosen(args):
+            numbers += full.COPIES * model.dim * entities
+            each, more = each + full.COPIES * model.dim, f"{more} and {full.COPIES} copies for products of matrices"
         room.check(
-            f"{entities:,} entities and {relations:,} relations x {2 * model.dim} numbers (--dim {model.dim}, and as "
-            f"many sums of squares) x {FLOAT_BYTES} bytes",
+            f"{entities:,} entities and {relations:,} relations x {each} numbers (--dim {model.dim}, and {more}) "
+            f"x {FLOAT_BYTES} bytes",
             numbers * FLOAT_BYTES,
             model.num_keys,
             "choose a smaller --dim or more hosts; or, if most ids are unused, renumber them without gaps, or give the "

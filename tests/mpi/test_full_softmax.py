@@ -1,0 +1,54 @@
+"""The softmax over all entities: whoever owns which entities, and wherever they are, the training is the same."""
+
+import numpy as np
+import pytest
+
+import lapse
+from lapse.apps._shared.placement import NormalThenZero
+from lapse.apps.kge._full_kernel import FullTrainer
+
+ENTITIES, RELATIONS, DIM = 90, 3, 6
+KEYS = ENTITIES + 2 * RELATIONS
+PARAMETERS = dict(
+    model="complex",
+    loss="softmax",
+    dim=DIM,
+    relation_length=DIM,
+    num_entities=ENTITIES,
+    num_relations=RELATIONS,
+    reciprocal=True,
+    block=20,
+    entity_n3=0.1,
+    relation_weight=0.5,
+)
+
+
+def train(kv, own):
+    """The values after some batches, and the loss."""
+    trainer = FullTrainer(kv, own[kv.id % 2], rate=0.1, most_weights=1000, **PARAMETERS)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        trainer.train(np.stack([rng.integers(n, size=20) for n in (ENTITIES, RELATIONS, ENTITIES)], axis=1))
+        kv.barrier()
+    trainer.finish()
+    return kv.pull(np.arange(KEYS)).wait(), trainer.loss
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_values_that_cannot_be_borrowed_are_trained_all_the_same(shift):
+    """With a shift, those at home on another rank."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    with lapse.Server(KEYS, 2 * DIM, workers=2) as server:
+        server.initialize(np.arange(KEYS), NormalThenZero(lambda length: DIM, 0.1))
+        start = server.run(lambda kv: kv.pull(np.arange(KEYS)).wait())[0]
+        homes = comm.allgather(server.local_keys())
+        mine = homes[(comm.rank + shift) % comm.size]
+        values, loss = server.run(train, [mine[::2].copy(), mine[1::2].copy()])[0]
+    with lapse.Server(KEYS, 2 * DIM, comm=MPI.COMM_SELF) as server, server.worker() as kv:
+        kv.set(np.arange(KEYS), start).wait()
+        expected, expected_loss = train(kv, [np.arange(KEYS)])
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(values[:, :DIM], start[:, :DIM], atol=0.05)
