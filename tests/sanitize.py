@@ -171,9 +171,17 @@ class Build:
         (folder,) = ROOT.glob(f"build/*-{self.sanitizer}/lib.{tag}")
         return folder
 
-    def environment(self) -> dict[str, str]:
-        """The variables of a program."""
-        suppressions = ROOT / "tests" / "sanitizers" / f"{self.sanitizer}.txt"
+    def suppressions(self, memory: str | None) -> Path:
+        """A file of what is not to be reported: more if ranks share memory, since only one of them is seen."""
+        names = [f"{self.sanitizer}.txt"] + [f"{self.sanitizer}.shared.txt"] * (memory in ("shared", "pairs"))
+        paths = [ROOT / "tests" / "sanitizers" / name for name in names]
+        chosen = self.scratch / f"suppressions.{memory}"
+        chosen.write_text("\n".join(path.read_text() for path in paths if path.exists()))
+        return chosen
+
+    def environment(self, memory: str | None = None) -> dict[str, str]:
+        """The variables of a program. `memory`: what its ranks share, see `run.MEMORY`; None: it has one."""
+        suppressions = self.suppressions(memory)
         settings = {**SETTINGS[self.sanitizer], "log_path": self.scratch / "report", "suppressions": suppressions}
         variable = {"address": "ASAN_OPTIONS", "undefined": "UBSAN_OPTIONS", "thread": "TSAN_OPTIONS"}[self.sanitizer]
         return {
@@ -181,6 +189,7 @@ class Build:
             variable: ":".join(f"{name}={value}" for name, value in settings.items()),
             **ENVIRONMENT[self.sanitizer],
             **SLOWER,
+            **(run.MEMORY[memory] if memory else {}),
         }
 
     def check(self) -> None:
@@ -223,8 +232,8 @@ def reports_in(text: str) -> list[tuple[str, str]]:
 class SanitizedPhase(run.Phase):
     """A run of pytest whose interpreters have the sanitizer."""
 
-    def __init__(self, build: Build, name, folder, size, options, env):
-        super().__init__(name, folder, size, options, {**build.environment(), **env})
+    def __init__(self, build: Build, name, folder, size, options, memory):
+        super().__init__(name, folder, size, options, build.environment(memory))
         self.prefix = build.prefix
 
     def _command(self):
@@ -233,12 +242,12 @@ class SanitizedPhase(run.Phase):
         return [*command[:at], *self.prefix, *command[at:]]
 
 
-def run_tests(build: Build, name: str, folder: str, size, selection, env) -> Part:
+def run_tests(build: Build, name: str, folder: str, size, selection, memory=None) -> Part:
     """Run some tests."""
     ignored = [f"--ignore={ROOT / path}" for path in NOT_COMPILED]
-    deselected = [f"--deselect={ROOT / test}" for test in MEASURING]
-    args = ["--deadline", "1200", *(["-k", selection] if selection else []), "--", *ignored, *deselected]
-    phase = SanitizedPhase(build, f"{build.sanitizer}: {name}", folder, size, run.parse_arguments(args), env)
+    deselected = [f"--deselect={test}" for test in MEASURING]  # by their names below the root, as pytest has them
+    args = ["--deadline", "3600", *(["-k", selection] if selection else []), "--", *ignored, *deselected]
+    phase = SanitizedPhase(build, f"{build.sanitizer}: {name}", folder, size, run.parse_arguments(args), memory)
     phase.run()
     failed = phase.count["failed"] > 0 or not phase.count["passed"]
     outcome = f"{phase.count['passed']} tests passed, {phase.count['failed']} failed"
@@ -270,7 +279,7 @@ def run_trainings(build: Build) -> Part:
     print(f"\n===== {build.sanitizer}: applications", flush=True)
     start, failures, names = time.monotonic(), 0, Counter()
     for name, ranks, memory, options in trainings(build.scratch):
-        env = {**build.environment(), **run.MEMORY[memory]}
+        env = build.environment(memory)
         command = [launch.mpirun_command(), "-n", ranks, *build.prefix, sys.executable, "-m", f"lapse.apps.{name}"]
         job = launch.run([*command, *options, "--no-progress"], timeout=240, env=env)
         names[name] += 1
@@ -290,10 +299,10 @@ def sanitize(build: Build, args: argparse.Namespace) -> list[Part]:
     parts = []
     if not chosen:
         selection = args.k or (QUICK_UNIT if args.quick else None)
-        parts.append(run_tests(build, "one process", "unit", None, selection, {}))
+        parts.append(run_tests(build, "one process", "unit", None, selection))
     for n, memory in chosen or (QUICK_SIZES if args.quick else SIZES):
         selection = args.k or (QUICK_MPI if args.quick else None)
-        parts.append(run_tests(build, f"{n} ranks, {memory}", "mpi", n, selection, run.MEMORY[memory]))
+        parts.append(run_tests(build, f"{n} ranks, {memory}", "mpi", n, selection, memory))
     if not chosen and not args.k and not args.quick:
         parts.append(run_trainings(build))
     return parts
