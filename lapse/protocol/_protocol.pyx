@@ -160,4 +160,4 @@ cdef class Protocol:
         return (state.outboxes_waiting == 0 and state.flow.over_limit == 0
                 and all(state.flow.in_flight[i] == 0 for i in range(state.size))
                 and self.c.relocation.arrivals.open == 0 and self.c.replication.rounds.common.unreturned == 0
-                and self.c.replication.unacknowledged.first == NULL)
+                and self.c.replication.unacknowledged.open == 0)

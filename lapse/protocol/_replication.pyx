@@ -4,14 +4,13 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lapse.messaging._flow cimport acquire_credits, release_credits
 from lapse.messaging._messages cimport (APPLIED, DELTA, GRADIENT_DELTA, REPLACE, ROUND_END, ROUND_NEWS, SUM, SUMS_END,
-                                        address_in, epoch_of, frame_t, is_of_full_round, name_of_address, positions_of,
-                                        record_t, sum_head_t,
+                                        epoch_of, frame_t, is_of_full_round, positions_of, record_t, sum_head_t,
                                         value_behind)
 from lapse.messaging._senders cimport send_applied, send_replace, send_request
 from lapse.storage._replica_gradients cimport apply_to_replica
 from lapse.storage._replicas cimport fill_replica, push_replica, read_replica, replica_t
-from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, free_pending_acks, open_pending_acks,
-                                           pending_acks_t)
+from lapse.protocol._pending_acks cimport (acknowledge, close_pending_acks, find_pending_acks, free_pending_acks,
+                                           open_pending_acks, pending_acks_t)
 from lapse.protocol._prefetch cimport look_ahead_at_replicas
 from lapse.protocol._rank cimport amount_of, header_of, output_of, protocol_error, rank_t
 from lapse.protocol._rounds cimport (delta_bytes, free_rounds, on_round_end, on_round_news, on_sums_end,
@@ -111,7 +110,7 @@ cdef int replace_on_all(replication_t* self, pending_acks_t* pending_acks, entry
     pending_acks.positions += 1
     pending_acks.credits += credits
     for i in range(self.rounds.num_peers):
-        if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, name_of_address(pending_acks), replica.key,
+        if send_replace(&state.outboxes[self.rounds.peers[i]], state.rank, pending_acks.name, replica.key,
                         replica.epoch, value, replica.bytes) != OK:
             return NO_MEMORY
     fill_replica(&state.store.replicas, entry.slot, value)
@@ -182,8 +181,8 @@ cdef int handle_replication(replication_t* self, int32_t source, frame_t* frame)
     if frame.kind == ROUND_NEWS:
         return on_round_news(&self.rounds)
     if frame.kind == APPLIED:
-        return acknowledge(&self.unacknowledged, self.rounds.state, <pending_acks_t*>address_in(frame.operation),
-                           positions_of(frame))
+        return acknowledge(&self.unacknowledged, self.rounds.state,
+                           find_pending_acks(&self.unacknowledged, frame.operation), positions_of(frame))
     return on_replica_records(self, source, frame)
 
 

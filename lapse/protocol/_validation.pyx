@@ -8,7 +8,7 @@ from lapse.messaging._messages cimport (ACK, APPLIED, BYE, CONTENDED, DELTA, FAI
                                         ROUND_NEWS, SUM, SUMS_END, TRANSFER, TRANSFER_ZERO, address_in, credits_of,
                                         frame_t, is_name_of_address, name_of_kind, positions_of, record_t,
                                         size_of_text, sum_head_t)
-from lapse.protocol._pending_acks cimport pending_acks_t
+from lapse.protocol._pending_acks cimport find_pending_acks, pending_acks_t
 from lapse.protocol._rank cimport ERROR_SIZE, rank_t
 from lapse.protocol._replication cimport replication_t
 from lapse.protocol._rounds cimport delta_bytes, replica_at, sum_bytes
@@ -45,7 +45,7 @@ cdef int check_frame(protocol_t* protocol, int32_t source, const frame_t* frame)
     elif frame.kind == ACK:
         wrong = ack_error(state, frame)
     elif frame.kind == APPLIED:
-        wrong = applied_error(frame)
+        wrong = applied_error(&protocol.replication, frame)
     elif frame.kind == LOCALIZE or frame.kind == HAND_OVER or frame.kind == LOCATE or frame.kind == CONTENDED:
         wrong = records_error(protocol, frame, ANY_POSITION)
         if wrong == NULL and frame.origin == state.rank:
@@ -220,12 +220,9 @@ cdef const char* ack_error(const rank_t* state, const frame_t* frame) noexcept n
     return NULL
 
 
-cdef const char* applied_error(const frame_t* frame) noexcept nogil:
-    cdef pending_acks_t* pending_acks
-    if not is_name_of_address(frame.operation):
-        return "it names a set that does not wait for it"
-    pending_acks = <pending_acks_t*>address_in(frame.operation)
-    if positions_of(frame) <= 0 or positions_of(frame) > load(&pending_acks.remaining):
+cdef const char* applied_error(replication_t* replication, const frame_t* frame) noexcept nogil:
+    cdef pending_acks_t* pending_acks = find_pending_acks(&replication.unacknowledged, frame.operation)
+    if pending_acks == NULL or not 0 < positions_of(frame) <= load(&pending_acks.remaining):
         return "it names a set that does not wait for it"
     return NULL
 

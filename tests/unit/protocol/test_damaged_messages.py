@@ -180,6 +180,27 @@ def test_what_is_wrong_is_said(kind, origin, count, rest, wrong):
         rank.deliver(2, frame)
 
 
+def test_an_acknowledgement_that_comes_again_is_named():
+    """Also when the next set has the memory of the one that it names."""
+    ranks = [VirtualRank(rank, 2, NUM_KEYS, 2, replicated=[4, 5]) for rank in range(2)]
+    home = ranks[0].route(4)
+
+    def set_key():
+        call = ranks[home].begin("set", [4], np.ones(2))
+        ranks[home].step(call)
+        return call, ranks[home].take(1 - home)
+
+    first, replace = set_key()
+    ranks[1 - home].deliver(home, replace)
+    applied = ranks[1 - home].take(home)
+    ranks[home].deliver(1 - home, applied)
+    second, _ = set_key()
+    assert first.done and not second.done
+    with pytest.raises(AssertionError, match=f"message from rank {1 - home}: it names a set that does not wait"):
+        ranks[home].deliver(1 - home, applied)
+    assert not second.done
+
+
 @pytest.mark.parametrize("size", [1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + RECORD_BYTES])
 def test_a_packet_that_ends_within_a_frame_is_named(size):
     frame = FRAME.pack(FRAME_BYTES + 16, 2, 1, 0, 1, 0) + bytes(16)
