@@ -8,6 +8,7 @@ Lea, Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -57,8 +58,10 @@ class Normal:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise ValueError(f"std is {self.std}, but must not be negative")
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean is {self.mean}, but must be finite")
+        if not 0 <= self.std < math.inf:
+            raise ValueError(f"std is {self.std}, but must be finite and not negative")
 
     def values(self, keys: np.ndarray, length: int, seed: int) -> np.ndarray:
         """Values of shape (len(keys), length), float64 (Box and Muller 1958)."""
@@ -79,8 +82,8 @@ class UniformValues:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high:
-            raise ValueError(f"low is {self.low}, but must not be above high, which is {self.high}")
+        if not -math.inf < self.low <= self.high < math.inf:
+            raise ValueError(f"low is {self.low} and high {self.high}, but low must not be above, and both finite")
 
     def values(self, keys: np.ndarray, length: int, seed: int) -> np.ndarray:
         """Values of shape (len(keys), length), float64."""

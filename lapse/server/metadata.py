@@ -31,18 +31,19 @@ def check_metadata(metadata: Any) -> None:
 
 def _check_entry(where: str, name: Any, value: Any) -> None:
     """Raise what is wrong with an entry, or with the first one inside it."""
-    if not isinstance(name, (str, int, float, type(None))):
+    if not isinstance(name, str):  # JSON would make a string of it: another key when it is loaded
         raise TypeError(f"{where} has a key of type {type(name).__name__}, but JSON has strings only: write str(key)")
     if isinstance(value, np.ndarray):
         if value.dtype.char not in DTYPES:
             raise TypeError(f"{where} is an array of {value.dtype}, which cannot be saved: convert it")
         return
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            _check_entry(f"{where}[{inner!r}]", inner, item)
+        return
     try:
         json.dumps(value, default=_array_only)
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(value, dict):
-            for inner, item in value.items():
-                _check_entry(f"{where}[{inner!r}]", inner, item)
         if isinstance(value, (list, tuple)):
             for inner, item in enumerate(value):
                 _check_entry(f"{where}[{inner}]", str(inner), item)

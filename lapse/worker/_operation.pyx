@@ -126,6 +126,9 @@ cdef class Operation:
         if self.fills_out and self.pending is not None and self.pending.c != NULL:
             note_dropped(self.waiter, self.pending)
 
+    def __getattr__(self, name):
+        raise AttributeError(f"no attribute {name!r}: {_NO_VALUES}")
+
     def __array__(self, *args, **options):
         raise TypeError(_NO_VALUES)
 

@@ -323,6 +323,7 @@ def test_damaged_random_streams_are_an_error_before_values_change(folder):
         ({"a": [{"__array__": 3}]}, ["__array__"]),
         ({"a": {"b": [1, {2, 3}]}}, ["metadata['a']['b'][1]", "set"]),
         ({"a": {(1, 2): 3}}, ["metadata['a'][(1, 2)]", "tuple", "str(key)"]),
+        ({"a": {1: 3}}, ["metadata['a'][1]", "int", "str(key)"]),  # it would come back as another key
     ],
 )
 def test_metadata_that_json_cannot_hold_is_refused_at_once(folder, metadata, words):

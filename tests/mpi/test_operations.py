@@ -234,6 +234,7 @@ def test_a_bad_argument_sends_nothing_and_spoils_nothing(server):
         (lambda kv, op: np.asarray(op), TypeError, [".wait()"]),
         (lambda kv, op: op[0], TypeError, [".wait()"]),
         (lambda kv, op: list(op), TypeError, [".wait()"]),
+        (lambda kv, op: op.shape, AttributeError, ["'shape'", ".wait()"]),
         (lambda kv, op: kv.wait([op, op]), TypeError, ["list", "wait(*operations)", ".wait()"]),
         (lambda kv, op: kv.push([1], op), TypeError, ["Operation", "wait()"]),
         (lambda kv, op: kv.pull([1], out=np.empty((1, 2))), TypeError, ["float64", "np.empty", "float32"]),

@@ -168,3 +168,18 @@ def test_vectors_of_a_file(tmp_path):
         lapse.FromFile(tmp_path / "w.npy")
     with pytest.raises(FileNotFoundError):
         lapse.FromFile(tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda: lapse.Normal(float("nan")), "mean is nan"),
+        (lambda: lapse.Normal(0, float("inf")), "std is inf"),
+        (lambda: lapse.Normal(0, -1), "std is -1"),
+        (lambda: lapse.UniformValues(1, -1), "low is 1"),
+        (lambda: lapse.UniformValues(0, float("inf")), "high inf"),
+    ],
+)
+def test_distributions_without_finite_numbers_are_refused(make, error):
+    with pytest.raises(ValueError, match=error):
+        make()
