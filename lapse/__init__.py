@@ -81,7 +81,7 @@ _LAZY = {  # name: the module that is loaded when the name is used for the first
 }
 
 _mpi_loader.prepare(__path__)
-uncaught.install(_mpi_loader.ranks_started(), _mpi_loader.library_path)
+uncaught.install(_mpi_loader.ranks_started(), _mpi_loader.loaded_library)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,10 @@ import shutil
 import site
 import sys
 import sysconfig
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 from lapse.base import slurm
 from lapse.base.uncaught import is_made_by_multiprocessing
@@ -46,6 +49,7 @@ CELLS_PER_RANK, CELL_BYTES = 2 * 64, 8 << 10
 UCX_BYTES_PER_RANK = 4_300 << 10
 
 _process: int | None = None  # the one that has initialized MPI
+_connected: set[bytes] = set()  # addresses, see `connected_at_start`
 
 #: Importing the compiled modules would turn the GIL on again; with PYTHON_GIL=0 it would stay off, and they rely on it.
 _FREE_THREADED = (
@@ -101,8 +105,19 @@ def load() -> ModuleType:
     if not _is_loaded(info.soname) or _family_of(info.soname) != info.family:
         raise ImportError(_mismatch(info, "mpi4py has loaded " + loaded))
     global _process
-    _process = os.getpid()
+    _process = _process or os.getpid()
     return MPI
+
+
+def connected_at_start() -> set[bytes]:
+    """The addresses with which MPI has connected this process in its start, if that came after `prepare`.
+
+    Returns
+    -------
+    set of bytes
+        As `_connections.own_addresses`.
+    """
+    return _connected
 
 
 def _load_library() -> None:
@@ -141,14 +156,51 @@ class _LoadFirst:
     """
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Find nothing: the import system calls this before it searches for the module."""
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find nothing but `mpi4py.MPI`: the import system calls this before it searches for the module."""
         if name in _NEED_MPI:
             load()
         elif name == _NEED_LIBRARY:
             _load_library()
         elif name == "mpi4py.MPI":
             _check_before_mpi()
+            others = (finder for finder in sys.meta_path if finder is not _LoadFirst)
+            spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _NoteStart(spec.loader)
+            return spec
+        return None
+
+
+class _NoteStart(Loader):
+    """A loader of `mpi4py.MPI` that notes which process is a rank, and with whom MPI connects it.
+
+    While MPI starts, nobody else opens connections.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._before: dict[int, bytes] = {}
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Create the module; some do all of their work then."""
+        from lapse.base._connections import connections
+
+        self._before = connections()
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Let the module initialize MPI."""
+        from lapse.base._connections import connections
+
+        global _process
+        self._loader.exec_module(module)
+        _process = os.getpid()
+        new = connections().items() - self._before.items()
+        _connected.update(address for _, address in new)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 def _check_before_mpi() -> None:
@@ -221,6 +273,17 @@ def library_path() -> str:
         if os.path.exists(path):
             return path
     return info.soname
+
+
+def loaded_library() -> ctypes.CDLL:
+    """Return the MPI library of this process, wherever it came from: the user may have chosen it by MPI4PY_LIBMPI.
+
+    Raises
+    ------
+    OSError
+        If none with the name of that of this build is loaded.
+    """
+    return ctypes.CDLL(_build_info().soname, mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
 
 
 def launcher_path() -> str | None:

@@ -89,11 +89,16 @@ cdef extern from *:
     }
     """
     bint HAS_ON_EXIT "LAPSE_HAS_ON_EXIT"
+    void tell_launcher_of_end "lapse_tell_launcher"(int status) nogil
     int register_handler "lapse_finalize_on_exit"(void* finalize, void* is_finalized, int rank, int seconds)
 
 
 #: Whether the C library tells its handlers the status (glibc does).
 KNOWS_STATUS = bool(HAS_ON_EXIT)
+
+
+cdef void tell_launcher(int status) noexcept nogil:
+    tell_launcher_of_end(status)
 
 
 def finalize_at_exit(finalize, is_finalized, rank, seconds):

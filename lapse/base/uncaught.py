@@ -71,23 +71,23 @@ class _Ending:
             _wait_for_the_end_of_the_other_ranks(MPI)
 
 
-def install(ranks: int, library_path: Callable[[], str]) -> None:
+def install(ranks: int, loaded_library: Callable[[], ctypes.CDLL]) -> None:
     """Let an uncaught exception of this process, or an exit with an error, end its job, if it has several ranks.
 
     Parameters
     ----------
     ranks
-    library_path
-        Returns the path of the MPI library.
+    loaded_library
+        Returns the MPI library of this process, or raises an OSError.
     """
     if ranks > 1 and not is_made_by_multiprocessing():
-        _take_over_the_end_of_mpi(library_path)
+        _take_over_the_end_of_mpi(loaded_library)
         ending = _Ending()
         sys.excepthook = ending.report
         atexit.register(ending.end_job)
 
 
-def _take_over_the_end_of_mpi(library_path: Callable[[], str]) -> None:
+def _take_over_the_end_of_mpi(loaded_library: Callable[[], ctypes.CDLL]) -> None:
     """Finalize MPI in place of mpi4py, which does not know whether the process has failed.
 
     Not if mpi4py was told to do it, or not to, and not if it has begun before this package could ask it.
@@ -104,7 +104,11 @@ def _take_over_the_end_of_mpi(library_path: Callable[[], str]) -> None:
         MPI: Any = sys.modules.get("mpi4py.MPI")
         if os.getpid() != process or MPI is None or not MPI.Is_initialized() or MPI.Is_finalized():
             return
-        library = ctypes.CDLL(library_path())
+        try:
+            library = loaded_library()
+        except OSError:  # another one than that of the build, which only a program without a server may have
+            MPI.Finalize()
+            return
         finalize, is_finalized = _address(library.MPI_Finalize), _address(library.MPI_Finalized)
         if not _exits.finalize_at_exit(finalize, is_finalized, _rank(), GRACE_SECONDS):
             MPI.Finalize()

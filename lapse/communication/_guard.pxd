@@ -1,7 +1,8 @@
 """Floor 3. The guard of a process: one thread, the same for all servers, that never waits for anybody.
 
-It looks at each open server a few times a second (`_watchdog`), ends a process whose launcher is gone or whose abort
-does not come to an end, and says on SIGUSR1 what everybody waits for. It calls neither MPI nor Python.
+It looks at each open server a few times a second (`_watchdog`), ends a process whose launcher is gone, whose
+connections with another host are dead (`base/_connections`) or whose abort does not come to an end, and says on SIGUSR1
+what everybody waits for. It calls neither MPI nor Python.
 
 Who enters: any thread registers a server; the guard's own thread looks, under the latch of the registry, which comes
 before all other locks.

@@ -1,7 +1,8 @@
 """Floor 3. The guard of a process: one thread, the same for all servers, that never waits for anybody."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memset, strncpy
+from libc.stdlib cimport realloc
+from libc.string cimport memcmp, memcpy, memset, strncpy
 
 import contextlib
 import os
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 from lapse.base._sync cimport drop_latch, load, now, sleep_for, store, take_latch
+from lapse.base._connections cimport ADDRESS_BYTES, HOST_NAME_BYTES, far_host_t, find_silent_host, silent_t
+from lapse.base._exits cimport tell_launcher
 from lapse.base._types cimport FAILURE_GRACE_SECONDS
 from lapse.communication._text cimport print_text, say, seconds_of
 from lapse.storage._host_peers cimport is_dead
@@ -75,6 +78,12 @@ cdef extern from "<unistd.h>" nogil:
 cdef int64_t TICK = 250000000           # nanoseconds between two looks
 cdef int64_t SECOND = 1000000000
 
+cdef enum:
+    TICKS_PER_LOOK = 4      # at connections
+    SILENT_LOOKS = 3        # at which a host does not answer before it counts as silent
+    SERVERS_FIRST = 3       # seconds by which heartbeats, which know the ranks, notice silence earlier than connections
+    LAST_SECONDS = 3        # of a process without a server, which could not react; so that its other ranks say why, too
+
 #: Ancestors that start and end ranks, as the kernel shows their names: cut after 15 characters.
 LAUNCHERS = ("hydra_pmi_proxy", "orted", "prted", "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun",
              "slurmstepd", "pbs_mom", "flux-shell", "jsmd", "apinit", "palsd")
@@ -91,6 +100,12 @@ cdef struct state_t:
     int64_t place_since
     bint place_reported
     int32_t rank
+    # Other hosts of this process's jobs.
+    far_host_t* hosts
+    int32_t num_hosts
+    int64_t silence_limit       # nanoseconds; 0: none
+    int32_t silent_looks
+    bint is_cut_off             # a host did not answer; this process ends
 
 cdef state_t state
 cdef text_t text                # of the guard's thread only
@@ -150,6 +165,47 @@ def waiting(str place):
         drop_latch(&state.latch)
 
 
+def watch_hosts(addresses, double limit):
+    """Let this process end when a host of its job does not answer at a connection, whoever has opened that.
+
+    Parameters
+    ----------
+    addresses : dict of bytes to str
+        Of other hosts, with their names; see `_connections.own_addresses`. Those of earlier calls are watched, too.
+    limit : float
+        Seconds; 0: never.
+
+    Raises
+    ------
+    MemoryError
+    """
+    take_latch(&state.latch)
+    try:
+        state.silence_limit = <int64_t>(limit * SECOND)
+        for address, name in addresses.items():
+            watch_host(address, name.encode()[: HOST_NAME_BYTES - 1].ljust(HOST_NAME_BYTES, b"\0"))
+    finally:
+        drop_latch(&state.latch)
+
+
+cdef int watch_host(bytes address, bytes name) except -1:
+    cdef far_host_t* hosts
+    cdef int32_t i
+    for i in range(state.num_hosts):
+        if memcmp(state.hosts[i].address, <const char*>address, ADDRESS_BYTES) == 0:
+            break
+    else:
+        hosts = <far_host_t*>realloc(state.hosts, (state.num_hosts + 1) * sizeof(far_host_t))
+        if hosts == NULL:
+            raise MemoryError(f"no memory for the addresses of {state.num_hosts + 1} hosts")
+        state.hosts = hosts
+        i = state.num_hosts
+        state.num_hosts += 1
+        memcpy(hosts[i].address, <const char*>address, ADDRESS_BYTES)
+    memcpy(state.hosts[i].name, <const char*>name, HOST_NAME_BYTES)
+    return 0
+
+
 def end_soon():
     """Let this process be ended if what comes next, an abort, does not end it."""
     end_process_after(ABORT_SECONDS)
@@ -184,14 +240,17 @@ cdef void leave_unguarded(guarded_t* server) noexcept nogil:
 
 cdef void loop() noexcept nogil:
     cdef int64_t before = now(), time
-    cdef int asked = 0
+    cdef int asked = 0, ticks = 0
     while True:
         sleep_for(TICK)
         time = now()
+        ticks += 1
         take_latch(&state.latch)
         if time - before > MAX_ELAPSED and state.place_since:
             state.place_since = time
         look(min(time - before, <int64_t>MAX_ELAPSED))
+        if state.num_hosts and state.silence_limit and ticks % TICKS_PER_LOOK == 0:
+            look_at_connections()
         if lapse_asked != asked:
             asked = lapse_asked
             describe_all()
@@ -206,6 +265,10 @@ cdef void loop() noexcept nogil:
             text.used = 0
             say(&text, "lapse: rank %d: nothing else has ended this process in time; it ends here\n", state.rank)
             print_text(&text)
+            if state.is_cut_off:  # other ranks of this host may not have noticed
+                sleep_for(ABORT_DELAY)
+                tell_launcher(1)
+                sleep_for(ABORT_DELAY)
             _exit(1)
 
 
@@ -216,15 +279,43 @@ cdef void look(int64_t elapsed) noexcept nogil:
         server = server.next
     if state.launcher and is_dead(state.launcher):
         text.used = 0
-        say(&text, "the launcher of rank %d (%s, process %d) is gone", state.rank, state.launcher_name, state.launcher)
+        say(&text, "lapse: the launcher of rank %d (%s, process %d) is gone", state.rank, state.launcher_name,
+            state.launcher)
         state.launcher = 0
-        server = state.servers
-        while server != NULL:
-            server.end(server.context, text.bytes)
-            server = server.next
-        say(&text, "; this process ends within %d s\n", <int>FAILURE_GRACE_SECONDS)
-        print_text(&text)
-        end_process_after(FAILURE_GRACE_SECONDS)
+        end_for_what_was_said()
+
+
+cdef void look_at_connections() noexcept nogil:
+    cdef silent_t silent
+    cdef int64_t limit = state.silence_limit + (SERVERS_FIRST * SECOND if state.servers != NULL else 0)
+    if state.is_cut_off:
+        return
+    if not find_silent_host(state.hosts, state.num_hosts, limit, &silent):
+        state.silent_looks = 0
+        return
+    state.silent_looks += 1
+    if state.silent_looks < SILENT_LOOKS:
+        return
+    state.is_cut_off = True
+    text.used = 0
+    say(&text, "lapse: %s (%s) has not answered rank %d for %.0f s: it is cut off or down. The limit is "
+        "LAPSE_SILENCE_SECONDS=%g", silent.name, silent.address, state.rank, seconds_of(silent.silence),
+        seconds_of(state.silence_limit))
+    if state.place_since:
+        say(&text, "; this rank waits in %s", state.place)
+    end_for_what_was_said()
+
+
+cdef void end_for_what_was_said() noexcept nogil:
+    """Let all servers fail for what `text` says, and this process end."""
+    cdef guarded_t* server = state.servers
+    cdef int seconds = FAILURE_GRACE_SECONDS if server != NULL else LAST_SECONDS
+    while server != NULL:
+        server.end(server.context, text.bytes + sizeof("lapse: ") - 1)
+        server = server.next
+    say(&text, "; this process ends within %d s\n", seconds)
+    print_text(&text)
+    end_process_after(seconds)
 
 
 cdef void describe_all() noexcept nogil:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from lapse._comm import Comm
 from lapse._store import Store
+from lapse.communication import _guard
 from lapse.options.replication import Replication
 from lapse.options.sampling import Sampling
 from lapse.protocol._protocol import Protocol
@@ -19,7 +20,7 @@ from lapse.sampling._sampler import Sampler
 from lapse.sampling.schemes import make_sampler
 from lapse.server.advice import warn_of_binding, warn_of_network_module
 from lapse.server.arguments import Arguments, raise_first
-from lapse.server.host import Host, partners_of
+from lapse.server.host import Host, far_addresses, partners_of
 from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
 from lapse.worker._counters import Counters
@@ -85,6 +86,7 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     try:
         is_crowded = _advise(comm, arguments.workers, host)
         places = host.gather_places(comm, host_peers)
+        _agree_on(comm, _guard.watch_hosts, far_addresses(comm.rank, places), arguments.silence)
         watch = (partners_of(comm.rank, places), [place.name for place in places], arguments.silence, arguments.stall)
         own_comm = _agree_on(comm, Comm, protocol, communicator, host_peers, is_crowded, arguments.dilation, *watch)
     except Exception:  # on all ranks

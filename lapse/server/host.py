@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lapse._store import Store
 from lapse.base import environment
+from lapse.base._connections import own_addresses
 from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
 from mpi4py import MPI
@@ -52,11 +53,14 @@ class Place(NamedTuple):
         Its number among the ranks of the host.
     name : str
         Of the host.
+    addresses : tuple of bytes
+        Of the host: see `_connections.own_addresses`.
     """
 
     host: int
     local_rank: int
     name: str
+    addresses: tuple[bytes, ...] = ()
 
 
 def partners_of(rank: int, places: Sequence[Place]) -> list[int]:
@@ -75,6 +79,15 @@ def partners_of(rank: int, places: Sequence[Place]) -> list[int]:
             or place.local_rank % sizes[own.host] == own.local_rank
         )
     ]
+
+
+def far_addresses(rank: int, places: Sequence[Place]) -> dict[bytes, str]:
+    """The addresses of other hosts, with their names; not those that the host of `rank` has as well.
+
+    Hosts with containers, for example, mostly have a bridge of the same address.
+    """
+    own = set(places[rank].addresses)
+    return {address: place.name for place in places for address in place.addresses if address not in own}
 
 
 class Host:
@@ -116,8 +129,13 @@ class Host:
         """
         first = next(rank for rank, local_rank in enumerate(self.local_ranks) if local_rank == 0)
         together = host_peers.can_wake
-        mine = (first if together else comm.rank, self.local_rank if together else 0, MPI.Get_processor_name())
-        return [Place(*place) for place in comm.allgather(mine)]
+        mine = Place(
+            first if together else comm.rank,
+            self.local_rank if together else 0,
+            MPI.Get_processor_name(),
+            tuple(own_addresses()),
+        )
+        return comm.allgather(mine)
 
     def free(self) -> None:
         """Free the communicator. Collective over the host."""

@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
+from lapse import _mpi_loader
 from lapse._comm import Comm
-from lapse.base import environment
+from lapse.base import _connections, environment
 from lapse.base.uncaught import ABORT_DELAY
 from lapse.communication import _guard
 from lapse.communication._failure import GRACE_SECONDS
@@ -24,12 +25,14 @@ _failures: list[str] = []  # which they did not answer
 
 
 def start_guard() -> None:
-    """Start the guard of this process, unless it has one."""
+    """Start the guard of this process, unless it has one, and let it watch the hosts with which MPI is connected."""
     try:
-        stall = environment.stall_seconds()
+        stall, silence = environment.stall_seconds(), environment.silence_seconds()
     except ValueError:  # the arguments' checks report it
-        stall = 0.0
-    _guard.start(MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, stall)
+        stall = silence = 0.0
+    if _guard.start(MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, stall):
+        far = _mpi_loader.connected_at_start() - set(_connections.own_addresses())
+        _guard.watch_hosts(dict.fromkeys(far, "a host"), silence)
 
 
 class Shutdown:

@@ -4,8 +4,12 @@ The programs are the files of programs/. No job may hang: a limit of 60 s stands
 seconds says so.
 """
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from lapse import _build_info, _mpi_loader
 from program_jobs import job, lines
 
 # An exception in a worker -------------------------------------------------------------------------
@@ -137,6 +141,16 @@ def test_a_rank_that_exits_with_status_0_waits_for_the_others():
     assert "lapse:" not in ended.stderr
 
 
+@pytest.mark.skipif(_build_info.folder != "wheel", reason="the library that is copied is that of the wheel")
+def test_the_library_that_is_finalized_is_the_one_that_was_loaded(tmp_path):
+    """Here a copy of that of the build, as MPIs of other vendors are."""
+    library = Path(_mpi_loader.library_path())
+    shutil.copy(library, tmp_path)
+    env = {"MPI4PY_LIBMPI": tmp_path / library.name, "LD_LIBRARY_PATH": f"{library.parent}:{library.parent}/mpich"}
+    ended = job(2, "exit_0_in_server_block", env=env).check()
+    assert ended.stderr == ""
+
+
 # Forgotten close ----------------------------------------------------------------------------------
 
 
@@ -231,7 +245,7 @@ def test_a_worker_in_another_thread_is_a_runtime_error():
 def test_calls_of_a_forked_child_are_errors_and_leave_the_parent_intact():
     ended = job(2, "forked_child_calls").check()
     for rank in range(2):
-        assert lines(ended, rank) == ["True"] * 5 + ["parent"]
+        assert lines(ended, rank) == ["True"] * 6 + ["parent"]
 
 
 def test_exit_handlers_of_a_forked_child_leave_the_parent_intact():

@@ -15,18 +15,20 @@ from lapse import _build_info
 from lapse.bench.hosts.network import Network, Unavailable, environment, started
 from launch import job_environment, mpirun, mpirun_command
 
-PROGRAM = Path(__file__).parent / "programs" / "pulls_until_told.py"
+PROGRAMS = Path(__file__).parent / "programs"
+#: Where ranks wait without a server that would notice silence, in `waits_without_a_server.py`.
+WITHOUT_A_SERVER = ("arrival", "creation", "mpi")
 NEVER = 60
 is_mpich = pytest.mark.skipif(_build_info.family != "mpich", reason="processes of MPICH's launcher")
 
 
-def script(folder, is_child=False):
+def script(folder, is_child=False, program="pulls_until_told.py"):
     """What each rank runs: its output goes to a file, since what it says may not reach the launcher.
 
     As a child of the process that the launcher knows a rank may die unnoticed.
     """
     path = folder / "rank"
-    command = f'{sys.executable} {PROGRAM} {folder} "$1" > {folder}/out.$PMI_RANK 2>&1'
+    command = f'{sys.executable} {PROGRAMS / program} {folder} "$1" > {folder}/out.$PMI_RANK 2>&1'
     path.write_text(f"#!/bin/sh\n{command}\nsleep 60\n" if is_child else f"#!/bin/sh\nexec {command}\n")
     path.chmod(0o700)
     return path
@@ -75,27 +77,40 @@ def a_job(folder, ranks, doing="pulls", env=None, **how):
 
 
 @contextlib.contextmanager
-def a_job_on_three_hosts(folder, ranks_per_host, doing="pulls", silence=30):
-    """A job between hosts that is under way: gives the network, the launcher and the ranks' processes.
+def three_hosts():
+    """The network of three emulated hosts that can be cut off."""
+    try:
+        with Network(3, can_cut=True) as network:
+            yield network
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@contextlib.contextmanager
+def a_job_between(network, folder, ranks_per_host, doing, silence, **how):
+    """A job that is under way: gives the launcher and the ranks' processes.
 
     MPICH's start over several hosts hangs now and then, in MPI_Init, and is repeated.
     """
     env = environment(base=job_environment({"LAPSE_SILENCE_SECONDS": silence}))
-    try:
-        with Network(3, can_cut=True) as network:
-            command = network.command(ranks_per_host, [str(script(folder)), doing])
-            for attempts_left in (2, 1, 0):
-                with started(command, env=env, stderr=subprocess.DEVNULL) as launcher:
-                    try:
-                        processes = pids(folder, 3 * ranks_per_host, seconds=12)
-                    except AssertionError:
-                        if not attempts_left:
-                            raise
-                        continue
-                    yield network, launcher, processes
-                    return
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+    command = network.command(ranks_per_host, [str(script(folder, **how)), doing])
+    for attempts_left in (2, 1, 0):
+        with started(command, env=env, stderr=subprocess.DEVNULL) as launcher:
+            try:
+                processes = pids(folder, 3 * ranks_per_host, seconds=12)
+            except AssertionError:
+                if not attempts_left:
+                    raise
+                continue
+            yield launcher, processes
+            return
+
+
+@contextlib.contextmanager
+def a_job_on_three_hosts(folder, ranks_per_host, doing="pulls", silence=30):
+    """A job between hosts that is under way: gives the network, the launcher and the ranks' processes."""
+    with three_hosts() as network, a_job_between(network, folder, ranks_per_host, doing, silence) as job:
+        yield network, *job
 
 
 @pytest.mark.deadline(120)
@@ -112,6 +127,30 @@ def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(tmp_path):
     for rank in (4, 5):
         assert "no message from rank" in output(tmp_path, rank), output(tmp_path, rank)
         assert "(host1) for" in output(tmp_path, rank) and "(host2) for" in output(tmp_path, rank)
+
+
+@pytest.mark.deadline(120)
+def test_a_host_that_is_cut_off_while_no_server_is_open_ends_the_job_on_both_sides(tmp_path):
+    """Three jobs at once, of which each waits elsewhere: a cut ends all of them."""
+    folders = [tmp_path / place for place in WITHOUT_A_SERVER]
+    with three_hosts() as network, contextlib.ExitStack() as jobs:
+        processes = []
+        for folder, place in zip(folders, WITHOUT_A_SERVER, strict=True):
+            folder.mkdir()
+            how = {"silence": 2, "program": "waits_without_a_server.py"}
+            processes += jobs.enter_context(a_job_between(network, folder, 1, place, **how))[1]
+        network.cut(3)
+        began = time.monotonic()
+        for folder in folders:
+            (folder / "go on").touch()
+        wait_for(lambda: all(map(is_gone, processes)))
+        assert time.monotonic() - began < 50
+    for folder in folders:
+        said = [output(folder, rank) for rank in range(3)]
+        named = [re.findall(r"\(10\.79\.0\.(\d)\) has not answered rank (\d) for \d s", text) for text in said]
+        # The rest of a side may be ended by the one that says why.
+        assert any(("3", str(rank)) in named[rank] for rank in (0, 1)), said
+        assert {("1", "2"), ("2", "2")} & set(named[2]), said
 
 
 @pytest.mark.deadline(90)
