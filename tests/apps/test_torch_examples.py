@@ -36,26 +36,26 @@ def test_clicks_are_predicted_as_well_as_by_pytorch(ranks, memory, plain):
     result = result_of(run("click_through", ranks, *CLICKS, memory=memory))
     assert result["workers"] == ranks and result["examples_per_second"] > 0
     assert 0.7 < plain["click_through"]["auc"] < result["best_auc"]
-    assert abs(result["auc"] - plain["click_through"]["auc"]) < 0.01, "of 40,000 examples; 0.002 of more"
+    assert abs(result["auc"] - plain["click_through"]["auc"]) < 0.003, "of 40,000 examples; 0.0015 of more"
     assert 0 < result["log_loss"] < 0.69
 
 
-@pytest.mark.parametrize("ranks, memory", [(1, "1"), (3, "0")])
-def test_links_are_predicted_about_as_well_as_by_pytorch(ranks, memory, plain):
-    result = result_of(run("link_prediction", ranks, *LINKS, memory=memory))
-    assert result["workers"] == ranks and result["triples_per_second"] > 0
+def test_links_are_predicted_about_as_well_as_by_pytorch(plain):
+    result = result_of(run("link_prediction", 3, *LINKS, memory="0"))
+    assert result["workers"] == 3 and result["triples_per_second"] > 0
     assert plain["link_prediction"]["mrr"] > 0.2, "that of chance is 0.02"
-    assert result["mrr"] > 0.7 * plain["link_prediction"]["mrr"], "so few triples give very different figures by seed"
+    assert result["mrr"] > 0.8 * plain["link_prediction"]["mrr"], "so few triples give very different figures by seed"
 
 
-@pytest.mark.parametrize("name, options", [("click_through", CLICKS), ("link_prediction", LINKS)])
-def test_a_training_is_resumed_on_other_ranks(name, options, tmp_path):
-    options = [*options, "--output", tmp_path / "model"]
-    first = result_of(run(name, 2, *options, "--epochs", 1))
+def test_a_training_is_resumed_on_other_ranks(tmp_path):
+    """That of either example: they share the loop."""
+    options = [*LINKS, "--output", tmp_path / "model"]
+    first = result_of(run("link_prediction", 2, *options, "--epochs", 1))
     assert first["resumed_from"] is None
-    assert result_of(run(name, 1, *options, "--epochs", 2, "--resume"))["resumed_from"] == 1
-    again = result_of(run(name, 1, *options, "--epochs", 2, "--resume"))
-    assert again["resumed_from"] == 2 and again["epochs"] == 2
+    second = result_of(run("link_prediction", 1, *options, "--epochs", 2, "--resume"))
+    assert second["resumed_from"] == 1
+    again = result_of(run("link_prediction", 1, *options, "--epochs", 2, "--resume"))
+    assert again["resumed_from"] == 2 and again["mrr"] == second["mrr"]
 
 
 def write_log(path, lines, damaged=False):
@@ -76,7 +76,7 @@ def test_clicks_are_read_in_the_format_of_criteo(tmp_path):
     job = run("click_through", 2, "--data", write_log(tmp_path / "log.gz", 3000), *options, "--loader-workers", 1)
     result = result_of(job)
     assert result["auc"] > 0.95 and result["best_auc"] is None
-    job = run("click_through", 2, "--data", write_log(tmp_path / "bad.gz", 10, damaged=True))
+    job = run("click_through", 1, "--data", write_log(tmp_path / "bad.gz", 10, damaged=True))
     assert job.returncode != 0 and "bad.gz, line 11 has 2 columns, but needs 40" in job.output
 
 

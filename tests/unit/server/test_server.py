@@ -25,4 +25,4 @@ PUBLIC = """
 
 
 def test_the_public_members_are_those_of_the_contract():
-    assert sorted(name for name in vars(lapse.Server) if not name.startswith("_")) == PUBLIC.split()
+    assert sorted(name for name in dir(lapse.Server) if not name.startswith("_")) == PUBLIC.split()
