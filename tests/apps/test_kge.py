@@ -140,7 +140,9 @@ def test_a_search_takes_the_best_on_the_validation_triples(languages, tmp_path):
     trials = json.loads(results.read_text())["trials"]
     assert [trial["epochs"] for trial in trials] == [2, 2, 2, 6]
     best = max(trials[:3], key=lambda trial: trial["score"])
-    assert trials[3]["options"] == best["options"] and f"chosen: --lr {best['options']['lr']}" in job.stderr
+    assert (
+        trials[3]["options"] == best["options"] and f"--lr {best['options']['lr']} " in job.stderr.split("chosen: ")[1]
+    )
     assert result_of(job)["epochs"] == 6
 
 

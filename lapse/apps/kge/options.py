@@ -113,12 +113,13 @@ PRESETS: dict[str, dict[str, dict]] = {
 
 
 def searched(args: argparse.Namespace) -> tuple[dict[str, search.Range], search.Goal]:
-    """What ``--search`` varies, and what it looks for."""
-    ranges = {"lr": search.Range(0.02, 0.5), "entity_dropout": search.Range(0.0, 0.4)}
-    if args.model == "transe":
-        ranges |= {"entity_l2": search.Range(1e-6, 1e-2), "relation_l2": search.Range(1e-6, 1e-2)}
-    else:
-        ranges |= {"entity_n3": search.Range(0.005, 0.5), "relation_n3": search.Range(0.005, 0.5)}
+    """What ``--search`` varies, and what it looks for: rates and penalties around those of the model and preset."""
+    penalties = ("entity_n3", "relation_n3", "entity_l2", "relation_l2", "dura")
+    present = {name: getattr(args, name) for name in penalties if getattr(args, name) and name not in args.given}
+    ranges = {name: search.Range(value / 10, value * 10) for name, value in present.items()}
+    if not ranges:
+        ranges = {name: search.Range(1e-6, 1e-2) for name in ("entity_l2", "relation_l2")}
+    ranges |= {"lr": search.Range(args.lr / 5, args.lr * 5), "entity_dropout": search.Range(0.0, 0.4)}
     return ranges, search.Goal("mrr", False)
 
 

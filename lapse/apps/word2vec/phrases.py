@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,9 +79,11 @@ class Joining:
 
     def of(self, ids: np.ndarray, ends: np.ndarray) -> Numbered:
         """Join the pairs in some sentences."""
-        keys, where = pairs_in(ids, ends, self.first)
-        if not len(self.pairs) or not len(keys):
+        begins, follows = self._words  # few words do, so that few pairs need to be looked up
+        where = np.flatnonzero(begins[ids[:-1]] & follows[ids[1:]] & ~_is_last(ids, ends))
+        if not len(where):
             return ids, ends
+        keys = ids[where].astype(np.int64) * self.first + ids[where + 1]
         places = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
         is_phrase = self.pairs[places] == keys
         starts, numbers = where[is_phrase], self.joined[places[is_phrase]]
@@ -92,13 +95,24 @@ class Joining:
         is_left[starts + 1] = False
         return result[is_left], np.concatenate([[0], np.cumsum(is_left)])[ends]
 
+    @cached_property
+    def _words(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which words begin a phrase, and which end one; the last element is for -1."""
+        parts = np.zeros((2, self.first + 1), bool)
+        parts[0, self.pairs // self.first], parts[1, self.pairs % self.first] = True, True
+        return parts[0], parts[1]
+
+
+def _is_last(ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of all words but the last: whether it ends a sentence."""
+    is_last = np.zeros(max(len(ids) - 1, 0), bool)
+    is_last[ends[(ends > 0) & (ends < len(ids))] - 1] = True
+    return is_last
+
 
 def pairs_in(ids: np.ndarray, ends: np.ndarray, first: int) -> Numbered:
     """The numbers of all pairs of neighbors without -1, and where they are."""
-    is_pair = (ids[:-1] >= 0) & (ids[1:] >= 0)
-    inner = ends[(ends > 0) & (ends < len(ids))]
-    is_pair[inner - 1] = False
-    where = np.flatnonzero(is_pair)
+    where = np.flatnonzero((ids[:-1] >= 0) & (ids[1:] >= 0) & ~_is_last(ids, ends))
     return ids[where].astype(np.int64) * first + ids[where + 1], where
 
 
@@ -119,8 +133,9 @@ class PairCounts:
 
     def add(self, keys: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Count some pairs, `counts` times each (default: once)."""
+        keys, counts = np.unique(keys, return_counts=True) if counts is None else (keys, counts)
         self._keys.append(keys)
-        self._counts.append(np.ones(len(keys), np.int64) if counts is None else counts)
+        self._counts.append(counts)
         self._waiting += len(keys)
         if self._waiting > AT_ONCE:
             self.total()
@@ -129,9 +144,9 @@ class PairCounts:
         """The pairs that occurred, sorted, and how often."""
         keys = np.concatenate([np.empty(0, np.int64), *self._keys])
         counts = np.concatenate([np.empty(0, np.int64), *self._counts])
-        found, where = np.unique(keys, return_inverse=True)
-        sums = np.zeros(len(found), np.int64)
-        np.add.at(sums, where, counts)
+        order = np.argsort(keys, kind="stable")
+        found, first = np.unique(keys[order], return_index=True)
+        sums = np.add.reduceat(counts[order], first) if len(found) else counts
         self._keys, self._counts, self._waiting = [found], [sums], 0
         return found, sums
 

@@ -62,8 +62,10 @@ def _find(path: Path) -> Start:
         else:
             names, vectors = _map(path)
             dim, words = vectors.shape[1], list(names)
-    except (OSError, ValueError) as error:
-        raise AppError(f"--start-vectors {path}: {job.describe(error)}") from None
+    except OSError as error:
+        raise AppError(f"--start-vectors {path}: {error.strerror}") from None
+    except ValueError as error:  # names the file
+        raise AppError(f"--start-vectors: {error}") from None
     return Start(path, dim, tuple(dict.fromkeys(words)))
 
 
@@ -123,7 +125,7 @@ def _put_by_first(kv: lapse.Worker, start: Start, vocabulary: Vocabulary) -> str
                 for offset, rows in ((0, _word_vectors(start.path)), (1, _context_vectors(start.path))):
                     _put(kv, vocabulary, offset, rows)
             except (OSError, ValueError, AppError) as failure:
-                error = job.describe(failure)
+                error = str(failure)
     failed = kv.allreduce(int(bool(error)), op="max")
     return (error or "rank 0 says why") if failed else None
 

@@ -87,7 +87,8 @@ class _Share:
         self._encoder = Encoder()
         self.surveys: list[tuple[int, Survey]] = []
         self.counts: Counter | None = None
-        self.kept: Numbered | None = None
+        self._kept: Numbered | None = None
+        self._joined = 0  # passes of phrases that are joined in what is kept
 
     @property
     def pieces(self) -> list[corpus.Share]:
@@ -116,11 +117,20 @@ class _Share:
             index = vocabulary.index
             numbers = np.array([index.get(word, -1) for word in encoder.words()] or [-1], np.int32)
             ids, ends = encoder.take()
-            self.kept = numbers[ids], ends
+            self._kept = numbers[ids], ends
+
+    def kept(self, joinings: Sequence[Joining]) -> Numbered | None:
+        """Its sentences with phrases, if they are kept; `joinings` has those that were passed before."""
+        if self._kept is not None:
+            for joining in joinings[self._joined :]:
+                self._kept = joining.of(*self._kept)
+            self._joined = len(joinings)
+        return self._kept
 
     def texts(self, reading: Reading) -> Iterator[Numbered]:
-        """Its sentences, kept or read again."""
-        return iter([reading.finish(*self.kept)]) if self.kept is not None else reading.read(self.pieces)
+        """Its sentences with phrases, kept or read again."""
+        kept = self.kept(reading.joinings)
+        return iter([kept]) if kept is not None else reading.read(self.pieces)
 
 
 def _survey_all(shares: list[_Share]) -> None:
@@ -171,12 +181,12 @@ def _count(shares: list[_Share], reading: Reading, number: int) -> tuple[np.ndar
 
 
 def _text(name: str, vocabulary: Vocabulary, lengths: list[int], shares: list[_Share], reading: Reading) -> Text:
-    kept = {
-        share.worker: Sentences.without_rare_words(*reading.finish(*share.kept))
-        for share in shares
-        if share.kept is not None
-    }
-    again = {share.worker: share.pieces for share in shares if share.kept is None}
+    kept, again = {}, {}
+    for share in shares:
+        if (sentences := share.kept(reading.joinings)) is None:
+            again[share.worker] = share.pieces
+        else:
+            kept[share.worker] = Sentences.without_rare_words(*reading.renumber(*sentences))
     return Text(name, vocabulary, lengths, kept, again, reading)
 
 

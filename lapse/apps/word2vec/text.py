@@ -101,6 +101,10 @@ class Reading:
         """From numbers in `words` to what the words and phrases are in the end."""
         for joining in self.joinings:
             ids, ends = joining.of(ids, ends)
+        return self.renumber(ids, ends)
+
+    def renumber(self, ids: np.ndarray, ends: np.ndarray) -> Numbered:
+        """The last step: what the words and phrases are in the end."""
         return (ids, ends) if self.numbers is None else (self.numbers[ids], ends)
 
 
