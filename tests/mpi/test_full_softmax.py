@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from lapse.apps.kge._full_kernel import FullTrainer
 
 import lapse
 from lapse.apps._shared.placement import NormalThenZero
-from lapse.apps.kge._full_kernel import FullTrainer
 
 ENTITIES, RELATIONS, DIM = 90, 3, 6
 KEYS = ENTITIES + 2 * RELATIONS
