@@ -97,14 +97,14 @@ PRESETS: dict[str, dict[str, dict]] = {
         "transe": dict(dim=128, epochs=25),
     },
     "quality": {
-        "complex": _ALL | dict(dim=400, epochs=20, relation_weight=1.0),
-        "distmult": _ALL | dict(dim=400, epochs=20, relation_weight=1.0),
+        "complex": _ALL | dict(dim=400, epochs=25, relation_weight=1.0),
+        "distmult": _ALL | dict(dim=400, epochs=25, relation_weight=1.0),
         "rescal": _ALL | dict(dim=256, epochs=25),
         "transe": dict(dim=256, epochs=50, num_negs_per_pos=512),
     },
     "best": {
-        "complex": _ALL | dict(dim=1000, epochs=25, relation_weight=1.0),
-        "distmult": _ALL | dict(dim=1000, epochs=25, relation_weight=1.0),
+        "complex": _ALL | dict(dim=1000, epochs=30, relation_weight=1.0),
+        "distmult": _ALL | dict(dim=1000, epochs=30, relation_weight=1.0),
         "rescal": _ALL | dict(dim=256, epochs=50),
         "transe": dict(dim=512, epochs=100, num_negs_per_pos=1024),
     },
