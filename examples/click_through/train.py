@@ -57,7 +57,7 @@ class Batches(torch.utils.data.Dataset):
 
 class ClickThrough(torch_training.Task):
     name, unit, std = "click_through", "examples", 0.05
-    rates: ClassVar = {"sgd": 10.0, "adagrad": 0.05, "rowwise": 0.05, "adam": 0.002}
+    rates: ClassVar = {"sgd": 3.0, "adagrad": 0.05, "rowwise": 0.05, "adam": 0.002}
     dense_rate = 1e-3
 
     @staticmethod

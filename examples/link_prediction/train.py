@@ -122,7 +122,7 @@ def reciprocal_ranks(model, vectors, graph, tests):
 
 class LinkPrediction(torch_training.Task):
     name, unit, std = "link_prediction", "triples", 0.1
-    rates: ClassVar = {"sgd": 30.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
+    rates: ClassVar = {"sgd": 15.0, "adagrad": 0.1, "rowwise": 0.1, "adam": 0.005}
     dense_rate = 5e-3
 
     @staticmethod
@@ -132,7 +132,7 @@ class LinkPrediction(torch_training.Task):
         parser.add_argument("--triples", type=int, default=150_000, help="of the planted graph; default: %(default)s")
         parser.add_argument("--dim", type=int, default=32, help="length of the vectors; default: %(default)s")
         parser.add_argument("--negatives", type=int, default=256, help="entities that a batch compares with")
-        parser.add_argument("--epochs", type=int, default=4)
+        parser.add_argument("--epochs", type=int, default=5)
 
     def __init__(self, options):
         self.options, self.length = options, options.dim
