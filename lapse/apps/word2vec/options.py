@@ -141,7 +141,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--sg",
         int,
         "1: skip-gram, each word of the context predicts the word by itself; 0: CBOW, the mean of their vectors does, "
-        "which takes a fraction of the time and is the better choice for large texts only",
+        "which takes less time",
         default=1,
         choices=(0, 1),
         metavar="0|1",
