@@ -21,8 +21,11 @@ def check_metadata(metadata: Any) -> None:
     """
     if not isinstance(metadata, (dict, type(None))):
         raise TypeError(f"metadata must be a dict of what JSON can hold, and of arrays, not {type(metadata).__name__}")
-    for name, value in (metadata or {}).items():
-        _check_entry(f"metadata[{name!r}]", name, value)
+    try:
+        for name, value in (metadata or {}).items():
+            _check_entry(f"metadata[{name!r}]", name, value)
+    except RecursionError:
+        raise TypeError("metadata contains itself, or is nested too deeply for JSON") from None
     if names_in(metadata):
         raise TypeError(
             f"metadata has a dict with the key {ARRAY!r} alone, which stands for an array: name it otherwise"

@@ -179,6 +179,8 @@ class Server(Description):
         ------
         BaseException
             The exception of a worker of this rank.
+        TypeError
+            When `fn` is none, or has `yield` or `async`, so that a call would not carry it out.
         RemoteError
             When a worker of another rank raised an exception: names rank, worker and message, and has the attributes
             `rank` and `worker`. The server has then failed: every later call but `close` raises the same.

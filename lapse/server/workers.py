@@ -1,10 +1,12 @@
 """Floor 5. The workers of this rank: their slots, and the threads of a run."""
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lapse.base.checks import brief
 from lapse.sampling._sampler import Sampler
 from lapse.worker._waiter import warn_of_dropped
 from lapse.worker._worker import Worker, new_worker, retire
@@ -56,7 +58,7 @@ class Workers:
         worker = None
         try:
             worker = self._new_worker(slot)
-            results[slot] = fn(worker, *args)
+            results[slot] = _called(fn, worker, args)
             warn_of_dropped(worker)
             worker.wait_all()
             self._group.collectives.barrier(worker, "the end of run")
@@ -124,3 +126,16 @@ def _join_all(threads: list[threading.Thread]) -> None:
     for thread in threads:
         while thread.is_alive():  # which one that was not started is not
             thread.join(0.05)  # in steps, so that Ctrl-C is seen
+
+
+def _called(fn: Callable[..., Any], worker: Worker, args: tuple) -> Any:
+    if not callable(fn):
+        raise TypeError(f"run needs a function, which it calls as fn(worker, *args), not {brief(fn)}")
+    result = fn(worker, *args)
+    if inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn):
+        result.close()  # else Python warns of a coroutine
+        raise TypeError(
+            f"{brief(fn)} has not been carried out: it gives a {type(result).__name__}, which only iterating or awaiting "
+            "would do; give run a plain function, without yield and async"
+        )
+    return result

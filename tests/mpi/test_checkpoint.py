@@ -315,6 +315,13 @@ def test_damaged_random_streams_are_an_error_before_values_change(folder):
 # Arguments ------------------------------------------------------------------------------------------
 
 
+def test_metadata_that_contains_itself_is_refused(folder):
+    metadata = {}
+    metadata["a"] = [metadata]
+    with lapse.Server(NUM_KEYS, 1) as server, pytest.raises(TypeError, match="contains itself"):
+        server.save(folder / "model", metadata)
+
+
 @pytest.mark.parametrize(
     "metadata, words",
     [

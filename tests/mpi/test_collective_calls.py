@@ -136,6 +136,20 @@ def test_a_workers_generator_is_one_object(server):
     assert server.run(lambda kv: kv.rng is kv.rng) == [True] * server.workers
 
 
+async def awaited(kv):
+    kv.barrier()
+
+
+def iterated(kv):
+    yield kv.barrier()
+
+
+@pytest.mark.parametrize("fn, words", [(awaited, "coroutine"), (iterated, "generator"), (3, "needs a function.*not 3")])
+def test_what_run_does_not_carry_out_is_an_error(fn, words):
+    with lapse.Server(10, 1) as server, pytest.raises((TypeError, lapse.RemoteError), match=words):
+        server.run(fn)
+
+
 def test_run_gives_arguments_and_returns_results_in_worker_order(server):
     first = sum(1 + rank % 2 for rank in range(comm.rank))
     assert server.run(lambda kv, a, b: (kv.id, a, b), 5, "x") == [
