@@ -40,7 +40,7 @@ cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
 
 cdef class Share:
     cdef readonly int64_t count, length, step
-    cdef int64_t block, max_queries
+    cdef int64_t max_queries
     cdef float* rows            # count x step
     cdef float* panels          # the same, in panels
     cdef float* gradients       # in panels

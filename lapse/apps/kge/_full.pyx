@@ -27,10 +27,9 @@ cdef extern from "lapse/apps/kge/_full_width.h":    # included by the next one
 
 cdef extern from "lapse/apps/kge/_full.h" nogil:
     enum:
-        FULL_LANES
+        FULL_LANES, FULL_BLOCK
     int full_prepare(int most)
     float* full_allocate(int64_t count)
-    int64_t full_block(int64_t step)
     void full_forward(int64_t n, const float* q, const float* panels, const float* vectors, int64_t count, int64_t step,
                       int64_t length, int64_t panel_step, const float* offsets, float* weights, float* sums,
                       float* pulls)
@@ -85,7 +84,6 @@ cdef class Share:
     def __cinit__(self, int64_t count, int64_t length, int64_t max_queries):
         cdef int64_t padded = (count + FULL_PANEL - 1) // FULL_PANEL * FULL_PANEL
         self.count, self.length, self.step, self.max_queries = count, length, step_of(length), max_queries
-        self.block = full_block(self.step)
         self.rows = floats(padded * self.step)
         self.panels = floats(padded * length)
         self.gradients = floats(padded * length)
@@ -119,7 +117,7 @@ cdef class Share:
         memset(pulls, 0, n * self.step * sizeof(float))
         memset(self.lanes, 0, n * FULL_LANES * sizeof(float))
         while first < n:
-            some = min(self.block, n - first)
+            some = min(<int64_t>FULL_BLOCK, n - first)
             full_forward(some, queries + first * self.step, self.panels, self.rows, self.count, self.step, self.length,
                          n * FULL_PANEL, offsets + first, self.weights + first * FULL_PANEL,
                          self.lanes + first * FULL_LANES, pulls + first * self.step)
@@ -130,7 +128,7 @@ cdef class Share:
         """Add the gradients of the vectors, for the n queries of the last `forward`, divided by their sums."""
         cdef int64_t first = 0, some
         while first < n:
-            some = min(self.block, n - first)
+            some = min(<int64_t>FULL_BLOCK, n - first)
             full_backward(some, queries + first * self.step, self.count, self.step, self.length, n * FULL_PANEL,
                           self.weights + first * FULL_PANEL, self.gradients)
             first += some
