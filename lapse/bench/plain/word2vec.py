@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import threading
 import time
 
@@ -89,8 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse(argv)
     from mpi4py import MPI
 
-    path = os.fspath(args.corpus or stdlib_corpus.standard_corpus())
-    run = Run(args, survey(MPI.COMM_SELF, [path], args.workers, Selection(args.min_count)))
+    if not args.sg:
+        raise SystemExit("--sg 0: CBOW is not among what this program compares")
+    corpus = args.corpus or [stdlib_corpus.standard_corpus()]
+    run = Run(args, survey(MPI.COMM_SELF, corpus, args.workers, Selection(args.min_count, args.max_vocab)))
     seconds, losses = [], []
     for epoch in range(args.epochs):
         spent, loss = run.train_epoch(epoch)
