@@ -282,10 +282,12 @@ def test_max_runtime_ends_early_and_saves(languages, tmp_path):
     assert (tmp_path / "entities.npy").exists()
 
 
-def test_more_workers_than_triples(tmp_path):
+@pytest.mark.parametrize("negatives", [32, "all"])
+def test_more_workers_than_triples(tmp_path, negatives):
     for name, text in (("train", "a\tr\tb\n"), ("valid", ""), ("test", "")):
         (tmp_path / f"{name}.txt").write_text(text)
-    result = result_of(run_app("kge", 2, "--dataset", tmp_path, *SMALL, "--workers", 2, "--epochs", 2))
+    options = ("--dataset", tmp_path, *SMALL, "--epochs", 2, "--num-negs-per-pos", negatives)
+    result = result_of(run_app("kge", 2, *options, "--workers", 2))
     assert result["mrr"] is None and result["loss"] > 0
 
 

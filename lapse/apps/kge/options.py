@@ -169,6 +169,8 @@ def contradiction(args: argparse.Namespace) -> str | None:
             )
         if args.loss != "softmax":
             return f"argument --num-negs-per-pos: all requires --loss softmax, not {args.loss}"
+        if args.partition == "relation":
+            return "argument --partition: with all negatives all workers train each triple together; omit it"
     else:
         for name in ONLY_WITH_ALL:
             if getattr(args, name):

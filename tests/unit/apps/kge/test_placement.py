@@ -50,6 +50,7 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
     [
         (("--num-negs-per-pos", "all", "--model", "transe"), "distances"),
         (("--num-negs-per-pos", "all", "--loss", "bce"), "--loss softmax"),
+        (("--num-negs-per-pos", "all", "--partition", "relation"), "together"),
         (("--relation-weight", 1), "all"),
         (("--dura", 0.1, "--num-negs-per-pos", 4), "all"),
         (("--relation-weight", 1, "--num-negs-per-pos", "all", "--model", "rescal"), "rescal"),
