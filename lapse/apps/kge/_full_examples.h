@@ -59,7 +59,8 @@ static void full_ask(const full_examples *x, int64_t n, uint64_t state, float *s
     }
 }
 
-/* Adds a penalty of example i to the gradients that are mine, but for the query's part to `dq`; returns it.
+/* Adds a penalty of example i to the gradients that are mine, but for the query's part to `dq`; returns it, as far as
+ * it was needed for that.
  *
  * It is the weight of the squared norms of the query, of the query by which the target would ask for the given entity,
  * and of both entities (DURA: Zhang, Cai, Wang, *Duality-Induced Regularizer for Tensor Factorization Based Knowledge
@@ -74,9 +75,9 @@ LAPSE_INLINE double full_dura(const full_examples *x, int64_t i, const float *qu
     lapse_axpy(twice, query, dq, n);
     lapse_axpy(twice, vector, x->gradients + x->offsets[target], n);
     lapse_axpy(twice, other, x->gradients + x->offsets[given], n);
-    kge_query(x->model, back, vector, full_relation(x, i), opposite, n);
-    norms += lapse_dot(opposite, opposite, n);
     if (x->mine[target] || x->mine[relation]) {
+        kge_query(x->model, back, vector, full_relation(x, i), opposite, n);
+        norms += lapse_dot(opposite, opposite, n);
         for (int64_t k = 0; k < n; k++)
             opposite[k] *= twice;
         kge_query_backward(x->model, back, vector, full_relation(x, i), opposite, x->gradients + x->offsets[target],
