@@ -109,15 +109,15 @@ ALL = ("--num-negs-per-pos", "all", "--epochs", 12)
 
 
 def test_all_entities_as_negatives_give_the_same_on_any_ranks_and_workers(languages):
-    """But for rounding; one worker repeats itself to the last bit, and so do two of one rank."""
+    """But for rounding; those of one rank repeat themselves to the last bit."""
     more = ("--relation-weight", 0.5, "--entity-dropout", 0.1, "--relation-dropout", 0.1)
-    jobs = [(1, 1, {}), (1, 1, {}), (1, 2, {}), (1, 2, {}), (3, 2, APART), (2, 1, {})]
+    jobs = [(1, 2, {}), (1, 2, {}), (1, 1, {}), (3, 2, APART), (2, 1, {})]
     results = [
         result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, *ALL, *more, "--workers", workers, env=env))
         for ranks, workers, env in jobs
     ]
     figures = [(result["loss"], result["mrr"]) for result in results]
-    assert figures[0] == figures[1] and figures[2] == figures[3]
+    assert figures[0] == figures[1]
     assert figures[0][1] > 0.7
     for loss, mrr in figures:
         assert loss == pytest.approx(figures[0][0], rel=1e-4) and mrr == pytest.approx(figures[0][1], abs=0.02)
