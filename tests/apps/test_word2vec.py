@@ -230,15 +230,14 @@ def test_gzip_and_plain_text_give_the_same_vocabulary(topics, tmp_path):
     assert written == ["context.bin", "vectors.bin", "vectors.npy", "vocab.txt"]
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_folder_is_trained_as_one_text_with_phrases(topics, tmp_path, ranks):
+def test_a_folder_is_trained_as_one_text_with_phrases(topics, tmp_path):
     folder, model = tmp_path / "texts", tmp_path / "model"
     (folder / "more").mkdir(parents=True)
     lines = topics.read_text().replace("t0w1 ", "new york ").splitlines(keepends=True)
     (folder / "a.txt").write_text("".join(lines[:500]))
     (folder / "more" / "b.gz").write_bytes(gzip.compress("".join(lines[500:]).encode()))
     options = ("--output", model, "--checkpoint-every", 2, "--phrases", "--phrases-threshold", 50)
-    job = run_app("word2vec", ranks, "--corpus", folder / "a.txt", folder / "more", *SMALL, *options)
+    job = run_app("word2vec", 3, "--corpus", folder / "a.txt", folder / "more", *SMALL, *options)
     assert result_of(job)["vocab"] == NUM_TOPICS * TOPIC_WORDS + 1  # t0w1 remains at the end of lines
     counts = model_io.read_counts(model / "vocab.txt")
     assert "york" not in counts and counts["new_york"] == "".join(lines).count("new york")
@@ -246,11 +245,17 @@ def test_a_folder_is_trained_as_one_text_with_phrases(topics, tmp_path, ranks):
     assert result_of(again) == result_of(job)
 
 
-@pytest.mark.parametrize("ranks, kind", [(1, "folder"), (3, "folder"), (1, "vectors.bin"), (2, "vectors.npy")])
-def test_a_training_continues_from_vectors(topics, tmp_path, ranks, kind):
+@pytest.fixture(scope="module")
+def trained(topics, tmp_path_factory):
+    """A model and its result."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, result_of(run_app("word2vec", 1, "--corpus", topics, "--output", folder, *SMALL, "--binary"))
+
+
+@pytest.mark.parametrize("ranks, kind", [(3, "folder"), (1, "vectors.bin"), (2, "vectors.npy")])
+def test_a_training_continues_from_vectors(topics, trained, tmp_path, ranks, kind):
     """The text of the second training lacks the first words and has a new one."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    result = result_of(run_app("word2vec", 1, "--corpus", topics, "--output", first, *SMALL, "--binary"))
+    (first, result), second = trained, tmp_path / "second"
     text = tmp_path / "text.txt"
     lines = topics.read_text().replace("t0w5", "new").splitlines(keepends=True)
     text.write_text("".join(line for line in lines if not line.startswith("t1")))
