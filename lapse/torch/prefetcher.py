@@ -36,8 +36,8 @@ class Prefetcher(Generic[BatchT]):
     """Iterates over batches, and brings the rows that the next ones need.
 
     The keys of the next `lookahead` batches are localized: they move to this rank, while earlier batches are computed.
-    The rows of the next batch alone are pulled, unless all are here, so that `Embedding` and `EmbeddingBag` find them when
-    it comes; they lack at most the gradients of one step.
+    The rows of the next batch alone are pulled, unless all are here, so that `Embedding` and `EmbeddingBag` find them
+    when it comes; they lack at most the gradients of one step.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class Prefetcher(Generic[BatchT]):
         traffic.settle()  # what is pulled now may lack the gradients of the batch that is handed out, and no others
         if not current.rows:
             self._pull(traffic, current)
-        # Rows that are here are read when they are used: to read them now would save nothing, and they would lack a step.
+        # Rows that are here are read when they are used: read now, they would lack a step, and nothing would be saved.
         if coming and not self._kv.is_local(coming[0].keys).all():
             self._pull(traffic, coming[0])
         traffic.ahead = current.rows
