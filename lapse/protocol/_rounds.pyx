@@ -287,10 +287,11 @@ cdef int begin_round(rounds_t* self) noexcept nogil:
 
 
 cdef inline bint is_round_wanted(common_t* common) noexcept nogil:
+    cdef int64_t most = peek(&common.max_pending)  # it may change
     fence()  # a thread that adds to `pending` reads `unreturned` afterwards, and vice versa: one of them sees both
     return load(&common.unreturned) == 0 and (
         load(&common.wanted) > load(&common.begun)
-        or (common.max_pending and load(&common.pending) >= common.max_pending))
+        or (most and load(&common.pending) >= most))
 
 
 cdef inline bint is_round_due(common_t* common) noexcept nogil:
