@@ -135,7 +135,7 @@ def _called(fn: Callable[..., Any], worker: Worker, args: tuple) -> Any:
     if inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn):
         result.close()  # else Python warns of a coroutine
         raise TypeError(
-            f"{brief(fn)} has not been carried out: it gives a {type(result).__name__}, which only iterating or awaiting "
-            "would do; give run a plain function, without yield and async"
+            f"{brief(fn)} has not been carried out: it gives a {type(result).__name__}, which only iterating or "
+            "awaiting would do; give run a plain function, without yield and async"
         )
     return result
