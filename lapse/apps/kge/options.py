@@ -91,8 +91,8 @@ _ALL = dict(num_negs_per_pos=ALL)
 #: `--preset fast`, `quality` and `best`, by model. `--help` says what they take.
 PRESETS: dict[str, dict[str, dict]] = {
     "fast": {
-        "complex": _ALL | dict(dim=200, epochs=10),
-        "distmult": _ALL | dict(dim=200, epochs=10),
+        "complex": _ALL | dict(dim=200, epochs=12),
+        "distmult": _ALL | dict(dim=200, epochs=12),
         "rescal": _ALL | dict(dim=100, epochs=10),
         "transe": dict(dim=128, epochs=25),
     },
