@@ -70,7 +70,7 @@ COMMON = dict(
 ONLY_WITH_ALL = ("relation_weight", "dura")
 #: `--num-negs-per-pos all`: as Lacroix, Usunier, Obozinski, *Canonical Tensor Decomposition for Knowledge Base
 #: Completion*, ICML 2018. Each of a triple's two questions has a penalty there, so that entities have it twice.
-_FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True)
+_FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True, lr_final=1.0)
 _N3 = dict(entity_n3=0.1, relation_n3=0.05)
 #: The same, by model.
 FULL = {"complex": _FULL | _N3, "distmult": _FULL | _N3, "rescal": _FULL | dict(dura=0.05), "transe": _FULL}
