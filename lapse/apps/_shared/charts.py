@@ -28,7 +28,9 @@ def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], acros
     points = [point for each in series.values() for point in each if math.isfinite(point[1])]
     if not points:
         return f"<figure><figcaption>{escape(title)}</figcaption><p>No figures.</p></figure>"
-    x_axis, y_axis = (_Axis(min(values), max(values)) for values in zip(*points, strict=True))
+    across_points, values = zip(*points, strict=True)
+    x_axis = _Axis(min(across_points), max(across_points), 1 if all(x == int(x) for x in across_points) else 0)
+    y_axis = _Axis(min(values), max(values))
     parts = [_frame(x_axis, y_axis, across)]
     for place, (name, each) in enumerate(series.items()):
         color, spots = f"c{place % COLORS}", [(_x(x_axis, x), _y(y_axis, y), x, y) for x, y in each if math.isfinite(y)]
@@ -100,14 +102,14 @@ def grid(title: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[
 
 
 class _Axis:
-    """A range of numbers with round marks inside."""
+    """A range of numbers with round marks inside, which are at least `apart`: of whole numbers 1."""
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float, high: float, apart: float = 0) -> None:
         if low == high:
             low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
         self.low, self.high = low, high
         step = 10 ** math.floor(math.log10((high - low) / 3))
-        step *= max(factor for factor in (1, 2, 5) if factor * step <= (high - low) / 2)
+        step = max(step * max(factor for factor in (1, 2, 5) if factor * step <= (high - low) / 2), apart)
         first = math.ceil(low / step)
         self.marks = [mark * step for mark in range(first, math.floor(high / step) + 1)]
 
@@ -139,7 +141,7 @@ def _frame(x_axis: _Axis, y_axis: _Axis, across: str) -> str:
 
 
 def _figure(title: str, width: int, height: int, parts: Iterable[str], legend: Iterable[str]) -> str:
-    keys = "".join(f'<span class="k{i % COLORS}">{escape(name)}</span>' for i, name in enumerate(legend))
+    keys = " ".join(f'<span class="k{i % COLORS}">{escape(name)}</span>' for i, name in enumerate(legend))
     label = escape(title, quote=True)
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"

@@ -71,6 +71,11 @@ def test_marks_are_round_and_inside(low, high):
     assert drawn.count("<circle") == 2 and drawn.count('class="mark"') >= 2
 
 
+def test_marks_between_epochs_are_none():
+    drawn = charts.lines("x", {"x": [(1, 0.5), (2, 0.25), (3, 0.125)]})
+    assert ">1<" in drawn and ">3<" in drawn and ">1.5<" not in drawn
+
+
 def test_a_page_that_cannot_be_written_is_refused_before_the_training(tmp_path):
     report.require(tmp_path / "page.html")
     for wrong in (tmp_path, tmp_path / "none" / "page.html"):
