@@ -75,12 +75,12 @@ def _write(
 ) -> None:
     folder = os.path.join(path, step)
     optimizers = saved.optimizers if with_optimizers else []
-    steps = calls.attempt("the steps of save", saved.steps.state)
+    steps = most_steps(calls.attempt("the steps of save", saved.steps.state)) if optimizers else {}
     files = calls.attempt(
         "the values of save", checkpoint.write_values, folder, saved.store, calls.rank, bool(optimizers)
     )
     shape = shape_of(saved.store, saved.tables, optimizers)
-    progress = checkpoint.Progress(states, most_steps(steps) if optimizers else {})
+    progress = checkpoint.Progress(states, steps)
     calls.attempt_on_rank_0("the end of save", checkpoint.commit_step, path, step, shape, files, metadata, progress)
 
 

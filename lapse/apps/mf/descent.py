@@ -110,10 +110,26 @@ def train_epoch(
         localize=plan.placement.localized_columns,
         exclusive=plan.args.algorithm == "dsgd",
     )
+    pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
+    steps = pass_over(kv, plan, training, epoch, rate, part, trainer)
+    go_through(kv, server, plan, training, epoch, part, trainer, steps)
+    return {"ratings": int(kv.allreduce(trainer.trained))}
+
+
+def go_through(
+    kv: lapse.Worker,
+    server: lapse.Server,
+    plan: Plan,
+    training: Training,
+    epoch: int,
+    part: Part,
+    trainer: Trainer,
+    steps: Iterator[None],
+) -> None:
+    """Take all steps of an epoch, show how far they have come, and finish."""
     ratings = plan.matrix.num_training
     progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")
-    pass_over = train_blocks if plan.args.algorithm == "dsgd" else train_in_order
-    for _ in pass_over(kv, plan, training, epoch, rate, part, trainer):
+    for _ in steps:
         progress.show(
             trainer.trained / max(len(part), 1) * ratings,
             lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
@@ -121,7 +137,6 @@ def train_epoch(
     trainer.finish()
     training.note_computing(trainer.computing_seconds)
     progress.close()
-    return {"ratings": int(kv.allreduce(trainer.trained))}
 
 
 def train_blocks(
@@ -151,6 +166,13 @@ def train_in_order(
         order = schedule.columnwise_order(part.columns, plan.matrix.num_columns, rng)
     else:
         order = schedule.plain_order(len(part), rng)
+    yield from train_some_at_once(plan, training, trainer, order, rate)
+
+
+def train_some_at_once(
+    plan: Plan, training: Training, trainer: Trainer, order: np.ndarray, rate: float
+) -> Iterator[None]:
+    """Train ratings in an order, until there are no more or the training is to stop."""
     at_once = plan.args.batch * BATCHES_AT_ONCE
     for begin in range(0, len(order), at_once):
         if training.should_stop():

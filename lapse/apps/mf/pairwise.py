@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import lapse
 from lapse.apps._shared import streams
-from lapse.apps._shared.metrics import local_share
-from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
 from lapse.apps.mf import model_io, ranking, schedule
-from lapse.apps.mf.descent import BATCHES_AT_ONCE, localize_rows
+from lapse.apps.mf.descent import go_through, localize_rows, train_some_at_once
 from lapse.apps.mf.plan import Plan, make_trainer, part_of
 
 
@@ -68,20 +66,8 @@ def train_epoch(
         localize=plan.placement.localized_columns,
         ranks=True,
     )
-    ratings = plan.matrix.num_training
-    progress = Progress.of_epoch(kv, plan.args, epoch, ratings, "ratings")
     order = schedule.plain_order(len(part), streams.generator(plan.args.seed, epoch, kv.id, schedule.ORDER))
-    at_once = plan.args.batch * BATCHES_AT_ONCE
-    for begin in range(0, len(order), at_once):
-        if training.should_stop():
-            break
-        trainer.train(order[begin : begin + at_once], rate)
-        progress.show(
-            trainer.trained / max(len(part), 1) * ratings,
-            lambda: {"local": f"{100 * local_share(server.stats()):.0f}%"},
-        )
-    trainer.finish()
-    training.note_computing(trainer.computing_seconds)
-    progress.close()
+    steps = train_some_at_once(plan, training, trainer, order, rate)
+    go_through(kv, server, plan, training, epoch, part, trainer, steps)
     loss, ranked, trained = (kv.allreduce(each) for each in (trainer.loss, trainer.ranked, trainer.trained))
     return loss / max(ranked, 1), int(trained)
