@@ -226,6 +226,23 @@ SGNS_FN void SGNS(fetch)(const float *row, int dim) {
     __builtin_prefetch(row + dim - 1, 1);
 }
 
+/* Where the m inputs and k outputs of a group are. */
+SGNS_FN void SGNS(find)(float *rows, const int32_t *inputs, int m, const int32_t *outputs, int k, int dim, float **in,
+                        float **out) {
+    for (int i = 0; i < m; i++)
+        in[i] = rows + (int64_t)inputs[i] * dim;
+    for (int j = 0; j < k; j++)
+        out[j] = rows + (int64_t)outputs[j] * dim;
+}
+
+/* Of a group that comes next, the outputs and the input that the present one does not have, as a rule. */
+SGNS_FN void SGNS(fetch_group)(const float *rows, const int32_t *inputs, int m, const int32_t *outputs, int k,
+                               int dim) {
+    for (int j = 0; j < k; j++)
+        SGNS(fetch)(rows + (int64_t)outputs[j] * dim, dim);
+    SGNS(fetch)(rows + (int64_t)inputs[m - 1] * dim, dim);
+}
+
 /* Train groups one after the other; the pairs of one see the same vectors.
  *
  * Of `inputs` and `outputs`, numbers of rows, each group takes its `num_inputs` and `num_outputs`; the first
@@ -239,17 +256,11 @@ static double SGNS(train)(float *rows, const sgns_group *groups, int64_t num_gro
     int widest = 0;
     for (int64_t g = 0; g < num_groups; g++) {
         int m = groups[g].num_inputs, k = groups[g].num_outputs;
-        for (int i = 0; i < m; i++)
-            in[i] = rows + (int64_t)inputs[i] * dim;
-        for (int j = 0; j < k; j++)
-            out[j] = rows + (int64_t)outputs[j] * dim;
+        SGNS(find)(rows, inputs, m, outputs, k, dim, in, out);
         inputs += m;
         outputs += k;
-        if (ahead && g + 1 < num_groups) {
-            for (int j = 0; j < groups[g + 1].num_outputs; j++)
-                SGNS(fetch)(rows + (int64_t)outputs[j] * dim, dim);
-            SGNS(fetch)(rows + (int64_t)inputs[groups[g + 1].num_inputs - 1] * dim, dim);
-        }
+        if (ahead && g + 1 < num_groups)
+            SGNS(fetch_group)(rows, inputs, groups[g + 1].num_inputs, outputs, groups[g + 1].num_outputs, dim);
         if (k != scratch->signs_period || alpha != scratch->signs_alpha || m > widest) {
             SGNS(make_signs)(scratch, m, k, alpha);
             scratch->signs_period = k;
@@ -327,17 +338,11 @@ static double SGNS(cbow)(float *rows, const sgns_group *groups, int64_t num_grou
     float *mean = scratch->middle, *change = mean + dim;
     for (int64_t g = 0; g < num_groups; g++) {
         int m = groups[g].num_inputs, k = groups[g].num_outputs;
-        for (int i = 0; i < m; i++)
-            in[i] = rows + (int64_t)inputs[i] * dim;
-        for (int j = 0; j < k; j++)
-            out[j] = rows + (int64_t)outputs[j] * dim;
+        SGNS(find)(rows, inputs, m, outputs, k, dim, in, out);
         inputs += m;
         outputs += k;
-        if (ahead && g + 1 < num_groups) {
-            for (int j = 0; j < groups[g + 1].num_outputs; j++)
-                SGNS(fetch)(rows + (int64_t)outputs[j] * dim, dim);
-            SGNS(fetch)(rows + (int64_t)inputs[groups[g + 1].num_inputs - 1] * dim, dim);
-        }
+        if (ahead && g + 1 < num_groups)
+            SGNS(fetch_group)(rows, inputs, groups[g + 1].num_inputs, outputs, groups[g + 1].num_outputs, dim);
         if (k != scratch->signs_period || alpha != scratch->signs_alpha) {
             SGNS(make_signs)(scratch, 1, k, alpha);
             scratch->signs_period = k;
