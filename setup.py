@@ -1,6 +1,7 @@
 """The extension modules of Lapse. What is not about compiling is in pyproject.toml."""
 
 import os
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -60,6 +61,20 @@ def extension(name, mpi):
     )
 
 
+def with_included(paths):
+    """These files, and the headers of this project that they include, directly or not: Cython knows those it names."""
+    found, left = set(), list(paths)
+    while left:
+        path = os.path.normpath(left.pop())
+        if path in found or not os.path.isfile(path):
+            continue
+        found.add(path)
+        if path.endswith(".h"):
+            names = re.findall(r'^\s*#\s*include\s*"([^"]+)"', Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+            left += [os.path.join(folder, name) for name in names for folder in (os.path.dirname(path), ".")]
+    return sorted(found)
+
+
 def translate(extensions, settings, force):
     """Translate to C what has changed, and let the extensions name the results."""
     from Cython.Build import cythonize
@@ -75,7 +90,7 @@ def translate(extensions, settings, force):
     by_name = {result.name: result for result in translated}
     for ext in extensions:
         ext.sources = by_name[ext.name].sources
-        ext.depends = [*by_name[ext.name].depends, settings]
+        ext.depends = [*with_included(by_name[ext.name].depends), settings]
 
 
 def note_settings(extensions):

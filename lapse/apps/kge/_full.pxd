@@ -5,9 +5,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from lapse cimport key_t
 from lapse.apps.kge._gradients cimport Gradients
 
-cdef extern from "lapse/apps/_shared/_vector.h":    # included by the next ones; named, so that changes are seen
-    pass
-
 cdef extern from "lapse/apps/kge/_gradients.h":
     pass
 

@@ -22,9 +22,6 @@ cdef extern from "lapse/apps/kge/_full_panel.h" nogil:
     void full_to_panel(const float* rows, int64_t step, int64_t count, int64_t length, float* panel)
     void full_from_panel(const float* panel, int64_t count, int64_t length, float* rows, int64_t step)
 
-cdef extern from "lapse/apps/kge/_full_width.h":    # included by the next one
-    pass
-
 cdef extern from "lapse/apps/kge/_full.h" nogil:
     enum:
         FULL_LANES, FULL_BLOCK

@@ -1,7 +1,5 @@
 /* Included by _full.h once per vector length, with FULL_WIDTH, FULL_SUFFIX, FULL_TARGET, and the rows of the large and of
- * the small tile, FULL_ROWS and FULL_FEW. By itself it has nothing (Cython names it, so that its changes are seen). */
-#ifdef FULL_SUFFIX
-
+ * the small tile, FULL_ROWS and FULL_FEW. */
 #define FULL_FN static inline __attribute__((always_inline)) FULL_TARGET
 #define FULL_V FULL(v)
 #define FULL_I FULL(i)
@@ -186,5 +184,3 @@ static void FULL(backward)(int64_t n, const float *q, int64_t count, int64_t ste
 #undef FULL_WIDTH
 #undef FULL_ROWS
 #undef FULL_FEW
-
-#endif

@@ -2,9 +2,6 @@
 
 from libc.stdint cimport int64_t
 
-cdef extern from "lapse/apps/_shared/_vector.h":    # included by the last one; named, so that its changes are seen
-    pass
-
 cdef extern from "lapse/apps/kge/_product.h":
     pass
 

@@ -2,9 +2,6 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-cdef extern from "lapse/apps/_shared/_vector.h":    # included by the next one; named, so that its changes are seen
-    pass
-
 cdef extern from "lapse/apps/mf/_mf.h" nogil:
     ctypedef struct mf_model:
         int rank, biases, length
