@@ -21,7 +21,7 @@ cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other p
 
 cdef enum:
     RENEW_EVERY = 4     # rounds; in simulations every eighth diverged once
-    MOST_VALUES = 8192  # in a moment, about: of more, the same part each time; in simulations an eighth was as good
+    MOST_VALUES = 1024  # in a moment, about: of more, the same part each time
 
 cdef double KEPT = 0.98     # of what a replica has gathered, from one round to the next
 

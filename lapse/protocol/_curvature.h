@@ -14,7 +14,7 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define LAPSE_CURVATURE_CLONES __attribute__((unused, target_clones("arch=x86-64-v3", "default")))
+#define LAPSE_CURVATURE_CLONES __attribute__((unused, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define LAPSE_CURVATURE_CLONES __attribute__((unused))
 #endif
