@@ -41,7 +41,6 @@ cdef struct replica_t:
     uint8_t has_delta
     uint8_t has_rest        # `delta` is what rounding kept back of the last contribution: nothing was pushed since
     uint8_t is_changed      # it is in a list of changed replicas
-    uint32_t next           # in that list: see list_t
     uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
     uint16_t contributors   # at the home: how many contributions `sum` contains
     uint16_t turn           # among those of all levels
@@ -76,7 +75,7 @@ cdef struct home_gradient_t:
 
 
 cdef struct list_t:
-    # Replicas, each at most once, linked by `next`: the number of a replica plus 1; 0 at the end.
+    # Replicas, each at most once, linked by `following`: the number of a replica plus 1; 0 at the end.
     uint32_t first
     uint32_t count
 
@@ -99,6 +98,7 @@ cdef struct replicas_t:
     # Shared
     replica_t* all
     lists_t* lists
+    uint32_t* following     # as `all`; beside each other, since who walks along a list reads nothing else
     char* rounds            # ROUNDS_BYTES for floor 2
     replica_gradient_t* gradients   # as `all`; NULL if no replicated key has an optimizer
     # Of this rank

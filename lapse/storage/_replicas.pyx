@@ -131,7 +131,7 @@ cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil:
     cdef list_t* changed = &lists.changed[replica.turn]
     replica.is_changed = True
     take_latch_as(&lists.latch, replicas.holder, replicas.watch)
-    replica.next = changed.first
+    replicas.following[number] = changed.first
     put32(&changed.first, number + 1)
     changed.count += 1
     put32(&lists.num_changed, lists.num_changed + 1)
@@ -153,7 +153,7 @@ cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil:
     drop_latch(&lists.latch)
     while following:  # none is listed anew before `is_changed` is cleared
         replicas.drained[count] = following - 1
-        following = replicas.all[following - 1].next
+        following = replicas.following[following - 1]
         count += 1
     return count
 
@@ -196,6 +196,8 @@ cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* 
     at += (sizeof(lists_t) + 63) & ~<size_t>63
     replicas.rounds = address + at
     at = to_pages(at + ROUNDS_BYTES)
+    replicas.following = <uint32_t*>(address + at)
+    at = to_pages(at + count * sizeof(uint32_t))
     replicas.all = <replica_t*>(address + at)
     at = to_pages(at + count * sizeof(replica_t))
     for i in range(count):
