@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
 import launch
-from app import result_of, run_app, start_app, write_topics
+from app import result_of, run_app, start_app, write_languages, write_topics
+from mounts import may_mount
 
 SMALL = ("--dim", 8, "--epochs", 1, "--sample", 0, "--no-progress")
 
@@ -127,6 +129,16 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path, app, name, content, 
     check_error(run_app(app, 2, *options, path, timeout=40), words, "GB on 2 rank(s), but ", "choose a smaller --")
 
 
+def test_damaged_vectors_to_continue_from_are_named_on_all_ranks(topics, tmp_path):
+    """The context vectors are not read before the first worker gives them to the server."""
+    result_of(run_app("word2vec", 1, "--corpus", topics, *SMALL, "--output", tmp_path / "out"))
+    context = tmp_path / "out" / "context.txt"
+    context.write_bytes(context.read_bytes()[:-200])
+    for ranks in (1, 3):
+        job = run_app("word2vec", ranks, "--corpus", topics, *SMALL, "--start-vectors", tmp_path / "out", timeout=40)
+        check_error(job, f"error: --start-vectors {tmp_path / 'out'}: {context}")
+
+
 def test_vectors_that_fit_nowhere(topics):
     job = run_app("word2vec", 2, "--corpus", topics, *SMALL, "--dim", 10**9, timeout=40)
     check_error(
@@ -134,9 +146,53 @@ def test_vectors_that_fit_nowhere(topics):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_block_ends_the_job(tmp_path, number):
-    """Rank 0 waits for somebody who writes into the pipe, rank 1 for rank 0."""
+#: In a mount namespace of its own: train into a disk of a megabyte, then a model that it cannot hold.
+SAVING = {"word2vec": "could not be written to", "kge": "so far could not be saved in", "mf": "could not be written to"}
+FILL_A_DISK = """
+mount -t tmpfs -o size=1m tmpfs "$OUT" && $TRAIN $SMALL && cksum "$OUT"/*.* >"$OUT.before" || exit 99
+$TRAIN $LARGE
+status=$?
+cksum "$OUT"/*.* >"$OUT.after"
+exit $status
+"""
+
+
+@pytest.mark.skipif(not may_mount(), reason="this user may not mount")
+@pytest.mark.parametrize("app, length", [("word2vec", "--dim"), ("kge", "--dim"), ("mf", "--rank")])
+def test_a_full_disk_is_an_error_that_leaves_the_older_model(topics, tmp_path, app, length):
+    data = {
+        "word2vec": ["--corpus", topics],
+        "kge": ["--dataset", write_languages(tmp_path / "graph")],
+        "mf": ["--rows", 300, "--columns", 60, "--entries", 3000],
+    }[app]
+    out = tmp_path / "out"
+    out.mkdir()
+    train = [launch.mpirun_command(), "-n", "2", sys.executable, "-m", f"lapse.apps.{app}", *data, "--epochs", 1]
+    variables = {
+        "TRAIN": " ".join(map(str, [*train, "--no-progress", "--output", out])),
+        "OUT": out, "SMALL": f"{length} 4", "LARGE": f"{length} 4000",
+    }  # fmt: skip
+    job = launch.run(["unshare", "--mount", "sh", "-c", FILL_A_DISK], timeout=60, env=variables)
+    assert job.returncode not in (0, 99), job.output
+    check_error(job, "error: the ", f"model {SAVING[app]} {out}", "[Errno 28] No space left on device")
+    before = Path(f"{out}.before").read_text()
+    assert len(before.splitlines()) > 2 and Path(f"{out}.after").read_text() == before
+
+
+def pid_of(rank, word):
+    """The process of a rank that has this word on its command line."""
+    variables = {f"{name}={rank}".encode() for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK")}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # one that has ended, or is somebody else's
+            words, environment = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            if str(word).encode() in words and variables & set(environment):
+                return int(folder.name)
+    raise LookupError(f"no rank {rank} of a command with {word}")
+
+
+@pytest.mark.parametrize("number, rank", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 1)])
+def test_a_signal_before_the_first_block_ends_the_job(tmp_path, number, rank):
+    """Rank 0 waits for somebody who writes into the pipe, rank 1 for rank 0, in a broadcast."""
     os.mkfifo(tmp_path / "pipe")
     process = start_app("word2vec", 2, "--corpus", tmp_path / "pipe", "--output", tmp_path / "out", *SMALL)
     try:
@@ -144,7 +200,7 @@ def test_a_signal_before_the_first_block_ends_the_job(tmp_path, number):
         while process.poll() is None and not (lock.exists() and lock.read_text()):
             time.sleep(0.05)
         time.sleep(0.5)  # both are where they wait
-        os.kill(json.loads(lock.read_text())["pid"], number)
+        os.kill(pid_of(rank, tmp_path / "pipe"), number)
         process.communicate(timeout=30)
         assert process.returncode not in (0, None)
     finally:

@@ -1,24 +1,15 @@
 """A /dev/shm that is too small for MPI, as in many containers: words instead of a bus error."""
 
 import shlex
-import subprocess
 import sys
 
 import pytest
 
 import launch
 from lapse import _build_info
+from mounts import may_mount
 
 IN_A_SMALL_ONE = "mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "  # in a mount namespace of its own
-
-
-def may_mount():
-    """Whether this user may mount, which most containers refuse."""
-    words = ["unshare", "--mount", "sh", "-c", IN_A_SMALL_ONE + "true"]
-    try:
-        return subprocess.run(words, capture_output=True, timeout=30).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 @pytest.mark.skipif(_build_info.family != "mpich", reason="Open MPI says so itself")

@@ -149,6 +149,7 @@ def write_model(
         On all ranks, if it cannot be written: the older model remains.
     """
     error = server.run(_write_by_first, folder, last, tuple(obsolete), write, args)[0]
+    error = server.comm.bcast(error)  # nobody raises before rank 0 has left `run`, and can say why
     if error is not None:
         raise AppError(f"the model could not be written to {folder}: {error}")
     log.info("wrote the model to %s", folder)
@@ -157,16 +158,15 @@ def write_model(
 def _write_by_first(
     kv: lapse.Worker, folder: Path, last: str, obsolete: tuple[str, ...], write: Callable[..., None], args: tuple
 ) -> str | None:
-    """Returns what went wrong, on every rank (the text on the first one only)."""
-    error = ""
-    if kv.id == 0:
-        try:
-            with replacing_model(folder, last, obsolete) as writing:
-                write(kv, writing, *args)
-        except OSError as failure:
-            error = describe(failure)
-    failed = kv.allreduce(int(bool(error)), op="max")
-    return (error or "rank 0 says why") if failed else None
+    """Returns what went wrong, to the first worker."""
+    if kv.id != 0:
+        return None
+    try:
+        with replacing_model(folder, last, obsolete) as writing:
+            write(kv, writing, *args)
+    except OSError as failure:
+        return describe(failure)
+    return None
 
 
 def pull_rows(kv: lapse.Worker, keys: np.ndarray, at_once: int) -> Iterator[np.ndarray]:

@@ -363,7 +363,10 @@ class Best:
             return
         self._epoch, self._mrr, self.worse, self.is_present = epoch, mrr, 0, True
         if self._folder is not None:
-            server.save(self._folder, {"epoch": epoch, "mrr": mrr})
+            try:
+                server.save(self._folder, {"epoch": epoch, "mrr": mrr})
+            except OSError as error:  # on all ranks
+                raise job.AppError(f"the best model so far could not be saved in {self._folder}: {error}") from error
             return
         self._keys = server.local_keys()
         self._values = server.run(_pull_once, server.workers, self._keys)[0]

@@ -112,13 +112,14 @@ def put(server: lapse.Server, start: Start, vocabulary: Vocabulary) -> None:
         On all ranks.
     """
     error = server.run(_put_by_first, start, vocabulary)[0]
+    error = server.comm.bcast(error)  # nobody raises before rank 0 has left `run`, and can say why
     if error is not None:
         raise AppError(f"--start-vectors {start.path}: {error}")
 
 
 def _put_by_first(kv: lapse.Worker, start: Start, vocabulary: Vocabulary) -> str | None:
-    """Returns what went wrong, on every rank (the text on the first one only)."""
-    error = ""
+    """Returns what went wrong, to the first worker."""
+    error = None
     with kv.setup():
         if kv.id == 0:
             try:
@@ -126,8 +127,7 @@ def _put_by_first(kv: lapse.Worker, start: Start, vocabulary: Vocabulary) -> str
                     _put(kv, vocabulary, offset, rows)
             except (OSError, ValueError, AppError) as failure:
                 error = str(failure)
-    failed = kv.allreduce(int(bool(error)), op="max")
-    return (error or "rank 0 says why") if failed else None
+    return error
 
 
 def _put(kv: lapse.Worker, vocabulary: Vocabulary, offset: int, rows: Rows) -> None:
