@@ -99,7 +99,14 @@ def test_operations_take_no_more_memory_than_is_charged():
 @pytest.mark.deadline(90)
 def test_an_error_of_mpi_is_an_error_on_all_ranks():
     """Whichever call fails on rank 1; nothing that it concerns is used afterwards."""
-    calls = {"MPI_Test": 500, "MPI_Isend": 50, "MPI_Irecv": 50, "MPI_Testsome": 50, "MPI_Get_count": 50}
+    calls = {
+        "MPI_Test": 500,
+        "MPI_Test_completed": 50,
+        "MPI_Isend": 50,
+        "MPI_Irecv": 50,
+        "MPI_Testsome": 50,
+        "MPI_Get_count": 50,
+    }
     try:
         env = {name: shim.failing((name, number, 1)) for name, number in calls.items()}
     except shim.Unavailable as reason:
@@ -137,6 +144,12 @@ def test_ranks_that_wait_for_one_that_does_not_come_say_so():
     ended = job(2, "missing_rank", env={"LAPSE_STALL_REPORT": "1"}).check()
     assert ended.stderr.count("lapse: rank 0 has been waiting for") == 1
     assert "lapse.Server(...)" in ended.stderr and "rank 1 has" not in ended.stderr
+
+
+def test_ranks_that_wait_for_one_that_is_in_a_barrier_of_mpi_say_so():
+    ended = job(2, "close_while_a_rank_is_in_mpi", env={"LAPSE_STALL_REPORT": "1"}).check()
+    assert "rank 0 of 2" in ended.stderr and "s in close for rank 1" in ended.stderr
+    assert "rank 1 of 2" not in ended.stderr
 
 
 # Children ----------------------------------------------------------------------------------------------

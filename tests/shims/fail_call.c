@@ -3,9 +3,10 @@
  * LAPSE_FAIL=NAME:N[:RANK]   the N-th call (from 1) of the function NAME fails, on this rank only, or on every one; with
  *                            N+ instead of N every call from the N-th on. Several, separated by commas.
  *
- * A function of MPI returns MPI_ERR_OTHER and is not carried out; pthread_create returns EAGAIN, write, pwrite and
- * fsync set ENOSPC (files only, not pipes or standard streams), malloc, mmap and memfd_create set ENOMEM (malloc: of
- * LAPSE_FAIL_BYTES or more only, 1 MiB by default). What failed is said on stderr, once for each.
+ * A function of MPI returns MPI_ERR_OTHER and is not carried out. MPI_Test_completed is a call of MPI_Test that completes
+ * its request, which MPI frees, and returns an error all the same, as for a message that was cut. pthread_create returns
+ * EAGAIN, write, pwrite and fsync set ENOSPC (files only, not pipes or standard streams), malloc, mmap and memfd_create
+ * set ENOMEM (malloc: of LAPSE_FAIL_BYTES or more only, 1 MiB by default). What failed is said on stderr, once for each.
  *
  * LAPSE_FAIL_COUNT=PREFIX    at its end each rank writes how often it has called each function into a file PREFIX.RANK. */
 #define _GNU_SOURCE
@@ -114,7 +115,6 @@ MPI_CALL(MPI_Isend, (const void *b, int n, MPI_Datatype t, int to, int tag, MPI_
          b, n, t, to, tag, c, r)
 MPI_CALL(MPI_Irecv, (void *b, int n, MPI_Datatype t, int from, int tag, MPI_Comm c, MPI_Request *r),
          b, n, t, from, tag, c, r)
-MPI_CALL(MPI_Test, (MPI_Request *r, int *flag, MPI_Status *s), r, flag, s)
 MPI_CALL(MPI_Testsome, (int n, MPI_Request r[], int *count, int which[], MPI_Status s[]), n, r, count, which, s)
 MPI_CALL(MPI_Get_count, (const MPI_Status *s, MPI_Datatype t, int *count), s, t, count)
 MPI_CALL(MPI_Cancel, (MPI_Request *r), r)
@@ -130,6 +130,17 @@ MPI_CALL(MPI_Allgather, (const void *b, int n, MPI_Datatype t, void *o, int m, M
 MPI_CALL(MPI_Allgatherv, (const void *b, int n, MPI_Datatype t, void *o, const int m[], const int d[], MPI_Datatype u,
                           MPI_Comm c), b, n, t, o, m, d, u, c)
 MPI_CALL(MPI_Allreduce, (const void *b, void *o, int n, MPI_Datatype t, MPI_Op op, MPI_Comm c), b, o, n, t, op, c)
+
+int MPI_Test(MPI_Request *r, int *flag, MPI_Status *s)
+{
+    static long calls, completions;
+    static __typeof__(&MPI_Test) real;
+    int code;
+    if (!real) real = (__typeof__(&MPI_Test))of_mpi("PMPI_Test");
+    if (must_fail("MPI_Test", &calls)) return MPI_ERR_OTHER;
+    code = real(r, flag, s);
+    return code == MPI_SUCCESS && *flag && must_fail("MPI_Test_completed", &completions) ? MPI_ERR_OTHER : code;
+}
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
