@@ -112,6 +112,14 @@ def test_what_is_too_long_for_a_message_is_an_error_everywhere(server, monkeypat
         server.run(lambda kv: kv.allreduce(np.zeros(2000)))
 
 
+@pytest.mark.mpi(min_size=2)
+def test_an_array_of_more_than_4_gib_is_an_error_that_names_the_limit():
+    array = np.broadcast_to(np.float32(1), (1 << 30) + 1)  # of one number in memory
+    with lapse.Server(10, 1) as server:
+        with pytest.raises((ValueError, lapse.RemoteError), match="4294967300 bytes, but at most 2147483648 are"):
+            server.run(lambda kv: kv.allreduce(array))
+
+
 def test_back_to_back_collective_calls_do_not_mix(server):
     def work(kv):
         for number in range(50):
@@ -130,6 +138,16 @@ def test_generators_depend_on_seed_and_worker_only(server):
     assert len({tuple(draw) for draw in draws.values()}) == server.num_workers
     for id, draw in draws.items():
         assert draw == np.random.default_rng([4, id]).integers(0, 2**60, 4).tolist()
+
+
+def test_generators_go_on_where_the_worker_before_left_them():
+    with lapse.Server(10, 1, seed=4) as server:
+        draws = server.run(lambda kv: kv.rng.random(4))[0].tolist()
+        for _ in range(2):
+            with server.worker() as kv:
+                draws += kv.rng.random(4).tolist()
+        draws += server.run(lambda kv: kv.rng.random(4))[0].tolist()
+    assert draws == np.random.default_rng([4, comm.rank]).random(16).tolist()
 
 
 def test_a_workers_generator_is_one_object(server):

@@ -62,6 +62,12 @@ def test_another_mpi_is_loaded_already():
     assert "MPICC=" in job.stderr
 
 
+def test_a_library_of_another_vendor_counts_by_what_it_exports():
+    """As that of Intel, which has the name and the binary interface of MPICH."""
+    script = "import lapse; from mpi4py import MPI; MPI.get_vendor = lambda: ('Intel MPI', (2021, 18, 0)); "
+    python(script + "lapse.Server(1, 1).close()").check()
+
+
 def test_started_by_the_launcher_of_another_mpi():
     variable = _mpi_loader._RANKS_BY_LAUNCHER[OTHER]
     script = "import lapse; lapse.Server(1, 1)"
