@@ -14,7 +14,10 @@ cdef inline void ring_worker_slot(worker_slot_t* worker_slot) noexcept nogil:
 
 cdef inline void complete(operation_t* operation, int64_t positions) noexcept nogil:
     # The decrement to zero is the last access: the worker may use the memory again at once.
-    cdef worker_slot_t* worker_slot = operation.worker_slot
-    if positions and fetch_add(&operation.pending, -positions) == positions:
+    cdef worker_slot_t* worker_slot
+    if positions == 0:  # then there may be no operation
+        return
+    worker_slot = operation.worker_slot
+    if fetch_add(&operation.pending, -positions) == positions:
         fetch_add(&worker_slot.unfinished, -1)
         ring_worker_slot(worker_slot)
