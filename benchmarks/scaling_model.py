@@ -51,6 +51,8 @@ PACKET = 262_144
 TRIPS = 3
 #: Blocks of an outbox, to each other rank, that are kept while it has nothing to send.
 SPARE_BLOCKS = 4
+#: Of more values a home adds a part to the curvature.
+MOST_VALUES = 1024
 HOSTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 PARTS = ("trips", "bytes", "messages", "records", "combining")
 
@@ -267,7 +269,8 @@ def kind_of_round(
     combining = 0.0
     if training.has_curvature:
         keys = len(training.uses) / hosts
-        combining = summed.sum() / hosts * costs.combine + (keys * costs.gather + costs.directions) / costs.renewal
+        values = keys / (1 + keys // MOST_VALUES)
+        combining = summed.sum() / hosts * costs.combine + (values * costs.gather + costs.directions) / costs.renewal
     seconds = {
         "trips": TRIPS * costs.steps * trip(costs),
         "bytes": 8e-3 * (to_homes + back) / costs.gigabits,
