@@ -71,7 +71,8 @@ class Replication:
         When an argument has the wrong type.
     ValueError
         When a number is negative or not finite, `max_pending` is below 1, or a name is none of those above; when
-        `average` is to divide what another rule than the sum combines.
+        `average` is to divide what another rule than the sum combines; when `curvature` is given for another rule than
+        "adaptive", or `enough` without `rates`.
 
     Notes
     -----
@@ -124,8 +125,12 @@ class Replication:
         _check_name(self.wire, "wire", WIRES)
         if self.average and self.combine != "sum":
             raise ValueError(f'average divides a sum, but combine is "{self.combine}": leave average out')
+        if self.combine != "adaptive" and self.curvature != Replication.curvature:
+            raise ValueError(f'curvature={self.curvature} has no effect with combine="{self.combine}": leave it out')
         if self.rates is not None:
             self._put("rates", _check_rates(self.rates))
+        elif self.enough != Replication.enough:
+            raise ValueError(f"enough={self.enough} has no effect without rates: leave it out")
 
     def _put(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -40,6 +40,8 @@ def test_rates_are_copied_and_cannot_be_changed():
         ({"rates": [1.0, -2.0]}, ValueError, "rates has -2.0"),
         ({"rates": [1.0, float("inf")]}, ValueError, "rates has inf"),
         ({"combine": "adagrad", "average": True}, ValueError, "leave average out"),
+        ({"combine": "adagrad", "curvature": 0.2}, ValueError, 'curvature=0.2 has no effect with combine="adagrad"'),
+        ({"enough": 3}, ValueError, "enough=3.0 has no effect without rates: leave it out"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given, error, text):
