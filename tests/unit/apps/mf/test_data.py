@@ -46,6 +46,13 @@ def test_formats_of_text(text):
     assert triples(read(text)) == EXPECTED
 
 
+def test_lines_that_end_in_cr_are_lines(tmp_path):
+    """Not one line with further fields."""
+    (tmp_path / "ratings").write_bytes(b"7,x,3,99\r8,z,1.5,99\r7,z,4,98\r")
+    share = read_share(Source(str(tmp_path / "ratings")))
+    assert triples(share) == [("7", "x", 3.0), ("8", "z", 1.5), ("7", "z", 4.0)]
+
+
 def test_white_space():
     assert triples(read("user item rating time\n1 2 3\n 4   5 -0.5  99\n")) == [("1", "2", 3.0), ("4", "5", -0.5)]
 
