@@ -210,7 +210,7 @@ def _described(error, worker_id):
 
 def _encoded(text):
     """A text as bytes, whatever is in it, not longer than other ranks accept."""
-    data = text.encode(errors="backslashreplace")
+    data = text.encode(errors="backslashreplace").replace(b"\0", b"\\x00")  # which would end it
     if len(data) <= MAX_TEXT_BYTES:
         return data
     cut = data[:MAX_TEXT_BYTES].decode(errors="ignore")

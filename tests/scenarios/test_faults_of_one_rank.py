@@ -13,7 +13,7 @@ from program_jobs import PROGRAMS, job, lines
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_an_error_is_reported_whatever_its_text_is(ranks):
     ended = job(ranks, "odd_errors").check()
-    kinds = ["ValueError", "Unshowable", "ValueError", "Unsendable"]
+    kinds = ["ValueError", "Unshowable", "ValueError", "Unsendable", "ValueError"]
     assert lines(ended, ranks - 1) == [*kinds, "Unshowable"]
     if ranks == 1:
         return
@@ -22,7 +22,8 @@ def test_an_error_is_reported_whatever_its_text_is(ranks):
     for line, kind in zip(said, kinds):
         assert line.startswith("RemoteError 1 1 ") and kind in line
     assert int(said[2].split()[3]) < 10_000  # cut
-    assert said[4] == "Unshowable"
+    assert said[4].endswith(r"ValueError: a\\x00b'")
+    assert said[5] == "Unshowable"
 
 
 # Objects in other threads, in children and after their end ------------------------------------------

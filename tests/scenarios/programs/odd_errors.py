@@ -26,7 +26,13 @@ def fail(kv, error):
     kv.barrier()
 
 
-ERRORS = [ValueError("caf\udce9"), Unshowable(), ValueError("x" * 1_000_000), Unsendable("first", "second")]
+ERRORS = [
+    ValueError("caf\udce9"),
+    Unshowable(),
+    ValueError("x" * 1_000_000),
+    Unsendable("first", "second"),
+    ValueError("a\0b"),
+]
 for error in ERRORS:
     server = lapse.Server(10, 2)
     try:
