@@ -23,6 +23,8 @@ cdef struct combining_t:
     void* curvatures            # by slab: values of different lengths never meet in a dot product
     int num_curvatures
     float* weights              # by replica: what it has gathered in late rounds
+    uint32_t* sampled           # numbers of the replicas from which the curvature is computed
+    uint32_t num_sampled
 
 
 cdef int prepare_combining(combining_t* self, const store_t* store, int rule, double constant) noexcept

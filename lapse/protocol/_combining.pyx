@@ -1,11 +1,12 @@
 """Floor 2. What the contributions of several ranks to one value come to."""
 
 from libc.math cimport pow, sqrt
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 from lapse._store cimport lock_entry, unlock_entry
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.storage._replicas cimport base_of, root_growth
+from lapse.base._values cimport prefetch
+from lapse.storage._replicas cimport base_of, prefetch_replica, root_growth
 
 cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other packages include what that names
     ctypedef struct curvature_t "lapse_curvature":
@@ -20,6 +21,9 @@ cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other p
     void free_curvature "lapse_free_curvature"(curvature_t* curvature) noexcept
 
 cdef enum:
+    REPLICAS_AHEAD = 8  # of the one that is added to a moment
+    VALUES_AHEAD = 3
+    MOST_AHEAD = 1024   # bytes of a value; the processor itself prefetches what follows
     RENEW_EVERY = 4     # rounds; in simulations every eighth diverged once
     MOST_VALUES = 1024  # in a moment, about: of more, the same part each time
 
@@ -34,14 +38,27 @@ cdef int prepare_combining(combining_t* self, const store_t* store, int rule, do
     if rule != ADAPTIVE_RULE or store.replicas.homes == 0:
         return OK
     self.weights = <float*>calloc(store.replicas.count, sizeof(float))
+    self.sampled = <uint32_t*>malloc(store.replicas.homes * sizeof(uint32_t))
     self.curvatures = calloc(store.num_slabs, sizeof(curvature_t))
-    if self.weights == NULL or self.curvatures == NULL:
+    if self.weights == NULL or self.sampled == NULL or self.curvatures == NULL:
         return NO_MEMORY
+    choose_sampled(self, store)
     self.num_curvatures = store.num_slabs
     for i in range(store.num_slabs):
         if not make_curvature(&(<curvature_t*>self.curvatures)[i], store.slabs[i].row_bytes // sizeof(float)):
             return NO_MEMORY
     return OK
+
+
+cdef void choose_sampled(combining_t* self, const store_t* store) noexcept nogil:
+    cdef uint32_t number, home = 0
+    cdef uint32_t step = 1 + store.replicas.homes // MOST_VALUES
+    for number in range(store.replicas.count):
+        if store.replicas.all[number].sum != NULL:
+            home += 1
+            if home % step == 0:
+                self.sampled[self.num_sampled] = number
+                self.num_sampled += 1
 
 
 cdef inline curvature_t* curvature_for(const combining_t* self, const store_t* store,
@@ -66,26 +83,37 @@ cdef void renew_curvatures(combining_t* self, const store_t* store) noexcept nog
     The curvature grows meanwhile, so that half of the weight is that of the values before the round and half that of
     the values behind it, for which the mean of the contributors' own values is taken.
     """
-    cdef uint32_t number, home = 0
-    cdef uint32_t step = 1 + store.replicas.homes // MOST_VALUES
-    cdef int i
+    cdef uint32_t i, number
+    cdef int slab
     cdef replica_t* replica
-    cdef double weight
-    for i in range(self.num_curvatures):
-        begin_moment(&(<curvature_t*>self.curvatures)[i])
-    for number in range(store.replicas.count):
+    for slab in range(self.num_curvatures):
+        begin_moment(&(<curvature_t*>self.curvatures)[slab])
+    for i in range(self.num_sampled):
+        look_ahead(self, store, i)
+        number = self.sampled[i]
+        if self.weights[number] <= 0:
+            continue
         replica = &store.replicas.all[number]
-        if replica.sum == NULL:
-            continue
-        home += 1
-        if home % step or self.weights[number] <= 0:
-            continue
-        weight = sqrt(self.weights[number])
         lock_entry(store, &store.entries[replica.key])
-        add_value(curvature_for(self, store, replica), store, replica, weight)
+        add_value(curvature_for(self, store, replica), store, replica, sqrt(self.weights[number]))
         unlock_entry(&store.entries[replica.key])
-    for i in range(self.num_curvatures):
-        finish_moment(&(<curvature_t*>self.curvatures)[i])
+    for slab in range(self.num_curvatures):
+        finish_moment(&(<curvature_t*>self.curvatures)[slab])
+
+
+cdef inline void look_ahead(const combining_t* self, const store_t* store, uint32_t i) noexcept nogil:
+    cdef const replica_t* replica
+    cdef size_t at = 0
+    if i + REPLICAS_AHEAD < self.num_sampled:
+        prefetch_replica(&store.replicas.all[self.sampled[i + REPLICAS_AHEAD]])
+    if i + VALUES_AHEAD < self.num_sampled:
+        replica = &store.replicas.all[self.sampled[i + VALUES_AHEAD]]
+        prefetch(&store.entries[replica.key])
+        while at < replica.bytes and at < MOST_AHEAD:
+            prefetch(base_of(replica) + at)
+            if replica.has_sum:
+                prefetch(replica.sum + at)
+            at += 64
 
 
 cdef inline void add_value(curvature_t* curvature, const store_t* store, const replica_t* replica,
@@ -130,4 +158,5 @@ cdef void free_combining(combining_t* self) noexcept:
     for i in range(self.num_curvatures):
         free_curvature(&(<curvature_t*>self.curvatures)[i])
     free(self.curvatures)
+    free(self.sampled)
     free(self.weights)
