@@ -149,7 +149,7 @@ def write_model(
         On all ranks, if it cannot be written: the older model remains.
     """
     error = server.run(_write_by_first, folder, last, tuple(obsolete), write, args)[0]
-    error = server.comm.bcast(error)  # nobody raises before rank 0 has left `run`, and can say why
+    error = server.comm.allgather(error)[0]  # nobody raises, which ends `run` on others, before all have left it
     if error is not None:
         raise AppError(f"the model could not be written to {folder}: {error}")
     log.info("wrote the model to %s", folder)

@@ -112,7 +112,7 @@ def put(server: lapse.Server, start: Start, vocabulary: Vocabulary) -> None:
         On all ranks.
     """
     error = server.run(_put_by_first, start, vocabulary)[0]
-    error = server.comm.bcast(error)  # nobody raises before rank 0 has left `run`, and can say why
+    error = server.comm.allgather(error)[0]  # nobody raises, which ends `run` on others, before all have left it
     if error is not None:
         raise AppError(f"--start-vectors {start.path}: {error}")
 
