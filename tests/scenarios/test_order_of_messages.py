@@ -77,4 +77,4 @@ def test_exact_results_over_tcp():
 @pytest.mark.deadline(160)
 @pytest.mark.parametrize("env", [WITHOUT_CMA, OVER_TCP], ids=["without CMA", "tcp"])
 def test_everything_under_mpi_in_other_settings(env):
-    run_tests(4, env, "")
+    run_tests(3, env, "")

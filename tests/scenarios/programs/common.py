@@ -1,6 +1,10 @@
 """What the programs share: the ranks, lines that ranks cannot mix, and calls in which a rank may wait."""
 
+import os
+import signal
 import sys
+import time
+from pathlib import Path
 
 import lapse  # before mpi4py.MPI: it chooses the MPI library
 from mpi4py import MPI
@@ -13,6 +17,17 @@ def tell(*words):
     """Print a line with the rank before it, in one write."""
     sys.stdout.write(f"[{rank}] " + " ".join(map(str, words)) + "\n")
     sys.stdout.flush()
+
+
+def stop(process):
+    """Stop a process, and return when each of its threads stands still: on a busy machine some go on for a moment."""
+    os.kill(process, signal.SIGSTOP)
+    while not all(_is_stopped(thread) for thread in Path(f"/proc/{process}/task").iterdir()):
+        time.sleep(0.001)
+
+
+def _is_stopped(thread):
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def in_worker(server, call):

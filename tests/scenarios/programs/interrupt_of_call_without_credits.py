@@ -8,13 +8,13 @@ import time
 import numpy as np
 
 import lapse
-from common import rank, tell, world
+from common import rank, stop, tell, world
 
 with lapse.Server(20, 100_000, max_in_flight=1) as server, server.worker() as kv:
     pids = world.allgather(os.getpid())
     if rank == 0:
         theirs = np.setdiff1d(range(20), server.local_keys())
-        os.kill(pids[1], signal.SIGSTOP)
+        stop(pids[1])
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         threading.Timer(3, lambda: os.kill(pids[1], signal.SIGCONT)).start()
         began = time.monotonic()

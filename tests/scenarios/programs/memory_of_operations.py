@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import lapse
-from common import rank, tell, world
+from common import rank, stop, tell, world
 
 LIMIT = 8 << 20
 LENGTH = 1 << 18  # values of 1 MB
@@ -23,7 +23,7 @@ def memory():
 
 def pull_results(kv, stopped):
     """Keep none of 200 results of 1 MB, with an operation before them that is not finished."""
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     first = kv.pull(1)
     before = memory()
     for _ in range(200):
@@ -35,7 +35,7 @@ def pull_results(kv, stopped):
 
 def push_many(kv, stopped):
     """Let the limit of bytes in flight stop 100,000 pushes of one key each, until the other rank goes on."""
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     before, most = memory(), []
 
     def go_on():
