@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from lapse._store cimport lock_entry, unlock_entry
 from lapse.base._types cimport NO_MEMORY, OK
 from lapse.base._values cimport prefetch
+from lapse.protocol._prefetch cimport REPLICAS_AHEAD, VALUES_AHEAD, prefetch_bytes
 from lapse.storage._replicas cimport base_of, prefetch_replica, root_growth
 
 cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other packages include what that names
@@ -21,9 +22,6 @@ cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other p
     void free_curvature "lapse_free_curvature"(curvature_t* curvature) noexcept
 
 cdef enum:
-    REPLICAS_AHEAD = 8  # of the one that is added to a moment
-    VALUES_AHEAD = 3
-    MOST_AHEAD = 1024   # bytes of a value; the processor itself prefetches what follows
     RENEW_EVERY = 4     # rounds; in simulations every eighth diverged once
     MOST_VALUES = 1024  # in a moment, about: of more, the same part each time
 
@@ -103,17 +101,14 @@ cdef void renew_curvatures(combining_t* self, const store_t* store) noexcept nog
 
 cdef inline void look_ahead(const combining_t* self, const store_t* store, uint32_t i) noexcept nogil:
     cdef const replica_t* replica
-    cdef size_t at = 0
     if i + REPLICAS_AHEAD < self.num_sampled:
         prefetch_replica(&store.replicas.all[self.sampled[i + REPLICAS_AHEAD]])
     if i + VALUES_AHEAD < self.num_sampled:
         replica = &store.replicas.all[self.sampled[i + VALUES_AHEAD]]
         prefetch(&store.entries[replica.key])
-        while at < replica.bytes and at < MOST_AHEAD:
-            prefetch(base_of(replica) + at)
-            if replica.has_sum:
-                prefetch(replica.sum + at)
-            at += 64
+        prefetch_bytes(base_of(replica), replica.bytes)
+        if replica.has_sum:
+            prefetch_bytes(replica.sum, replica.bytes)
 
 
 cdef inline void add_value(curvature_t* curvature, const store_t* store, const replica_t* replica,

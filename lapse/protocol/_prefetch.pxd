@@ -22,16 +22,20 @@ cdef inline const entry_t* entry_named(rank_t* state, const char* record) noexce
     return &state.store.entries[(<const record_t*>record).key]
 
 
+cdef inline void prefetch_bytes(const char* vector, size_t size) noexcept nogil:
+    cdef size_t at = 0
+    while at < size and at < MAX_PREFETCHED:
+        prefetch(vector + at)
+        at += 64
+
+
 cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogil:
     # Reads the entry without its latch: an old one costs a useless prefetch, nothing more.
     cdef const entry_t* entry = entry_named(state, record)
     cdef slab_t* slab = slab_for(state.store, (<const record_t*>record).key)
     cdef uint32_t slot = peek32(&entry.slot)
-    cdef size_t at = 0
     if is_here(entry) and slot != NO_SLOT:
-        while at < slab.held_bytes and at < MAX_PREFETCHED:
-            prefetch(row_at(slab, slot) + at)
-            at += 64
+        prefetch_bytes(row_at(slab, slot), slab.held_bytes)
 
 
 cdef inline void look_ahead(rank_t* state, const char* record, size_t stride, uint32_t left) noexcept nogil:

@@ -122,7 +122,7 @@ def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(tmp_path):
         wait_for(lambda: all(map(is_gone, processes)))
         assert time.monotonic() - began < 50
     for rank in range(4):
-        named = re.search(r"no message from rank [45] \(host3\) for [2-9]\.", output(tmp_path, rank))
+        named = re.search(r"no message from rank [45] \(host3\) for 2\.", output(tmp_path, rank))
         assert named, output(tmp_path, rank)
     for rank in (4, 5):
         assert "no message from rank" in output(tmp_path, rank), output(tmp_path, rank)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import lapse
-from lapse.apps._shared.job import AppError, describe
+from lapse.apps._shared.job import describe, raise_on_all
 from lapse.base.disk import sync
 
 log = logging.getLogger(__name__)
@@ -148,10 +148,7 @@ def write_model(
     AppError
         On all ranks, if it cannot be written: the older model remains.
     """
-    error = server.run(_write_by_first, folder, last, tuple(obsolete), write, args)[0]
-    error = server.comm.allgather(error)[0]  # nobody raises, which ends `run` on others, before all have left it
-    if error is not None:
-        raise AppError(f"the model could not be written to {folder}: {error}")
+    raise_on_all(server.comm, server.run(_write_by_first, folder, last, tuple(obsolete), write, args)[0])
     log.info("wrote the model to %s", folder)
 
 
@@ -165,7 +162,7 @@ def _write_by_first(
         with replacing_model(folder, last, obsolete) as writing:
             write(kv, writing, *args)
     except OSError as failure:
-        return describe(failure)
+        return f"the model could not be written to {folder}: {describe(failure)}"
     return None
 
 

@@ -44,10 +44,21 @@ def collectively(comm: Intracomm, fn: Callable[..., Result], *args: object) -> R
         log.debug("failed", exc_info=True)
         names_no_rank = isinstance(raised, AppError) or comm.size == 1
         error = describe(raised) if names_no_rank else f"rank {comm.rank}: {describe(raised)}"
+    raise_on_all(comm, error)
+    return result  # type: ignore[return-value]  # None only if `fn` returned it: an error was raised above
+
+
+def raise_on_all(comm: Intracomm, error: str | None) -> None:
+    """Raise on all ranks if one of them has an error. Collective: none raises before all have come.
+
+    Raises
+    ------
+    AppError
+        On every rank, with the error of the first rank that has one.
+    """
     for message in comm.allgather(error):
         if message is not None:
             raise AppError(message)
-    return result  # type: ignore[return-value]  # None only if `fn` returned it: an error was raised above
 
 
 def on_rank_0(comm: Intracomm, fn: Callable[..., Result], *args: object) -> Result:

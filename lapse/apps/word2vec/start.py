@@ -111,10 +111,7 @@ def put(server: lapse.Server, start: Start, vocabulary: Vocabulary) -> None:
     AppError
         On all ranks.
     """
-    error = server.run(_put_by_first, start, vocabulary)[0]
-    error = server.comm.allgather(error)[0]  # nobody raises, which ends `run` on others, before all have left it
-    if error is not None:
-        raise AppError(f"--start-vectors {start.path}: {error}")
+    job.raise_on_all(server.comm, server.run(_put_by_first, start, vocabulary)[0])
 
 
 def _put_by_first(kv: lapse.Worker, start: Start, vocabulary: Vocabulary) -> str | None:
@@ -126,7 +123,7 @@ def _put_by_first(kv: lapse.Worker, start: Start, vocabulary: Vocabulary) -> str
                 for offset, rows in ((0, _word_vectors(start.path)), (1, _context_vectors(start.path))):
                     _put(kv, vocabulary, offset, rows)
             except (OSError, ValueError, AppError) as failure:
-                error = str(failure)
+                error = f"--start-vectors {start.path}: {failure}"
     return error
 
 
