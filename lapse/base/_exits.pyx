@@ -1,4 +1,4 @@
-"""Floor 0. The last thing a process does: finalize MPI, and not wait for ever if it has failed.
+"""Floor 0. The last things a process does: finalize MPI, and not wait for ever if it has failed; name what it lacked.
 
 MPI_Finalize waits for all ranks. For a rank that has done its work that is right, however long the others compute; a
 rank that ends with an error status is one that they may wait for, and then nobody would ever end. Only the handlers of
@@ -17,6 +17,7 @@ cdef extern from *:
     #include <stdio.h>
     #include <stdlib.h>
     #include <string.h>
+    #include <sys/resource.h>
     #include <sys/stat.h>
     #include <time.h>
     #include <unistd.h>
@@ -72,10 +73,10 @@ cdef extern from *:
     }
 
     #ifdef __GLIBC__
-    #define LAPSE_ON_EXIT() on_exit(lapse_on_exit, 0)
+    #define LAPSE_ON_EXIT(handler) on_exit(handler, 0)
     #define LAPSE_HAS_ON_EXIT 1
     #else
-    #define LAPSE_ON_EXIT() (-1)
+    #define LAPSE_ON_EXIT(handler) (-1)
     #define LAPSE_HAS_ON_EXIT 0
     #endif
 
@@ -85,12 +86,47 @@ cdef extern from *:
         lapse_exit.is_finalized = (int (*)(int *))is_finalized;
         lapse_exit.rank = rank;
         lapse_exit.seconds = seconds;
-        return LAPSE_ON_EXIT();
+        return LAPSE_ON_EXIT(lapse_on_exit);
+    }
+
+    static struct {
+        pid_t process;
+        int rank, little;
+    } lapse_memory;
+
+    static void lapse_tell_memory(int status, void *unused) {
+        struct rlimit limit;
+        char text[300];
+        long pages = 0, used, most;
+        FILE *file;
+        (void)unused;
+        if (!status || getpid() != lapse_memory.process || getrlimit(RLIMIT_AS, &limit)
+            || limit.rlim_cur == RLIM_INFINITY) return;
+        file = fopen("/proc/self/statm", "r");  /* NULL if there is no memory for it either */
+        if (file) {
+            if (fscanf(file, "%ld", &pages) != 1) pages = 0;
+            fclose(file);
+        }
+        used = pages * (sysconf(_SC_PAGESIZE) >> 10) >> 10;
+        most = (long)(limit.rlim_cur >> 20);
+        if (file && used + lapse_memory.little <= most) return;
+        snprintf(text, sizeof text, "lapse: rank %d ends with status %d, and has less than %d MB left of the %ld MB of "
+                 "memory that it may map (ulimit -v): more was probably refused\n", lapse_memory.rank, status,
+                 lapse_memory.little, most);
+        if (write(2, text, strlen(text)) < 0) { }
+    }
+
+    static int lapse_tell_memory_on_exit(int rank, int little) {
+        lapse_memory.process = getpid();
+        lapse_memory.rank = rank;
+        lapse_memory.little = little;
+        return LAPSE_ON_EXIT(lapse_tell_memory);
     }
     """
     bint HAS_ON_EXIT "LAPSE_HAS_ON_EXIT"
     void tell_launcher_of_end "lapse_tell_launcher"(int status) nogil
     int register_handler "lapse_finalize_on_exit"(void* finalize, void* is_finalized, int rank, int seconds)
+    int register_memory "lapse_tell_memory_on_exit"(int rank, int little)
 
 
 #: Whether the C library tells its handlers the status (glibc does).
@@ -119,3 +155,16 @@ def finalize_at_exit(finalize, is_finalized, rank, seconds):
         False if the C library does not know how.
     """
     return register_handler(<void*><uintptr_t>finalize, <void*><uintptr_t>is_finalized, rank, seconds) == 0
+
+
+def tell_refused_memory(rank, little):
+    """Let the process say when it fails that it was short of memory, as an MPI may not: MPICH then fails an assertion.
+
+    Parameters
+    ----------
+    rank : int
+        For the message.
+    little : int
+        MB. It is short if its address space is limited (`RLIMIT_AS`), and no more than that is left.
+    """
+    register_memory(rank, little)

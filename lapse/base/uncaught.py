@@ -26,6 +26,7 @@ from lapse.base import slurm
 
 ABORT_DELAY = 0.3  # seconds until the launcher has read the last lines of stderr; what it has not, an abort discards
 GRACE_SECONDS = 10  # for the other ranks to end
+LITTLE_MEMORY = 64  # MB, of a limited address space: what an MPI or a thread asks for at once is less
 MAX_LINE = 300  # characters of another rank's error
 
 _ORIGIN = "_lapse_origin"  # attribute of an exception that all ranks know: the rank that reports it
@@ -81,6 +82,9 @@ def install(ranks: int, loaded_library: Callable[[], ctypes.CDLL]) -> None:
         Returns the MPI library of this process, or raises an OSError.
     """
     if ranks > 1 and not is_made_by_multiprocessing():
+        from lapse.base import _exits
+
+        _exits.tell_refused_memory(_rank(), LITTLE_MEMORY)
         _take_over_the_end_of_mpi(loaded_library)
         ending = _Ending()
         sys.excepthook = ending.report

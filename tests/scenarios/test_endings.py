@@ -4,6 +4,7 @@ The programs are the files of programs/. No job may hang: a limit of 60 s stands
 seconds says so.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -228,6 +229,16 @@ def test_a_killed_rank_terminates_the_job():
     ended = job(3, "killed_rank")
     assert ended.returncode != 0
     assert ended.seconds < 30
+
+
+@pytest.mark.parametrize("memory", ["limited", "unlimited"])
+def test_a_rank_that_a_library_ends_says_whether_it_was_short_of_memory(memory):
+    """MPICH ends a process by an assertion that names a request, if there is no memory for one."""
+    ended = job(2, "library_ends_without_memory", memory)
+    assert ended.returncode != 0
+    assert ended.seconds < 30
+    said = re.findall(r"lapse: rank (\d+) ends with status (\d+), and has less than 64 MB left of", ended.stderr)
+    assert said == ([("1", "13")] if memory == "limited" else [])
 
 
 # Threads and processes ----------------------------------------------------------------------------
