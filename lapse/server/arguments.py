@@ -47,7 +47,7 @@ class Arguments:
     replication : Replication
     replica_levels : uint8 array or None
         For each replicated key n, if it takes part in every 2**n-th round.
-    workers : int
+    workers, threads_per_call : int
         Of this rank.
     sampling : Sampling or None
     shared_memory : bool
@@ -70,6 +70,7 @@ class Arguments:
     replication: Replication
     replica_levels: np.ndarray | None
     workers: int
+    threads_per_call: int
     sampling: Sampling | None
     shared_memory: bool
     sharing_ranks: int | None
@@ -188,6 +189,7 @@ def _check_arguments(given: dict[str, Any]) -> Arguments:
         replication=replication,
         replica_levels=_check_levels(replication, order),
         workers=check_int(given["workers"], "workers", 1, MAX_WORKERS),
+        threads_per_call=check_int(given["threads_per_call"], "threads_per_call", 1, MAX_WORKERS),
         sampling=_check_sampling(given["sampling"], num_keys),
         shared_memory=_check_shared_memory(given["shared_memory"]),
         sharing_ranks=environment.sharing_ranks(),

@@ -23,6 +23,7 @@ from lapse.server.arguments import Arguments, raise_first
 from lapse.server.host import Host, far_addresses, partners_of
 from lapse.storage._host_peers import HostPeers
 from lapse.storage._segment import Segment
+from lapse.worker._call_threads import CallThreads
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
 from lapse.worker.group import WorkerGroup
@@ -96,8 +97,19 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     collectives = Collectives(own_comm, comm.rank, comm.size, len(ids))
     num_workers = sum(worker_counts)
     streams = Streams(arguments.seed, ids, num_workers, samplers)
+    threads = CallThreads(arguments.threads_per_call)
     group = WorkerGroup(
-        own_comm, store, protocol, collectives, counters, streams, Steps(), arguments.seed, ids.start, num_workers
+        own_comm,
+        store,
+        protocol,
+        collectives,
+        counters,
+        streams,
+        Steps(),
+        threads,
+        arguments.seed,
+        ids.start,
+        num_workers,
     )
     return Parts(group, samplers, sharing, communicator)
 

@@ -65,6 +65,10 @@ class Server(Description):
         Whether ranks of one host reach each other's values directly, without messages: what one of them owns is local
         to all. By default the environment variable LAPSE_SHARED_MEMORY (0 or 1) decides, and without it True. If the
         variable is 0, it is off in any case. Ranks of other hosts always send messages.
+    threads_per_call : int
+        Threads of this rank that share the work of one large call: the one that makes it, and helpers that sleep
+        meanwhile. For ranks with more cores than workers; may differ from rank to rank. The changes of one call to a
+        key that it has several times then take effect in any order.
     max_in_flight : int
         Bytes of this rank's own unanswered operations per destination above which calls block. A key counts with its
         value and 192 bytes, which is what it costs when each call has one key.
@@ -112,6 +116,7 @@ class Server(Description):
         *,
         optimizer: Optimizer | None = None,
         shared_memory: bool | None = None,
+        threads_per_call: int = 1,
         max_in_flight: int = 64 << 20,
         comm: MPI.Intracomm | None = None,
         seed: int = 0,
@@ -132,6 +137,7 @@ class Server(Description):
             "sampling": sampling,
             "optimizer": optimizer,
             "shared_memory": shared_memory,
+            "threads_per_call": threads_per_call,
             "max_in_flight": max_in_flight,
             "seed": seed,
         }

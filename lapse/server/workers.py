@@ -36,7 +36,7 @@ class Workers:
 
     def run(self, fn: Callable[..., Any], args: tuple) -> list[Any]:
         """Call `fn(worker, *args)` in one thread for each worker and return the results; see `Server.run`."""
-        with self._taking_slots("run"):
+        with self._taking_slots("run"), self._helping():
             results: list[Any] = [None] * len(self)
             threads = [
                 threading.Thread(target=self._work, args=(slot, results, fn, args), name=f"lapse-worker-{slot}")
@@ -71,7 +71,7 @@ class Workers:
     @contextlib.contextmanager
     def lend(self) -> Iterator[Worker]:
         """Give the only worker of this rank to the calling thread; see `Server.worker`."""
-        with self._taking_slots("worker"):
+        with self._taking_slots("worker"), self._helping():
             worker = self._new_worker(0)
             try:
                 yield worker
@@ -106,6 +106,19 @@ class Workers:
             yield
         finally:
             self._slots_taken.release()
+
+    @contextlib.contextmanager
+    def _helping(self) -> Iterator[None]:
+        """Threads that share large calls run inside the block."""
+        try:
+            self._group.threads.start()
+        except RuntimeError as error:
+            self._failure.report(error)
+            raise
+        try:
+            yield
+        finally:
+            self._group.threads.stop()
 
     def check_can_rest(self, what: str) -> None:
         """Raise when a worker might wait in a barrier for the one that calls: it would never come to rest."""

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t
 
 from lapse.sampling._sampler cimport Sampler, sample_t
 from lapse._store cimport Store, store_t, tally_t
+from lapse.worker._call_threads cimport CallThreads
 from lapse.worker._sums cimport sums_t
 from lapse.worker._waiter cimport Waiter
 from lapse.base._types cimport counters_t, key_t, operation_t, terms_t
@@ -38,6 +39,7 @@ cdef class Caller(Waiter):
     cdef store_t* store
     cdef Sampler sampler            # the worker slot's; None without sampling
     cdef int64_t length             # elements per value; -1 if it varies
+    cdef CallThreads threads        # of this rank, which its workers share
     cdef bint holds_messages
     cdef sums_t sums                # of gradients
 
@@ -46,7 +48,7 @@ cdef class Caller(Waiter):
     cdef int start_change(self, int kind, const key_t* keys, Py_ssize_t count, const char* given,
                           const float* weights, operation_t** handle) noexcept nogil
     cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, terms_t terms,
-                             operation_t** handle) noexcept nogil
+                             bint are_distinct, operation_t** handle) noexcept nogil
     cdef int start_localize(self, const key_t* keys, Py_ssize_t count, operation_t** handle) noexcept nogil
     cdef int start_locate(self, const key_t* keys, Py_ssize_t count, char* out, operation_t** handle) noexcept nogil
     cdef int start_sampled_pull(self, sample_t* sample, key_t* keys, Py_ssize_t count, char* out,
@@ -69,6 +71,7 @@ cdef class Caller(Waiter):
     cdef int localize_chunk(self, call_t* call, Py_ssize_t first, Py_ssize_t size) noexcept nogil
     cdef bint chooses_keys(self, const call_t* call) noexcept nogil
     cdef bint has_ends(self, const call_t* call) noexcept nogil
+    cdef int64_t chunk_bytes(self) noexcept nogil
     cdef Py_ssize_t chunk_step(self, const call_t* call) noexcept nogil
     cdef Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil
     cdef int make_offsets(self, call_t* call) noexcept nogil

@@ -15,6 +15,7 @@ from lapse.protocol._protocol cimport ask, ask_location, localize
 from lapse.protocol._rounds cimport note_pushes, request_sync, runs_ahead
 from lapse.sampling._sampler cimport batch_t
 from lapse._store cimport access_batch, find_unreachable, slab_for, value_bytes
+from lapse.worker._shared_access cimport access_shared
 from lapse.worker._slot_operations cimport new_operation, reuse_detached, settle
 from lapse.worker._sums cimport free_sums, sum_repeated
 from lapse.worker._waiter cimport has_room
@@ -25,6 +26,7 @@ from lapse.base._types cimport (CLOSED, FAILED, GRADIENT, LOCALIZE, LOCATE, NO_M
 
 cdef int64_t CHUNK_BYTES = 1 << 20          # of values in one part of a call; between parts flow control is tested
 cdef Py_ssize_t MAX_KEYS_OF_CALL = 0xFFFFFFFF  # positions are 32 bits in messages
+cdef int64_t MOST_SHARES = 16               # of a chunk
 cdef Py_ssize_t KEYS_LOOKED_AT = 1 << 16    # of a localize in one go
 
 
@@ -65,7 +67,7 @@ cdef class Caller(Waiter):
         return self.issue(&call, handle)
 
     cdef int start_gradients(self, const key_t* keys, Py_ssize_t count, const char* gradients, terms_t terms,
-                             operation_t** handle) noexcept nogil:
+                             bint are_distinct, operation_t** handle) noexcept nogil:
         """Take a step with each distinct key's gradient; those of repeated keys are summed first."""
         cdef call_t call = new_call(GRADIENT, keys, count, &self.worker_slot.counters)
         cdef int64_t distinct
@@ -74,7 +76,9 @@ cdef class Caller(Waiter):
             handle[0] = NULL
         if status != OK:
             return status
-        distinct = sum_repeated(&self.sums, self.store, keys, count, gradients, &call.offsets)
+        distinct = count
+        if not are_distinct:
+            distinct = sum_repeated(&self.sums, self.store, keys, count, gradients, &call.offsets)
         if distinct < 0:
             free(call.offsets)
             return NO_MEMORY
@@ -252,9 +256,9 @@ cdef class Caller(Waiter):
         if call.is_sample:
             return self.sampler.read_here(self.store, call.keys + first, size, offsets, call.out + shift,
                                           self.worker_slot.missed, tally)
-        return access_batch(self.store, call.kind, call.keys + first, size, offsets,
-                            (call.out if call.kind == PULL else <char*>call.given) + shift,
-                            weights, call.terms, self.worker_slot.missed, tally)
+        return access_shared(self.threads, self.store, call.kind, call.keys + first, size, offsets,
+                             (call.out if call.kind == PULL else <char*>call.given) + shift,
+                             weights, call.terms, self.worker_slot.missed, tally)
 
     cdef int begin_operation(self, call_t* call) noexcept nogil:
         call.operation = new_operation(self.worker_slot, call.kind, call.count, call.out)
@@ -341,24 +345,29 @@ cdef class Caller(Waiter):
         """Whether the values lie one after another, and the offsets are known."""
         return call.offsets != NULL and not call.is_scattered and not self.chooses_keys(call)
 
+    cdef inline int64_t chunk_bytes(self) noexcept nogil:
+        """Of values in one chunk: more if threads are to share it."""
+        return CHUNK_BYTES * min(self.threads.helpers + 1, MOST_SHARES)
+
     cdef inline Py_ssize_t chunk_step(self, const call_t* call) noexcept nogil:
         """How many keys a chunk has at most."""
         cdef Py_ssize_t step
         cdef int64_t most = load(&self.protocol.replication.rounds.common.max_pending)  # it may change
         if self.has_ends(call):
-            step = CHUNK_BYTES  # `chunk_end` adds lengths up
+            step = self.chunk_bytes()  # `chunk_end` adds lengths up
         else:
-            step = max(1, CHUNK_BYTES // <int64_t>max_value_bytes(self.store))
+            step = max(1, self.chunk_bytes() // <int64_t>max_value_bytes(self.store))
         if changes_replicas(call) and self.store.replicas.count and most:
             step = min(step, most)  # whether to wait is tested before each chunk
         return step
 
     cdef inline Py_ssize_t chunk_end(self, const call_t* call, Py_ssize_t first, Py_ssize_t step) noexcept nogil:
         cdef Py_ssize_t end
+        cdef int64_t most = self.chunk_bytes()
         if not self.has_ends(call):
             return min(first + step, call.count)
         end = first + 1
-        while end < call.count and end - first < step and call.offsets[end + 1] - call.offsets[first] <= CHUNK_BYTES:
+        while end < call.count and end - first < step and call.offsets[end + 1] - call.offsets[first] <= most:
             end += 1
         return end
 

@@ -53,7 +53,7 @@ cdef class Door(Borrower):
         if rate < 0 or rate > DBL_MAX:
             with gil:
                 raise ValueError(f"rate is {rate}, but must be from 0 to {DBL_MAX}, or NaN for the optimizer's own")
-        return self.check(self.start_gradients(keys, count, <const char*>gradients, terms, operation))
+        return self.check(self.start_gradients(keys, count, <const char*>gradients, terms, False, operation))
 
     cdef int localize_keys(self, const key_t* keys, Py_ssize_t count, operation_t** operation) except -1 nogil:
         check_caller(self)

@@ -18,6 +18,7 @@ cdef class Worker(Door):
     # What the Python calls share.
     cdef int enter(self) except -1
     cdef object begin(self, keys)
+    cdef object apply(self, keys, gradients, lr, step, bint are_distinct)
     cdef object change(self, int kind, keys, given, name, weights=*)
     cdef object shape_for(self, keys)
     cdef object elements_for(self, keys)

@@ -172,6 +172,10 @@ cdef class Worker(Door):
             As in `pull`, before anything is sent; also for a key without an optimizer, for an `lr` that is negative or
             not finite, and for a `step` below 1.
         """
+        return self.apply(keys, gradients, lr, step, False)
+
+    cdef object apply(self, keys, gradients, lr, step, bint are_distinct):
+        """See `apply_gradients`; `are_distinct`: the caller knows that no key is repeated."""
         cdef cnp.ndarray key_array = <cnp.ndarray>self.begin(keys)
         cdef cnp.ndarray array
         cdef operation_t* c = NULL
@@ -185,7 +189,7 @@ cdef class Worker(Door):
         array = as_values(gradients, self.dtype, self.shape_for(key_array), self.elements_for(key_array), "gradients")
         source = <const char*>cnp.PyArray_DATA(array)
         with nogil:
-            self.check(self.start_gradients(pointer, count, source, terms, &c))
+            self.check(self.start_gradients(pointer, count, source, terms, are_distinct, &c))
         return self.nothing if c == NULL else new_handle(self, c, None, None)
 
     cdef object change(self, int kind, keys, given, name, weights=None):
@@ -559,6 +563,7 @@ def new_worker(group, int worker_slot, bint any_thread=False, Sampler sampler=No
     worker.protocol = &protocol.c
     worker.worker_slot = &state.worker_slots[worker_slot]
     worker.sampler = sampler
+    worker.threads = group.threads
     begin_waiter(worker)
     worker.dtype = store.dtype
     worker.length = store.length
@@ -578,6 +583,11 @@ def retire(Worker worker):
     if worker.sampler is not None:
         worker.sampler.close_all()
     worker.nothing = None  # it refers to this worker
+
+
+def apply_distinct_gradients(Worker worker, keys, gradients, lr, step):
+    """As `Worker.apply_gradients`, for keys of which none is repeated."""
+    return worker.apply(keys, gradients, lr, step, True)
 
 
 def count_step(Worker worker, str table):

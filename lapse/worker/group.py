@@ -7,6 +7,7 @@ import dataclasses
 from lapse._comm import Comm
 from lapse._store import Store
 from lapse.protocol._protocol import Protocol
+from lapse.worker._call_threads import CallThreads
 from lapse.worker._counters import Counters
 from lapse.worker.collectives import Collectives
 from lapse.worker.steps import Steps
@@ -25,6 +26,8 @@ class WorkerGroup:
         What they draw from.
     steps : Steps
         How many they have made with each table.
+    threads : CallThreads
+        Share their large calls.
     seed : int
     first_id : int
         The global number of this rank's first worker.
@@ -39,6 +42,7 @@ class WorkerGroup:
     counters: Counters
     streams: Streams
     steps: Steps
+    threads: CallThreads
     seed: int
     first_id: int
     num_workers: int

@@ -49,8 +49,9 @@ def test_operations_and_kernels_of_another_thread_a_child_or_a_past_run_are_erro
 # Before a collective step ---------------------------------------------------------------------------
 
 
-def test_a_worker_thread_that_cannot_be_started_is_an_error_on_all_ranks():
-    ended = job(2, "refused_thread").check()
+@pytest.mark.parametrize("thread", ["lapse-worker-1", "lapse-call-2"])
+def test_a_thread_that_cannot_be_started_is_an_error_on_all_ranks(thread):
+    ended = job(2, "refused_thread", thread).check()
     assert lines(ended, 1) == ["RuntimeError can't start new thread", "run returned"]
     assert lines(ended, 0) == ["RemoteError rank 1: RuntimeError: can't start new thread", "run returned"]
 

@@ -1,5 +1,6 @@
-"""The system refuses rank 1 the thread of its second worker; the next server works."""
+"""The system refuses rank 1 the thread of this name; the next server works."""
 
+import sys
 import threading
 
 import lapse
@@ -10,7 +11,7 @@ class Refused(threading.Thread):
     """A thread that cannot be started."""
 
     def start(self):
-        if self.name == "lapse-worker-1" and rank == 1:
+        if self.name == sys.argv[1] and rank == 1:
             raise RuntimeError("can't start new thread")
         super().start()
 
@@ -18,7 +19,7 @@ class Refused(threading.Thread):
 start = threading.Thread
 for thread in (Refused, start):
     threading.Thread = thread
-    with lapse.Server(10, 2, workers=2) as server:
+    with lapse.Server(10, 2, workers=2, threads_per_call=3) as server:
         try:
             server.run(lambda kv: kv.barrier())
             tell("run returned")
