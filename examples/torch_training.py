@@ -25,6 +25,9 @@ OPTIMIZERS = {
 }
 
 
+SHOW_EVERY = 20  # steps
+
+
 class Task:
     """What is trained; an example makes a subclass, whose objects are made with the options of the command line.
 
@@ -83,6 +86,9 @@ def read_options(kind, doc):
     parser.add_argument("--rate", type=float, help="learning rate of the table; by default one for each optimizer")
     parser.add_argument("--lookahead", type=int, default=8, help="batches whose rows are on their way")
     parser.add_argument("--sync", action="store_true", help="rows never lack a gradient of their own worker")
+    parser.add_argument("--device", type=torch.device, help="where the dense layers compute, such as cuda")
+    parser.add_argument("--threads-per-call", type=int, default=1, help="that share the pulls and gradients of a batch,"
+                        " where a rank has cores to spare: beside a GPU, for example")  # fmt: skip
     parser.add_argument("--loader-workers", type=int, default=0, help="processes of the DataLoader")
     parser.add_argument("--plain", action="store_true", help="without a server: a sparse nn.Embedding, for comparison")
     parser.add_argument("--output", type=Path, help="a folder, for a checkpoint after each epoch")
@@ -110,15 +116,16 @@ def run_on_server(task, options):
     """Train with the table in a server."""
     tables = tables_of(task, options)
     table = tables[task.name]
-    with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
+    threads = options.threads_per_call
+    with lapse.Server(tables, seed=options.seed, threads_per_call=threads) as server, server.worker() as kv:
         if "OMP_NUM_THREADS" not in os.environ:  # else each rank would start a thread for every core
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(server.sharing_ranks)))
-        embedding = lapse.torch.Embedding(kv, table, sync=options.sync)
+        embedding = lapse.torch.Embedding(kv, table, sync=options.sync, device=options.device)
         if options.optimizer == "sgd":
             # A worker's loss is a mean over its part of a batch: without this the steps of all of them would add up.
             embedding.lr = options.rate / kv.num_workers
         torch.manual_seed(options.seed)
-        model = task.model(embedding)
+        model = task.model(embedding).to(options.device)
         dense = lapse.torch.Dense(model, torch.optim.Adam(model.parameters(), lr=task.dense_rate), kv)
         rest = rest_for(task, options, kv) if options.slow_down > 1 else 0.0
         first, found = 0, {}
@@ -128,7 +135,9 @@ def run_on_server(task, options):
             first, found = saved["epoch"], saved["found"]
         for epoch in range(first, options.epochs):
             mine = task.batches(kv.id, kv.num_workers, epoch)
-            loader = torch.utils.data.DataLoader(mine, batch_size=None, num_workers=options.loader_workers)
+            loader = torch.utils.data.DataLoader(
+                mine, batch_size=None, num_workers=options.loader_workers, pin_memory=is_gpu(options.device)
+            )
             batches = lapse.torch.Prefetcher(
                 loader,
                 kv,
@@ -158,9 +167,9 @@ def run_plain(task, options):
     tables = tables_of(task, options)
     with lapse.Server(tables, seed=options.seed) as server, server.worker() as kv:
         rows = all_rows(lapse.torch.Embedding(kv, tables[task.name]))
-    embedding = nn.Embedding.from_pretrained(rows, freeze=False, sparse=True)
+    embedding = Local.from_pretrained(rows, freeze=False, sparse=True)
     torch.manual_seed(options.seed)
-    model = task.model(embedding)
+    model = task.model(embedding).to(options.device)
     layers = [parameter for parameter in model.parameters() if parameter is not embedding.weight]
     optimizers = [
         OPTIMIZERS[options.optimizer][1](embedding.parameters(), lr=options.rate),
@@ -186,7 +195,7 @@ def run_plain(task, options):
 def train_epoch(model, batches, clear, step, epoch, shows, rest=0.0):
     """Train with all batches, under a progress bar if it shows; `rest` seconds are added to each."""
     model.train()
-    total = 0.0
+    total = torch.zeros(())
     with tqdm(total=len(batches), desc=f"epoch {epoch + 1}", leave=False, disable=None if shows else True) as bar:
         for number, batch in enumerate(batches, 1):
             clear()
@@ -194,9 +203,21 @@ def train_epoch(model, batches, clear, step, epoch, shows, rest=0.0):
             time.sleep(rest)  # when rows are here, and before gradients go
             loss.backward()
             step()
-            total += loss.item()
+            total = total.to(loss.device) + loss.detach()
             bar.update(1)
-            bar.set_postfix(loss=f"{total / number:.4f}", refresh=False)
+            if number % SHOW_EVERY == 0:  # a GPU is waited for
+                bar.set_postfix(loss=f"{total.item() / number:.4f}", refresh=False)
+
+
+class Local(nn.Embedding):
+    """Takes ids in the host's memory wherever its rows are, as `lapse.torch.Embedding` does."""
+
+    def forward(self, ids):
+        return super().forward(ids.to(self.weight.device, non_blocking=True))
+
+
+def is_gpu(device):
+    return device is not None and device.type == "cuda"
 
 
 class Rows(nn.Module):
@@ -232,7 +253,7 @@ def rest_for(task, options, kv):
 def all_rows(embedding):
     """All rows of a table, wherever they are: a tensor that may not be changed."""
     local = embedding.to_local() if hasattr(embedding, "to_local") else embedding
-    return local.weight.detach()
+    return local.weight.detach().cpu()
 
 
 def report(task, options, epoch, seconds, total):

@@ -31,10 +31,12 @@ class Model(nn.Module):
         self.layers = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def scores(self, dense, ids):
-        return self.layers(torch.cat([dense, self.embedding(ids).flatten(1)], 1)).squeeze(1)
+        rows = self.embedding(ids).flatten(1)
+        return self.layers(torch.cat([dense.to(rows.device, non_blocking=True), rows], 1)).squeeze(1)
 
     def forward(self, dense, ids, clicked):
-        return nn.functional.binary_cross_entropy_with_logits(self.scores(dense, ids), clicked)
+        scores = self.scores(dense, ids)
+        return nn.functional.binary_cross_entropy_with_logits(scores, clicked.to(scores.device, non_blocking=True))
 
 
 class Batches(torch.utils.data.Dataset):
@@ -100,7 +102,7 @@ class ClickThrough(torch_training.Task):
         for first in range(0, len(mine), TEST_BATCH):
             chosen = mine[first : first + TEST_BATCH]
             dense, ids = torch.from_numpy(self.tests.dense[chosen]), torch.from_numpy(self.tests.ids[chosen])
-            scores[chosen] = model.scores(dense, ids).numpy()
+            scores[chosen] = model.scores(dense, ids).cpu().numpy()
         return scores
 
     def figures(self, total):

@@ -7,6 +7,7 @@ FOLDER has train.txt and test.txt with lines "subject relation object", separate
 planted, in which every entity has a hidden type, and a relation leads from each type to one other.
 """
 
+import copy
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -97,20 +98,22 @@ class Model(nn.Module):
         """The loss of a batch: the objects of its triples, which are the first candidates, against all the others."""
         subjects, relations, objects = triples.T
         rows = self.entities(torch.cat([subjects, candidates]))
+        relations = relations.to(rows.device, non_blocking=True)
         scores = self.scorer(rows[: len(triples)], relations, rows[len(triples) :])
         # Candidates that happen to be the object are no mistakes.
         target = torch.arange(len(triples))
         same = (candidates == objects[:, None]) & (torch.arange(len(candidates)) != target[:, None])
+        same, target = (x.to(rows.device, non_blocking=True) for x in (same, target))
         return nn.functional.cross_entropy(scores.masked_fill(same, -1e9), target)
 
 
 @torch.no_grad()
-def reciprocal_ranks(model, vectors, graph, tests):
+def reciprocal_ranks(scorer, vectors, graph, tests):
     """The sum of the reciprocal ranks of the objects of some test triples, other known objects left out."""
     total = 0.0
     for part in torch.from_numpy(tests).split(TEST_BATCH):
         subjects, relations, objects = part.T
-        scores = model.scorer(vectors[subjects], relations, vectors)
+        scores = scorer(vectors[subjects], relations, vectors)
         right = scores.gather(1, objects[:, None])
         for row, (subject, relation, thing) in enumerate(part.tolist()):
             known = [other for other in graph.objects[subject, relation] if other != thing]
@@ -169,7 +172,9 @@ class LinkPrediction(torch_training.Task):
 
     def test(self, model, worker, workers):
         vectors = torch_training.all_rows(model.entities)
-        return reciprocal_ranks(model, vectors, self.graph, self.graph.test[worker::workers])
+        return reciprocal_ranks(
+            copy.deepcopy(model.scorer).cpu(), vectors, self.graph, self.graph.test[worker::workers]
+        )
 
     def figures(self, total):
         mrr = total / len(self.graph.test)

@@ -5,10 +5,16 @@ One rank: forward pass, backward pass and update of a table, in the same process
 both sides have one: 26 of this size, twice, and the states of optimizers would need more memory than many machines
 have. Two ranks: steps of a recommender whose rows come by messages, with `lapse.torch.Prefetcher`, against those with
 shared memory. Needs PyTorch, which has one thread in each rank.
+
+With a GPU: steps of a recommender whose dense layers compute there, against the same step when its rows are on the GPU
+already. The GPU waits for the rest. Beside it, the same model with the whole table in the GPU's memory.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 #: Optimizers of PyTorch, by their names in `lapse.optim`.
 OPTIMIZERS = {"SGD": "SGD", "Adagrad": "Adagrad", "Adam": "SparseAdam"}
 MODULES = ("Embedding", "EmbeddingBag")
+ROWS_THERE = "the same step with rows that are on the GPU"
+MOST_THREADS = 8  # beside a GPU
 SHARED = "the same ranks with shared memory"
 
 
@@ -43,6 +51,10 @@ def run(context: Context) -> Iterator[Row]:
         for distribution in ("uniform",) if context.quick else ("uniform", "Zipf"):
             for name in OPTIMIZERS:
                 yield from _against_pytorch(context, size, name, distribution)
+        if torch.cuda.is_available():
+            yield from _on_gpu(context, size)
+        else:
+            print("skipped: dense layers on a GPU: PyTorch sees none here", file=sys.stderr)
     else:
         yield from _messages_against_shared_memory(context, size)
 
@@ -81,6 +93,50 @@ def _seconds(step: Callable[[Any], None], batches: Any) -> float:
     begin = time.perf_counter()
     step(batch)
     return time.perf_counter() - begin
+
+
+def _on_gpu(context: Context, size: Size) -> Iterator[Row]:
+    import torch
+
+    from lapse.bench import _torch_device
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    batches = (size.batch,) if context.quick else (size.batch, 4 * size.batch)
+    threads = sorted({1, min(MOST_THREADS, len(os.sched_getaffinity(0)))})
+    for name in _torch_device.LAYERS:
+        for batch, count in itertools.product(batches, threads):
+            yield from _on_gpu_with(context, dataclasses.replace(size, batch=batch), name, device, count)
+
+
+def _on_gpu_with(context: Context, size: Size, name: str, device: Any, threads: int) -> Iterator[Row]:
+    import torch
+
+    import lapse
+    from lapse.bench import _torch_device
+
+    steps = 3 if context.quick else 30
+    tables = lapse.Tables(categories=lapse.Table(size.rows, size.length, lapse.Normal(), lapse.optim.Adagrad()))
+    with lapse.Server(tables, threads_per_call=threads) as server, server.worker() as kv:
+        turns = _torch_device.turns(kv, tables["categories"], size, name, device, steps)
+        found = interleaved(turns, context.rounds(5), warm_ups=1)
+    there = found.pop("rows there")
+    for way, seconds in found.items():
+        row = context.row(
+            f"a step on a GPU, {way}",
+            {
+                "ids": "Zipf",
+                "batch": f"{size.batch} x {size.fields}",
+                "table": f"{size.rows} x {size.length}",
+                "layers": name,
+                "threads per call": threads,
+            },
+            seconds * 1e3,
+            there * 1e3,
+            unit="ms/step",
+            reference_name=ROWS_THERE,
+            note=f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}",
+        )
+        yield dataclasses.replace(row, figures={"share of the step that waits for rows": max(0.0, 1 - 1 / row.ratio)})
 
 
 def _messages_against_shared_memory(context: Context, size: Size) -> Iterator[Row]:

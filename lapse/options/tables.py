@@ -100,7 +100,7 @@ class NamedTable(Table):
         if given.size and (given.min() < 0 or given.max() >= self.num_rows):
             bad = given[(given < 0) | (given >= self.num_rows)].flat[0]
             raise IndexError(f"id {bad} is outside the range 0 .. {self.num_rows - 1} of table {self.name!r}")
-        return given.astype(np.int64) + self.first
+        return given.astype(np.int64, copy=False) + self.first
 
     def ids(self, keys: Any) -> np.ndarray:
         """The numbers of the rows that have these keys: the inverse of `keys`.

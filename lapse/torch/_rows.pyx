@@ -98,6 +98,18 @@ cdef class Distinct:
         return -1
 
 
+def are_shifted(const int64_t[::1] ids, int64_t first, const int64_t[::1] keys):
+    """Whether ``keys[i] == first + ids[i]`` for all, and there are as many of both."""
+    cdef Py_ssize_t i
+    cdef int64_t differing = 0
+    if ids.shape[0] != keys.shape[0]:
+        return False
+    with nogil:
+        for i in range(ids.shape[0]):
+            differing |= first + ids[i] ^ keys[i]
+    return differing == 0
+
+
 def gather(const real[:, ::1] rows, const int64_t[::1] places, real[:, ::1] out):
     """Copy the row of each place: ``out[i] = rows[places[i]]``."""
     cdef Py_ssize_t i

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lapse.base.checks import check_int
+from lapse.torch.finite import FiniteCheck
 from lapse.torch.gradients import flush
 from lapse.torch.state import from_plain, to_plain
 from lapse.torch.traffic import traffic_of
@@ -55,7 +56,7 @@ class Dense(nn.Module):
         super().__init__()
         self.module, self.optimizer, self.kv = module, optimizer, kv
         self.every = None if every is None else check_int(every, "every", 1, MAX_STEPS)
-        self._steps = 0
+        self._steps, self._finite = 0, FiniteCheck(module)
         if kv.num_workers > 1:
             self._mean(self._values(), kv.id == 0)
 
@@ -71,7 +72,7 @@ class Dense(nn.Module):
         Raises
         ------
         FloatingPointError
-            If a gradient is NaN or infinite.
+            If a gradient is NaN or infinite; on a GPU, if none are averaged, those of the step before.
         TypeError
             If a gradient is sparse.
         """
@@ -85,6 +86,7 @@ class Dense(nn.Module):
         else:
             self.optimizer.step()
             if self._steps % self.every == 0:
+                self._finite.finish()
                 self._mean(self._values(), True, is_training=True)
 
     def join(self) -> None:
@@ -93,6 +95,7 @@ class Dense(nn.Module):
         Afterwards parameters are equal everywhere; floating-point buffers, such as the means of a `BatchNorm`, are
         averaged. All gradients of tables have taken effect, as after `flush`.
         """
+        self._finite.finish()
         flush(self.kv)
         if self.kv.num_workers == 1:
             return
@@ -113,6 +116,7 @@ class Dense(nn.Module):
         Equal on all workers after `join`, so that ``server.save(path, {"dense": dense.state()})`` saves both as of one
         moment: either both are replaced, or neither.
         """
+        self._finite.finish()
         module = self.module.state_dict()
         versions = getattr(module, "_metadata", {})  # of the modules inside, by which PyTorch reads old states
         return to_plain({"module": module, "versions": dict(versions), "optimizer": self.optimizer.state_dict()})
@@ -166,21 +170,16 @@ class Dense(nn.Module):
         return [buffer for buffer in self.module.buffers() if buffer.is_floating_point()]
 
     def _check_gradients(self) -> None:
-        for name, parameter in self.module.named_parameters():
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if gradient.is_sparse:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        for parameter in parameters:
+            if parameter.grad.is_sparse:
+                name = next((name for name, p in self.module.named_parameters() if p is parameter), "a parameter")
                 raise TypeError(
                     f"the gradient of {name} is sparse, which Dense does not average: keep the table in the server, "
                     "with lapse.torch.Embedding or EmbeddingBag, or create its module with sparse=False"
                 )
-            if not torch.isfinite(gradient).all():
-                raise FloatingPointError(
-                    f"the gradient of {name} has NaN or infinite elements, which would spread to all workers; no step "
-                    "was made. Look for the first operation that gives them with torch.autograd.detect_anomaly(), "
-                    "lower the learning rate, or clip"
-                )
+        # To be averaged they are waited for in any case, and must not spread.
+        self._finite.check(parameters, at_once=self.kv.num_workers > 1 and self.every is None)
 
 
 def _concatenated(tensors: list[torch.Tensor]) -> np.ndarray:

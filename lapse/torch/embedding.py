@@ -70,7 +70,7 @@ class Embedding(TableModule):
         if self.device is None:
             out: torch.Tensor = _Lookup.apply(self._anchor, self, batch)
             return out.view(*input.shape, self.embedding_dim)
-        places = torch.from_numpy(batch.places).view(input.shape).to(self.device, non_blocking=True)
+        places = batch.places_on(self.device).view(input.shape)
         return F.embedding(places, self._rows_on_device(batch), self._padding_place(batch.keys))
 
     def to_local(self) -> nn.Embedding:

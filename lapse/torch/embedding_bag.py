@@ -11,6 +11,7 @@ from torch import nn
 
 from lapse.torch import _rows
 from lapse.torch.table_module import Batch, TableModule
+from lapse.torch.transfers import upload_of
 
 if TYPE_CHECKING:
     from lapse.options.tables import NamedTable
@@ -81,6 +82,8 @@ class EmbeddingBag(TableModule):
         if self.include_last_offset and offsets is not None:  # ids behind it belong to no bag
             input = input[: starts[-1]]
             weights = None if weights is None else weights[: starts[-1]]
+        if weights is not None and self.device is not None:
+            weights = weights.to(self.device, non_blocking=True)
         batch = self._fetch(input)
         padding = self._padding_place(batch.keys)
         if self.device is None:
@@ -89,7 +92,7 @@ class EmbeddingBag(TableModule):
         rows = self._rows_on_device(batch)
         if not len(batch.places):
             return rows.new_zeros((len(starts) - 1, self.embedding_dim)) + rows.sum()
-        places, ends = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (batch.places, starts))
+        places, ends = batch.places_on(self.device), upload_of(starts, self.device).use()
         return F.embedding_bag(
             places,
             rows,

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from lapse.torch._rows import first_not_finite
 from lapse.torch.traffic import traffic_of
-from lapse.worker._worker import count_step
-
-if TYPE_CHECKING:
-    from lapse.worker._worker import Worker
+from lapse.worker._worker import Worker, apply_distinct_gradients, count_step
 
 
 class Gradients:
@@ -38,15 +34,23 @@ class Gradients:
         self.lr: float | None = None
         self.are_held = False
 
-    def send(self, keys: np.ndarray, sums: np.ndarray, hold: bool) -> None:
+    def send(self, keys: np.ndarray, sums: np.ndarray, hold: bool, are_finite: bool = False) -> None:
         """Let the server apply the gradients of distinct keys, or hold them back; `sums` may be reused afterwards.
+
+        Parameters
+        ----------
+        keys : int64 array of shape (u,)
+        sums : array of shape (u, length)
+        hold : bool
+        are_finite : bool
+            Whether this is known; else it is looked for.
 
         Raises
         ------
         FloatingPointError
             If one is NaN or infinite. Nothing has been sent then.
         """
-        bad = first_not_finite(sums)
+        bad = -1 if are_finite else first_not_finite(sums)
         if bad >= 0:
             raise FloatingPointError(
                 f"table {self._name!r}: the gradient of id {keys[bad] - self._first} has "
@@ -59,13 +63,15 @@ class Gradients:
         if hold:
             self._held.append((keys.copy(), sums.copy()))
             return
+        are_distinct = not self._held
         if self._held:
             parts = [*self._held, (keys, sums)]
             keys, sums = (np.concatenate(arrays) for arrays in zip(*parts))
             self._held.clear()
         step = count_step(self._kv, self._name)
         if len(keys):
-            self._traffic.add(self._kv.apply_gradients(keys, sums.reshape(-1), lr=self.lr, step=step))
+            apply = apply_distinct_gradients if are_distinct else Worker.apply_gradients
+            self._traffic.add(apply(self._kv, keys, sums.reshape(-1), self.lr, step))
 
     def _without_padding(self, keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._padding is None or not len(at := np.flatnonzero(keys == self._padding)):

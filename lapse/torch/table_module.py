@@ -12,7 +12,8 @@ from torch import nn
 from lapse.options.tables import NamedTable
 from lapse.torch._rows import Distinct
 from lapse.torch.gradients import Gradients
-from lapse.torch.traffic import Download, Place, torch_dtype, traffic_of
+from lapse.torch.traffic import Needs, Place, Rows, torch_dtype, traffic_of
+from lapse.torch.transfers import Download, Upload, upload_of
 from lapse.worker._worker import Worker
 
 PULL_ROWS = 65536  # at a time, for `to_local`
@@ -24,20 +25,34 @@ class Batch:
 
     Attributes
     ----------
-    keys
-        int64 of shape (u,), each once.
-    places
-        int64 of shape (n,): where the key of each id is among them.
+    needs
+        Its distinct keys, and where the key of each id is among them.
     rows
         Shape (u, length), in the host's memory.
     are_shared
         Whether others use this memory, so that it may not become part of an output.
+    upload
+        The rows on their way to the device of the module, if they are.
     """
 
-    keys: np.ndarray
-    places: np.ndarray
+    needs: Needs
     rows: torch.Tensor
     are_shared: bool
+    upload: Upload | None = None
+
+    @property
+    def keys(self) -> np.ndarray:
+        """int64 of shape (u,), each once."""
+        return self.needs.keys
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64 of shape (n,): where the key of each id is among them."""
+        return self.needs.places
+
+    def places_on(self, device: torch.device) -> torch.Tensor:
+        """The places, for the current stream of a device."""
+        return (self.needs.upload or upload_of(self.places, device)).use()
 
 
 class TableModule(nn.Module):
@@ -68,7 +83,7 @@ class TableModule(nn.Module):
         self.kv, self.table, self.sync = kv, table, sync
         self.num_embeddings, self.embedding_dim = table.num_rows, table.length
         self.padding_idx = checked_padding(padding_idx, table)
-        self.device = None if device is None else torch.device(device)
+        self.device = None if device is None else torch.empty(0, device=device).device  # "cuda" gets its number
         dtype = np.dtype(kv.pull(np.empty(0, np.int64)).wait().dtype)
         self.dtype = torch_dtype(dtype)
         padding = None if self.padding_idx is None else table.first + self.padding_idx
@@ -110,24 +125,30 @@ class TableModule(nn.Module):
             If one is outside the table.
         """
         flat = as_ids(ids, self.table.name)
-        keys, places, bad = self._distinct.of(flat, self.num_embeddings, self.table.first)
+        needs = self._traffic.needs_of(self.table.first, flat) or self._needs_of(flat)
+        came = self._came_ahead(needs.keys)
+        if came is not None:
+            return Batch(needs, came.values, came.are_shared, came.upload)
+        rows = self._place.empty(len(needs.keys))
+        self.kv.pull(needs.keys, out=rows.numpy().reshape(-1)).wait()
+        return Batch(needs, rows, False)
+
+    def _needs_of(self, ids: np.ndarray) -> Needs:
+        """The distinct keys of a batch."""
+        keys, places, bad = self._distinct.of(ids, self.num_embeddings, self.table.first)
         if bad >= 0:
             raise IndexError(
-                f"id {flat[bad]} is outside the range 0 .. {self.num_embeddings - 1} of table {self.table.name!r}"
+                f"id {ids[bad]} is outside the range 0 .. {self.num_embeddings - 1} of table {self.table.name!r}"
             )
-        return Batch(keys, places, *self._rows_of(keys))
+        return Needs(ids, keys, places)
 
-    def _rows_of(self, keys: np.ndarray) -> tuple[torch.Tensor, bool]:
+    def _came_ahead(self, keys: np.ndarray) -> Rows | None:
+        """The rows that a `Prefetcher` has brought, if these may be used; whatever they must have has been applied."""
         is_training = self.training and torch.is_grad_enabled()
         self._traffic.settle(self._seen if is_training and not self.sync else None)
         if is_training:
             self._seen = self._traffic.begun
-        came = self._traffic.rows_of(self.table.first, keys, exact=self.sync or not is_training)
-        if came is not None:
-            return came
-        rows = self._place.empty(len(keys))
-        self.kv.pull(keys, out=rows.numpy().reshape(-1)).wait()
-        return rows, False
+        return self._traffic.rows_of(self.table.first, keys, exact=self.sync or not is_training)
 
     def _padding_place(self, keys: np.ndarray) -> int | None:
         """Where the padding row is among the keys."""
@@ -141,10 +162,10 @@ class TableModule(nn.Module):
         rows: torch.Tensor = _OnDevice.apply(self._anchor, self, batch)
         return rows
 
-    def note_download(self, keys: np.ndarray, gradients: torch.Tensor, event: Any) -> None:
-        """Gradients of the batch's distinct rows are on their way from the device, until `event`."""
+    def note_gradients(self, keys: np.ndarray, gradients: torch.Tensor) -> None:
+        """Gradients of a batch's distinct rows are being computed on the device."""
         to = self.gradients
-        self._traffic.downloads.append(Download(keys, gradients, to.are_held, to.send, event))
+        self._traffic.downloads.append(Download.start(keys, gradients, to.are_held, to.send))
 
     # The whole table -------------------------------------------------------------------------------------------------
 
@@ -169,43 +190,15 @@ class _OnDevice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, _anchor: torch.Tensor, module: TableModule, batch: Batch) -> torch.Tensor:
         ctx.module, ctx.keys = module, batch.keys
-        device = module.device
-        if device is None or device.type != "cuda":
-            return batch.rows.to(device, copy=True)
-        stream = _side_stream(device)
-        with torch.cuda.stream(stream):
-            rows = batch.rows.to(device, non_blocking=True)
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(stream)
-        rows.record_stream(current)
-        return rows
+        assert module.device is not None
+        return (batch.upload or Upload.start(batch.rows, module.device)).use()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:
-        gradient, event = gradient.detach(), None
-        if gradient.device.type == "cuda":
-            stream = _side_stream(gradient.device)
-            stream.wait_stream(torch.cuda.current_stream(gradient.device))
-            with torch.cuda.stream(stream):
-                host = torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=True)
-                host.copy_(gradient, non_blocking=True)
-                gradient.record_stream(stream)
-                event = stream.record_event()
-            gradient = host
         # The thread is one of autograd's if the device is a GPU: the worker's own sends them.
-        ctx.module.note_download(ctx.keys, gradient.contiguous(), event)
+        ctx.module.note_gradients(ctx.keys, gradient.detach())
         return None, None, None
-
-
-_streams: dict[torch.device, Any] = {}
-
-
-def _side_stream(device: torch.device) -> Any:
-    """The stream of a device on which rows and gradients travel."""
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
-    return _streams[device]
 
 
 def as_ids(ids: torch.Tensor, table: str) -> np.ndarray:

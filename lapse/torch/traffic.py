@@ -9,16 +9,41 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from lapse.torch import transfers
+from lapse.torch._rows import are_shifted
+
 if TYPE_CHECKING:
+    from lapse.torch.transfers import Download, Upload
     from lapse.worker._operation import Operation
     from lapse.worker._worker import Worker
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The keys that a batch needs of one table.
+
+    Attributes
+    ----------
+    given
+        int64 of shape (n,), as they were given.
+    keys
+        int64 of shape (u,), each once.
+    places
+        int64 of shape (n,): where each of the given is among them.
+    upload
+        The same on their way to the table's device, if it has one.
+    """
+
+    given: np.ndarray
+    keys: np.ndarray
+    places: np.ndarray
+    upload: Upload | None = None
 
 
 @dataclass
@@ -32,39 +57,28 @@ class Rows:
     values
         Shape (u, length); complete when `operation` is done.
     number
-        How many gradient operations the worker had issued when they were pulled.
+        How many gradient operations of the worker they have for certain.
+    needs
+        Of which keys of the batch they are; None if this is not known.
+    upload
+        The same rows on their way to the table's device.
+    are_shared
+        Whether several modules may use their memory.
     """
 
     keys: np.ndarray
     values: torch.Tensor
     operation: Operation | None
     number: int
+    needs: Needs | None = None
+    upload: Upload | None = None
+    are_shared: bool = True
 
     def wait(self) -> None:
         """Return when the values are here."""
         if self.operation is not None:
             self.operation.wait()
             self.operation = None
-
-
-@dataclass
-class Download:
-    """Gradients on their way from a device to the host's memory; `event` is None if they are there."""
-
-    keys: np.ndarray
-    gradients: torch.Tensor
-    are_held: bool
-    send: Callable[[np.ndarray, np.ndarray, bool], None]
-    event: Any
-
-    def is_here(self) -> bool:
-        """Whether they can be read."""
-        return self.event is None or self.event.query()
-
-    def wait(self) -> None:
-        """Return when they can be read."""
-        if self.event is not None:
-            self.event.synchronize()
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,7 @@ class Place:
 
     def empty(self, count: int) -> torch.Tensor:
         """Room for so many rows; pinned if they go on to a GPU."""
-        is_pinned = self.device is not None and self.device.type == "cuda"
-        return torch.empty((count, self.length), dtype=torch_dtype(self.dtype), pin_memory=is_pinned)
+        return transfers.empty((count, self.length), torch_dtype(self.dtype), self.device)
 
 
 class Traffic:
@@ -89,10 +102,15 @@ class Traffic:
     def __init__(self) -> None:
         self.places: dict[int, Place] = {}  # by the first key of a table
         self.ahead: dict[int, Rows] = {}  # those of the batch that a `Prefetcher` has handed out, by table
-        self.handed_out_at = 0  # `number` at that moment
+        self.handed_out_at = 0  # `begun` at that moment
         self.number = 0  # of gradient operations so far
         self.downloads: deque[Download] = deque()
         self._flying: deque[tuple[int, Operation]] = deque()
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether this thread goes on while a device computes, for any of the tables."""
+        return any(place.device is not None for place in self.places.values())
 
     @property
     def begun(self) -> int:
@@ -108,9 +126,7 @@ class Traffic:
     def collect(self, number: int = 0) -> None:
         """Send the gradients that have come from a device, and wait for those of the first `number` operations."""
         while self.downloads and (self.number < number or self.downloads[0].is_here()):
-            download = self.downloads.popleft()
-            download.wait()
-            download.send(download.keys, download.gradients.numpy(), download.are_held)
+            self.downloads.popleft().finish()
 
     def settle(self, number: int | None = None) -> None:
         """Wait for the first `number` gradient operations; by default for all."""
@@ -119,7 +135,7 @@ class Traffic:
         while self._flying and self._flying[0][0] <= last:
             self._flying.popleft()[1].wait()
 
-    def rows_of(self, first: int, keys: np.ndarray, exact: bool) -> tuple[torch.Tensor, bool] | None:
+    def rows_of(self, first: int, keys: np.ndarray, exact: bool) -> Rows | None:
         """The rows that came ahead for the table that begins at key `first`, if they may be used and have all `keys`.
 
         Parameters
@@ -127,22 +143,39 @@ class Traffic:
         first : int
         keys : int64 array of shape (u,)
         exact : bool
-            Whether no gradient may have been sent since they were pulled; else none since they were handed out.
+            Whether they must have all gradients; else none may have been sent since they were handed out.
 
         Returns
         -------
-        rows : tensor of shape (u, length)
-        are_shared : bool
-            Whether others will use this memory.
+        rows : Rows
+            If they have just these keys, those that came: others may use their memory, too.
         """
         rows = self.ahead.get(first)
         if rows is None or self.begun != (rows.number if exact else self.handed_out_at):
             return None
         rows.wait()
-        if len(keys) == len(rows.keys) and np.array_equal(keys, rows.keys):
-            return rows.values, True
+        if keys is rows.keys or np.array_equal(keys, rows.keys):
+            return rows
         places = places_among(rows.keys, keys)
-        return None if places is None else (rows.values[torch.from_numpy(places)], False)
+        if places is None:
+            return None
+        values = self.places[first].empty(len(keys))
+        torch.index_select(rows.values, 0, torch.from_numpy(places), out=values)
+        return Rows(keys, values, None, rows.number, are_shared=False)
+
+    def needs_of(self, first: int, ids: np.ndarray) -> Needs | None:
+        """What a `Prefetcher` has found of a batch, if it has just these ids.
+
+        Parameters
+        ----------
+        first : int
+            The key of id 0 of the table.
+        ids : int64 array of shape (n,)
+        """
+        rows = self.ahead.get(first)
+        if rows is None or rows.needs is None or not are_shifted(ids, first, rows.needs.given):
+            return None
+        return rows.needs
 
 
 def places_among(known: np.ndarray, keys: np.ndarray) -> np.ndarray | None:
