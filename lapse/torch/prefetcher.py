@@ -144,10 +144,10 @@ class Prefetcher(Generic[BatchT]):
         return bool(coming)
 
     def _parts_of(self, batch: BatchT) -> list[np.ndarray]:
-        """The keys of a batch as they are given: one array, or several."""
+        """The keys of a batch as they are given: one array, or several; copies, since the caller may change its own."""
         given = self._keys(batch)
         are_several = isinstance(given, (list, tuple)) and any(np.ndim(part) for part in given)
-        return [convert_keys(part, MAX_KEY).reshape(-1) for part in (given if are_several else [given])]
+        return [convert_keys(part, MAX_KEY).flatten() for part in (given if are_several else [given])]
 
     def _localize(self, source: _Source[BatchT], coming: deque[_Coming[BatchT]]) -> None:
         """Localize the keys of those batches of which they are known, and at least of the next one."""

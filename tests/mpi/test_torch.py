@@ -129,6 +129,20 @@ def test_rows_that_are_not_among_the_announced_keys_are_pulled(kv, tables):
     kv.barrier()
 
 
+def test_a_batch_may_be_changed_before_it_is_used(kv, tables):
+    """Its keys were looked at long before, in the same memory."""
+    users = tables["users"]
+    if kv.id == 0:
+        kv.set(users.keys(), np.repeat(np.arange(ROWS, dtype="f4"), LENGTH)).wait()
+    kv.barrier()
+    module = lt.Embedding(kv, users).requires_grad_(False)
+    assert users.first == 0
+    for ids in lt.Prefetcher(batches_of(kv, 10), kv, lambda batch: batch):
+        ids.add_(1).remainder_(ROWS)
+        np.testing.assert_array_equal(module(ids)[..., 0], ids)
+    kv.barrier()
+
+
 def test_a_prefetcher_brings_rows_to_this_rank(kv, tables):
     users, mine = tables["users"], torch.arange(comm.rank, ROWS, comm.size).split(10)
     assert len(list(lt.Prefetcher(mine, kv, users.keys, 2))) == len(mine)

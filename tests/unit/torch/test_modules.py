@@ -13,8 +13,8 @@ import lapse.torch as lt  # noqa: E402
 nn = torch.nn
 ROWS, LENGTH = 100, 6
 #: Where the output is computed: by the package's own loops, or by PyTorch on a device.
-DEVICES = [None, "cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a GPU, and there is none"))]  # fmt: skip
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and there is none")
+DEVICES = [None, "cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 
 
 @contextlib.contextmanager
@@ -317,3 +317,57 @@ def test_tensors_that_the_core_cannot_use_are_refused_with_the_call_that_helps()
             kv.pull(torch.ones(1, dtype=torch.int64, device="meta"))
         kv.push(torch.tensor([1]), torch.ones(1, 2)).wait()
         np.testing.assert_array_equal(kv.pull([1]).wait(), 1)
+
+
+# A GPU, which nobody waits for ------------------------------------------------------------------------
+
+
+def train_dense_with(bad_step, steps, device):
+    """Steps of a linear layer over a table, in one of which a weight's gradient is NaN; returns how many were made."""
+    made = 0
+    with served(new_rows()) as (kv, table):
+        embedding = lt.Embedding(kv, table, device=device)
+        layer = nn.Linear(LENGTH, 1).to(device)
+        dense = lt.Dense(layer, torch.optim.SGD(layer.parameters(), lr=0.1), kv)
+        for step, ids in enumerate(lt.Prefetcher([torch.arange(10)] * steps, kv, table.keys)):
+            dense.zero_grad()
+            dense(embedding(ids)).sum().backward()
+            if step == bad_step:
+                layer.weight.grad[0, 0] = float("nan")
+            dense.step()
+            made += 1
+        dense.join()
+    return made
+
+
+@pytest.mark.parametrize("bad_step", [0, 3])
+def test_a_bad_gradient_of_a_layer_is_found_before_its_step(bad_step):
+    with pytest.raises(FloatingPointError, match="the gradient of weight has NaN .*; no step was made"):
+        train_dense_with(bad_step, 4, "cpu")
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("bad_step", [0, 3])
+def test_on_a_gpu_it_is_found_a_step_later(bad_step):
+    """In the next step, or at the end; the rows' gradients are NaN then, too, unless no batch follows."""
+    with pytest.raises(FloatingPointError, match="the gradient of weight has NaN .*a step was made|table 'words'"):
+        train_dense_with(bad_step, 4, "cuda")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_prefetched_batch_is_that_of_pytorch(device):
+    """Steps of a bag and a layer: rows lack the gradients of one step on a device, which SGD's sum does not show."""
+    rows, weights = new_rows(), torch.randn(8, 4, LENGTH)
+    theirs = nn.EmbeddingBag.from_pretrained(rows.clone(), freeze=False, mode="sum")
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    batches = [torch.randint(0, ROWS, (4, 7)) for _ in weights]
+    with served(rows) as (kv, table):
+        ours = lt.EmbeddingBag(kv, table, "sum", device=device)
+        for weight, ids in zip(weights, lt.Prefetcher(batches, kv, table.keys, lookahead=3)):
+            out = ours(ids)
+            (out * weight.to(out.device)).sum().backward()
+            optimizer.zero_grad()
+            (theirs(ids) * weight).sum().backward()
+            optimizer.step()
+        lt.flush(kv)
+        torch.testing.assert_close(ours.to_local().weight, theirs.weight, rtol=1e-5, atol=1e-5)
