@@ -62,6 +62,7 @@ class Gradients:
         keys, sums = self._without_padding(keys, sums)
         if hold:
             self._held.append((keys.copy(), sums.copy()))
+            self._traffic.add(None)
             return
         are_distinct = not self._held
         if self._held:
@@ -69,9 +70,8 @@ class Gradients:
             keys, sums = (np.concatenate(arrays) for arrays in zip(*parts))
             self._held.clear()
         step = count_step(self._kv, self._name)
-        if len(keys):
-            apply = apply_distinct_gradients if are_distinct else Worker.apply_gradients
-            self._traffic.add(apply(self._kv, keys, sums.reshape(-1), self.lr, step))
+        apply = apply_distinct_gradients if are_distinct else Worker.apply_gradients
+        self._traffic.add(apply(self._kv, keys, sums.reshape(-1), self.lr, step) if len(keys) else None)
 
     def _without_padding(self, keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._padding is None or not len(at := np.flatnonzero(keys == self._padding)):

@@ -117,10 +117,10 @@ class Traffic:
         """The number of gradient operations, with those that wait for their gradients to come from a device."""
         return self.number + len(self.downloads)
 
-    def add(self, operation: Operation) -> None:
-        """Count a gradient operation, and keep it while it is not done."""
+    def add(self, operation: Operation | None) -> None:
+        """Count a gradient operation, and keep it while it is not done; None if nothing was sent."""
         self.number += 1
-        if not operation.test():
+        if operation is not None and not operation.test():
             self._flying.append((self.number, operation))
 
     def collect(self, number: int = 0) -> None:
