@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OPTIMIZERS = {"SGD": "SGD", "Adagrad": "Adagrad", "Adam": "SparseAdam"}
 MODULES = ("Embedding", "EmbeddingBag")
 ROWS_THERE = "the same step with rows that are on the GPU"
-MOST_THREADS = 8  # beside a GPU
+MOST_THREADS = 14
 SHARED = "the same ranks with shared memory"
 
 
@@ -102,7 +102,7 @@ def _on_gpu(context: Context, size: Size) -> Iterator[Row]:
 
     device = torch.device("cuda", torch.cuda.current_device())
     batches = (size.batch,) if context.quick else (size.batch, 4 * size.batch)
-    threads = sorted({1, min(MOST_THREADS, len(os.sched_getaffinity(0)))})
+    threads = sorted({1, min(8, cores := len(os.sched_getaffinity(0))), max(1, min(MOST_THREADS, cores - 2))})
     for name in _torch_device.LAYERS:
         for batch, count in itertools.product(batches, threads):
             yield from _on_gpu_with(context, dataclasses.replace(size, batch=batch), name, device, count)
