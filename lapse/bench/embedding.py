@@ -102,7 +102,8 @@ def _on_gpu(context: Context, size: Size) -> Iterator[Row]:
 
     device = torch.device("cuda", torch.cuda.current_device())
     batches = (size.batch,) if context.quick else (size.batch, 4 * size.batch)
-    threads = sorted({1, min(8, cores := len(os.sched_getaffinity(0))), max(1, min(MOST_THREADS, cores - 2))})
+    cores = len(os.sched_getaffinity(0))
+    threads = sorted({1, min(8, cores), max(1, min(MOST_THREADS, cores - 2))})
     for name in _torch_device.LAYERS:
         for batch, count in itertools.product(batches, threads):
             yield from _on_gpu_with(context, dataclasses.replace(size, batch=batch), name, device, count)
