@@ -17,6 +17,8 @@ import find_mpi  # a neighbour of this file, which build backends do not look fo
 
 # Every .pyx file of the package is a module, named as it lies.
 MODULES = sorted(str(path.with_suffix("")).replace(os.sep, ".") for path in Path("lapse").rglob("*.pyx"))
+# What Cython would otherwise put into each module: that is half of the time to compile all of them.
+SHARED_MODULE = "lapse.base._cyutility"
 MPI_MODULES = {"lapse.communication._transport", "lapse.bench._pingpong"}  # the only ones that include mpi.h
 
 DIRECTIVES = {
@@ -43,10 +45,10 @@ JOBS = int(os.environ.get("LAPSE_BUILD_JOBS") or len(os.sched_getaffinity(0)))
 
 
 def extension(name, mpi):
-    """Describe one module: its source lies where its name says."""
+    """Describe one module: its source lies where its name says, or will lie there if Cython generates it."""
     import numpy
 
-    source = name.replace(".", "/") + ".pyx"
+    source = name.replace(".", "/") + (".c" if name == SHARED_MODULE else ".pyx")
     options = mpi.compile_options if name in MPI_MODULES else {}
     include_dirs = [".", os.path.dirname(source), numpy.get_include()]
     return Extension(
@@ -86,6 +88,7 @@ def translate(extensions, settings, force):
         build_dir="build/cython-lines" if SANITIZER else "build/cython",
         emit_linenums=bool(SANITIZER),  # so that reports name lines of Cython
         compiler_directives=DIRECTIVES,
+        shared_utility_qualified_name=SHARED_MODULE,
     )
     by_name = {result.name: result for result in translated}
     for ext in extensions:
@@ -105,7 +108,7 @@ def note_settings(extensions):
     """
     path = os.path.join(BUILD_BASE, "settings.txt")
     options = {repr((e.include_dirs[2:], e.define_macros, e.library_dirs, e.libraries)) for e in extensions}
-    text = "\n".join([sys.version, repr(DIRECTIVES), repr(CFLAGS), repr(MODULE_CFLAGS), *sorted(options)])
+    text = "\n".join([sys.version, SHARED_MODULE, repr(DIRECTIVES), repr(CFLAGS), repr(MODULE_CFLAGS), *sorted(options)])
     known = None
     if os.path.exists(path):
         with open(path) as file:
@@ -139,7 +142,7 @@ if SANITIZER:
     BUILD_BASE += f"-{SANITIZER}"
 
 setup(
-    ext_modules=[extension(name, MPI) for name in MODULES],
+    ext_modules=[extension(name, MPI) for name in [SHARED_MODULE, *MODULES]],
     cmdclass={"build_ext": BuildExt},
     options={"build": {"build_base": BUILD_BASE}, "build_ext": {"parallel": JOBS}},
 )

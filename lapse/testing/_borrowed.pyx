@@ -31,7 +31,8 @@ cdef class Borrowed:
     cdef readonly list arrays
 
     def __init__(self, Worker kv not None, keys, bint shared=False):
-        cdef Py_ssize_t i, size
+        cdef Py_ssize_t i
+        cdef char[::1] memory
         self.kv, self.count = kv, len(keys)
         self.keys = <key_t*>malloc(max(self.count, 1) * sizeof(key_t))
         self.addresses = <void**>malloc(max(self.count, 1) * sizeof(void*))
@@ -45,9 +46,11 @@ cdef class Borrowed:
             kv.borrow_keys(self.keys, self.count, shared, self.addresses)
         self.arrays = []
         for i in range(self.count):
-            size = sizes[i]
-            self.arrays.append(None if self.addresses[i] == NULL
-                               else np.asarray(<char[:size]><char*>self.addresses[i]).view(kv.store_object.dtype))
+            if self.addresses[i] == NULL:
+                self.arrays.append(None)
+                continue
+            memory = <char[:sizes[i]]><char*>self.addresses[i]
+            self.arrays.append(np.asarray(memory).view(kv.store_object.dtype))
 
     def give_back(self):
         """Return what was lent; a second time does nothing."""
