@@ -108,7 +108,8 @@ def note_settings(extensions):
     """
     path = os.path.join(BUILD_BASE, "settings.txt")
     options = {repr((e.include_dirs[2:], e.define_macros, e.library_dirs, e.libraries)) for e in extensions}
-    text = "\n".join([sys.version, SHARED_MODULE, repr(DIRECTIVES), repr(CFLAGS), repr(MODULE_CFLAGS), *sorted(options)])
+    settings = SHARED_MODULE, DIRECTIVES, CFLAGS, MODULE_CFLAGS
+    text = "\n".join([sys.version, *map(repr, settings), *sorted(options)])
     known = None
     if os.path.exists(path):
         with open(path) as file:
