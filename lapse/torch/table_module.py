@@ -13,7 +13,7 @@ from lapse.options.tables import NamedTable
 from lapse.torch._rows import Distinct
 from lapse.torch.gradients import Gradients
 from lapse.torch.traffic import Needs, Place, Rows, torch_dtype, traffic_of
-from lapse.torch.transfers import Download, Upload, upload_of
+from lapse.torch.transfers import Download, Upload, is_on, upload_of
 from lapse.worker._worker import Worker
 
 PULL_ROWS = 65536  # at a time, for `to_local`
@@ -52,7 +52,12 @@ class Batch:
 
     def places_on(self, device: torch.device) -> torch.Tensor:
         """The places, for the current stream of a device."""
-        return (self.needs.upload or upload_of(self.places, device)).use()
+        came = self.needs.upload
+        return (came if is_on(came, device) else upload_of(self.places, device)).use()
+
+    def rows_on(self, device: torch.device) -> torch.Tensor:
+        """The rows, for the current stream of a device."""
+        return (self.upload if is_on(self.upload, device) else Upload.start(self.rows, device)).use()
 
 
 class TableModule(nn.Module):
@@ -191,7 +196,7 @@ class _OnDevice(torch.autograd.Function):
     def forward(ctx: Any, _anchor: torch.Tensor, module: TableModule, batch: Batch) -> torch.Tensor:
         ctx.module, ctx.keys = module, batch.keys
         assert module.device is not None
-        return (batch.upload or Upload.start(batch.rows, module.device)).use()
+        return batch.rows_on(module.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ class Upload:
             stream.wait_event(self.event)
             self.tensor.record_stream(stream)
         return self.tensor.detach()  # another object each time: it becomes an output of autograd
+
+
+def is_on(upload: Upload | None, device: torch.device) -> TypeGuard[Upload]:
+    """Whether there is an upload, and it goes to this device: modules of one table may be on several."""
+    return upload is not None and upload.tensor.device == device
 
 
 @dataclass
