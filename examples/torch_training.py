@@ -195,7 +195,7 @@ def run_plain(task, options):
 def train_epoch(model, batches, clear, step, epoch, shows, rest=0.0):
     """Train with all batches, under a progress bar if it shows; `rest` seconds are added to each."""
     model.train()
-    total = torch.zeros(())
+    total = 0.0
     with tqdm(total=len(batches), desc=f"epoch {epoch + 1}", leave=False, disable=None if shows else True) as bar:
         for number, batch in enumerate(batches, 1):
             clear()
@@ -203,7 +203,7 @@ def train_epoch(model, batches, clear, step, epoch, shows, rest=0.0):
             time.sleep(rest)  # when rows are here, and before gradients go
             loss.backward()
             step()
-            total = total.to(loss.device) + loss.detach()
+            total += loss.detach()
             bar.update(1)
             if number % SHOW_EVERY == 0:  # a GPU is waited for
                 bar.set_postfix(loss=f"{total.item() / number:.4f}", refresh=False)

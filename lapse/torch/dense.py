@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lapse.base.checks import check_int
-from lapse.torch.finite import FiniteCheck
+from lapse.torch.finite import FiniteCheck, name_of
 from lapse.torch.gradients import flush
 from lapse.torch.state import from_plain, to_plain
 from lapse.torch.traffic import traffic_of
@@ -173,10 +173,10 @@ class Dense(nn.Module):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         for parameter in parameters:
             if parameter.grad.is_sparse:
-                name = next((name for name, p in self.module.named_parameters() if p is parameter), "a parameter")
                 raise TypeError(
-                    f"the gradient of {name} is sparse, which Dense does not average: keep the table in the server, "
-                    "with lapse.torch.Embedding or EmbeddingBag, or create its module with sparse=False"
+                    f"the gradient of {name_of(self.module, parameter)} is sparse, which Dense does not average: keep "
+                    "the table in the server, with lapse.torch.Embedding or EmbeddingBag, or create its module with "
+                    "sparse=False"
                 )
         # To be averaged they are waited for in any case, and must not spread.
         self._finite.check(parameters, at_once=self.kv.num_workers > 1 and self.every is None)

@@ -75,12 +75,16 @@ class FiniteCheck:
         if is_good.all():
             return
         bad = parameters[int(torch.argmin(is_good.int()))]
-        name = next((name for name, known in self._module.named_parameters() if known is bad), "a parameter")
         raise FloatingPointError(
-            f"the gradient of {name} has NaN or infinite elements, which would spread to all workers; {outcome}. Look "
-            "for the first operation that gives them with torch.autograd.detect_anomaly(), lower the learning rate, or "
-            "clip"
+            f"the gradient of {name_of(self._module, bad)} has NaN or infinite elements, which would spread to all "
+            f"workers; {outcome}. Look for the first operation that gives them with torch.autograd.detect_anomaly(), "
+            "lower the learning rate, or clip"
         )
+
+
+def name_of(module: nn.Module, parameter: nn.Parameter) -> str:
+    """What a parameter is called in a module, for messages: it may also be one that only an optimizer has."""
+    return next((name for name, known in module.named_parameters() if known is parameter), "a parameter")
 
 
 def _largest(gradients: list[Any]) -> torch.Tensor:

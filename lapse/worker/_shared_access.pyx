@@ -26,14 +26,21 @@ cdef struct access_t:
     tally_t tallies[MOST_PIECES]
 
 
+cdef inline int64_t keys_of_piece(CallThreads threads, const store_t* store, int64_t count) noexcept nogil:
+    """How many keys a thread takes at a time: all if nobody helps."""
+    if threads.helpers == 0:
+        return count + 1
+    return max(1, PIECE_BYTES // <int64_t>store.slabs[store.num_slabs - 1].row_bytes,  # of the longest values
+               (count + MOST_PIECES - 1) // MOST_PIECES)
+
+
 cdef int64_t access_shared(CallThreads threads, store_t* store, int kind, const key_t* keys, int64_t count,
                            const int64_t* offsets, char* values, const float* weights, terms_t terms,
                            uint32_t* missed, tally_t* tally) noexcept nogil:
     """As `access_batch`. Of a repeated key the changes take effect in any order."""
     cdef access_t access
-    cdef int64_t row_bytes = <int64_t>store.slabs[store.num_slabs - 1].row_bytes  # the longest
-    cdef int64_t step = max(1, PIECE_BYTES // row_bytes, (count + MOST_PIECES - 1) // MOST_PIECES)
-    if threads.helpers == 0 or count < 2 * step:
+    cdef int64_t step = keys_of_piece(threads, store, count)
+    if count < 2 * step:
         return access_batch(store, kind, keys, count, offsets, values, weights, terms, missed, tally)
     access.store, access.kind, access.keys, access.count, access.step = store, kind, keys, count, step
     access.offsets, access.values, access.weights, access.terms = offsets, values, weights, terms

@@ -116,12 +116,17 @@ def test_an_evaluation_between_two_batches_sees_all_gradients(kv, tables):
     kv.barrier()
 
 
-def test_rows_that_are_not_among_the_announced_keys_are_pulled(kv, tables):
-    users = tables["users"]
+def numbered_rows(kv, users):
+    """A module that is not trained, over rows that have their numbers as elements."""
     if kv.id == 0:
         kv.set(users.keys(), np.repeat(np.arange(ROWS, dtype="f4"), LENGTH)).wait()
     kv.barrier()
-    module = lt.Embedding(kv, users).requires_grad_(False)
+    return lt.Embedding(kv, users).requires_grad_(False)
+
+
+def test_rows_that_are_not_among_the_announced_keys_are_pulled(kv, tables):
+    users = tables["users"]
+    module = numbered_rows(kv, users)
     announced = lambda batch: users.keys(batch[:2])  # noqa: E731
     for batch in lt.Prefetcher(batches_of(kv, 10), kv, announced):
         for ids in (batch, batch[:2], batch[:2].flip(0), batch[1:2], batch[2:]):
@@ -132,10 +137,7 @@ def test_rows_that_are_not_among_the_announced_keys_are_pulled(kv, tables):
 def test_a_batch_may_be_changed_before_it_is_used(kv, tables):
     """Its keys were looked at long before, in the same memory."""
     users = tables["users"]
-    if kv.id == 0:
-        kv.set(users.keys(), np.repeat(np.arange(ROWS, dtype="f4"), LENGTH)).wait()
-    kv.barrier()
-    module = lt.Embedding(kv, users).requires_grad_(False)
+    module = numbered_rows(kv, users)
     assert users.first == 0
     for ids in lt.Prefetcher(batches_of(kv, 10), kv, lambda batch: batch):
         ids.add_(1).remainder_(ROWS)
