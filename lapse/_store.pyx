@@ -10,7 +10,7 @@ from lapse.storage.slabs import BLOCK, plan_slabs
 
 from lapse.base._memory cimport release, reserve
 from lapse.storage._replica_gradients cimport apply_to_replica, begin_state
-from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_vectors, push_replica,
+from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_value, push_replica,
                                       read_replica)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._slabs cimport (NO_SLOT, free_slab, give_row_back, make_slab, pool_t, rate_for, row_at, slab_t,
@@ -87,7 +87,7 @@ cdef inline bint access_replica(store_t* store, int kind, const entry_t* entry, 
     if entry.state != REPLICATED or kind == SET:
         return False
     if kind == PULL:
-        read_replica(&store.replicas.all[entry.slot], value)
+        read_replica(&store.replicas, entry.slot, value)
     elif kind == GRADIENT:
         apply_to_replica(&store.replicas, entry.slot, value,
                          rate_for(slab_for(store, store.replicas.all[entry.slot].key), terms), terms.step)
@@ -184,7 +184,7 @@ cdef inline void prefetch_row(store_t* store, int kind, key_t key) noexcept nogi
     if slot == NO_SLOT:
         return
     if is_replicated(entry):
-        prefetch_vectors(&view.replicas.all[slot], MAX_PREFETCHED)
+        prefetch_value(&view.replicas.all[slot], MAX_PREFETCHED)
         return
     row = row_at(slab, slot)
     end = slab.held_bytes if kind == GRADIENT else slab.row_bytes

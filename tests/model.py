@@ -77,6 +77,8 @@ class Begun:
         Numbers of events.
     lent
         Of a key that was borrowed: its value.
+    is_changed
+        Whether that was changed.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Begun:
     end: int | None = None
     call: VirtualCall | None = None
     lent: object = None
+    is_changed: bool = False
 
     def operations(self, rank: int, key: int) -> Iterator[histories.Operation]:
         """What the checker of histories has to know of one key."""
@@ -106,7 +109,17 @@ class Run:
         pace = {"max_pending": job.max_pending} if job.replicated else {}
         optimizer = ADAGRAD if job.steps else ADDITION
         self.ranks = [
-            VirtualRank(rank, job.size, job.num_keys, LENGTH, "float64", job.replicated, optimizer=optimizer, **pace)
+            VirtualRank(
+                rank,
+                job.size,
+                job.num_keys,
+                LENGTH,
+                "float64",
+                job.replicated,
+                optimizer=optimizer,
+                in_place=bool(job.replicated),
+                **pace,
+            )
             for rank in range(job.size)
         ]
         share_in_groups(self.ranks, job.sharing)
@@ -182,11 +195,18 @@ class Run:
         if not calls or not self._is_under_way(calls[-1]):
             self._begin(rank)
         elif calls[-1].lent is not None:
-            calls[-1].lent += self._vector(PUSH, calls[-1].number)
-            calls[-1].lent = None
-            self.ranks[rank].give_back(calls[-1].keys[0])
+            self._go_on_with_borrowed(rank, calls[-1])
         else:
             self.ranks[rank].step(calls[-1].call)
+
+    def _go_on_with_borrowed(self, rank: int, each: Begun) -> None:
+        if not each.is_changed:
+            each.lent += self._vector(PUSH, each.number)
+            each.is_changed = True
+            if each.keys[0] in self.job.replicated:  # rounds and sets may pass before the return
+                return
+        each.lent = None
+        self.ranks[rank].give_back(each.keys[0])
 
     def _begin(self, rank: int) -> None:
         kind, keys = self.left[rank].pop(0)

@@ -43,7 +43,8 @@ class Job:
 
 
 LOCALIZE, PUSH, PULL, SET, GRADIENT, SYNC = "localize", "push", "pull", "set", "gradient", "sync"
-BORROW = "borrow"  # a key, if it is here; the next step of this rank changes its value in place and returns it
+BORROW = "borrow"  # a key, if it is here; the next step of this rank changes its value in place and returns it; of a
+# replica the step behind that does
 IN_VAIN = "in vain"  # let an absent key be one that was relocated here in vain, so that localizes of it are declined
 
 JOBS = {
@@ -157,6 +158,28 @@ JOBS = {
         (((LOCALIZE, (0,)), (BORROW, (0,))), ((LOCALIZE, (0,)), (BORROW, (0,))), ((SET, (0,)), (PULL, (0,)))),
         waits=True,
     ),
+    "borrowed replica": Job(
+        "a rank borrows a replicated key, to which the other one pushes; both synchronize",
+        (((PUSH, (0,)), (BORROW, (0,)), (SYNC, ())), ((PUSH, (0,)), (SYNC, ()))),
+        replicated=(0,),
+    ),
+    "borrowed replica and a set": Job(
+        "a rank borrows a replicated key, which the other one sets; both synchronize",
+        (((BORROW, (0,)), (SYNC, ())), ((SET, (0,)), (SYNC, ()))),
+        replicated=(0,),
+    ),
+    "borrowed at home": Job(
+        "the same, of the other key",
+        (((BORROW, (1,)), (SYNC, ())), ((SET, (1,)), (SYNC, ()))),
+        replicated=(0, 1),
+    ),
+    "borrowed, each push begins a round": Job(
+        "a leader borrows a replica to which its member and another host push",
+        (((BORROW, (0,)),), ((PUSH, (0,)),), ((PUSH, (0,)), (SYNC, ()))),
+        replicated=(0,),
+        max_pending=1,
+        sharing=2,
+    ),
     "pair and one": Job(
         "two ranks share memory; one of them and a rank of another host take a key, and all change it",
         (((LOCALIZE, (0,)), (PUSH, (0,))), ((PUSH, (0,)), (PULL, (0,))), ((LOCALIZE, (0,)), (PUSH, (0,)))),
@@ -221,6 +244,6 @@ def _random_call(choice: random.Random, num_keys: int, replicated: tuple[int, ..
     weights = (5, 0, 4, 0, 0, 1, 7) if steps else (5, 4, 4, 2, 1, 1, 2)
     kind = choice.choices((LOCALIZE, PUSH, PULL, SET, BORROW, IN_VAIN, GRADIENT), weights)[0]
     keys = choice.sample(range(num_keys), 1 if kind in (BORROW, IN_VAIN) else choice.randint(1, 2))
-    if kind in (LOCALIZE, BORROW, IN_VAIN):
+    if kind in (LOCALIZE, IN_VAIN):
         keys = [key for key in keys if key not in replicated] or [num_keys - 1]
     return kind, tuple(keys)

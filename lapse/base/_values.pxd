@@ -35,11 +35,22 @@ cdef extern from *:
         const TYPE *restrict u = update; \
         for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] += u[i]; \
     } \
-    /* first and second += update */ \
-    LAPSE_KERNEL void lapse_add_twice_##NAME(void *first, void *second, const void *update, size_t bytes) { \
-        TYPE *restrict a = first, *restrict b = second; \
+    LAPSE_KERNEL void lapse_take_##NAME(void *value, const void *update, size_t bytes) { \
+        TYPE *restrict v = value; \
         const TYPE *restrict u = update; \
-        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) { a[i] += u[i]; b[i] += u[i]; } \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) v[i] -= u[i]; \
+    } \
+    /* Let value and mark be as far apart as they were, with mark at base. */ \
+    LAPSE_KERNEL void lapse_rebase_##NAME(void *value, void *mark, const void *base, size_t bytes) { \
+        TYPE *restrict v = value, *restrict m = mark; \
+        const TYPE *restrict b = base; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) { TYPE d = v[i] - m[i]; v[i] = b[i] + d; m[i] = b[i]; } \
+    } \
+    /* The same with value at base. */ \
+    LAPSE_KERNEL void lapse_rebase_mark_##NAME(void *value, void *mark, const void *base, size_t bytes) { \
+        TYPE *restrict v = value, *restrict m = mark; \
+        const TYPE *restrict b = base; \
+        for (size_t i = 0; i < bytes / sizeof(TYPE); i++) { TYPE d = v[i] - m[i]; m[i] = b[i] - d; v[i] = b[i]; } \
     } \
     /* sum = first + second */ \
     LAPSE_KERNEL void lapse_sum_##NAME(void *sum, const void *first, const void *second, size_t bytes) { \
@@ -69,8 +80,14 @@ cdef extern from *:
     void prefetch "lapse_prefetch"(const void* address) noexcept nogil
     void add_float "lapse_add_float"(void* value, const void* update, size_t size) noexcept nogil
     void add_double "lapse_add_double"(void* value, const void* update, size_t size) noexcept nogil
-    void add_twice_float "lapse_add_twice_float"(void* a, void* b, const void* update, size_t size) noexcept nogil
-    void add_twice_double "lapse_add_twice_double"(void* a, void* b, const void* update, size_t size) noexcept nogil
+    void take_float "lapse_take_float"(void* value, const void* update, size_t size) noexcept nogil
+    void take_double "lapse_take_double"(void* value, const void* update, size_t size) noexcept nogil
+    void rebase_float "lapse_rebase_float"(void* value, void* mark, const void* base, size_t size) noexcept nogil
+    void rebase_double "lapse_rebase_double"(void* value, void* mark, const void* base, size_t size) noexcept nogil
+    void rebase_mark_float "lapse_rebase_mark_float"(void* value, void* mark, const void* base,
+                                                     size_t size) noexcept nogil
+    void rebase_mark_double "lapse_rebase_mark_double"(void* value, void* mark, const void* base,
+                                                       size_t size) noexcept nogil
     void sum_float "lapse_sum_float"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
     void sum_double "lapse_sum_double"(void* sum, const void* a, const void* b, size_t size) noexcept nogil
     void subtract_float "lapse_subtract_float"(void* d, const void* a, const void* b, size_t size) noexcept nogil
@@ -90,11 +107,26 @@ cdef inline void add_values(int32_t itemsize, char* value, const char* update, s
         add_double(value, update, size)
 
 
-cdef inline void add_twice(int32_t itemsize, char* first, char* second, const char* update, size_t size) noexcept nogil:
+cdef inline void take_from(int32_t itemsize, char* value, const char* update, size_t size) noexcept nogil:
     if itemsize == 4:
-        add_twice_float(first, second, update, size)
+        take_float(value, update, size)
     else:
-        add_twice_double(first, second, update, size)
+        take_double(value, update, size)
+
+
+cdef inline void rebase_values(int32_t itemsize, char* value, char* mark, const char* base,
+                               size_t size) noexcept nogil:
+    if itemsize == 4:
+        rebase_float(value, mark, base, size)
+    else:
+        rebase_double(value, mark, base, size)
+
+
+cdef inline void rebase_marks(int32_t itemsize, char* value, char* mark, const char* base, size_t size) noexcept nogil:
+    if itemsize == 4:
+        rebase_mark_float(value, mark, base, size)
+    else:
+        rebase_mark_double(value, mark, base, size)
 
 
 cdef inline void sum_values(int32_t itemsize, char* total, const char* first, const char* second,

@@ -64,6 +64,10 @@ class Replication:
         every round.
     enough : float
         A key with a rate takes part as often as it gathers about this weight, and at most in every round.
+    in_place : bool
+        Whether kernels may borrow replicated values and change them where they are, instead of pulling and pushing
+        copies (on the C level: `borrow_keys`). A replica then takes four vectors of its length instead of three. What
+        other workers and hosts do with a replica while it is borrowed takes effect when it is returned.
 
     Raises
     ------
@@ -72,7 +76,8 @@ class Replication:
     ValueError
         When a number is negative or not finite, `max_pending` is below 1, or a name is none of those above; when
         `average` is to divide what another rule than the sum combines; when `curvature` is given for another rule than
-        "adaptive", or `enough` without `rates`.
+        "adaptive", or `enough` without `rates`; when `in_place` is set for "adagrad", whose steps are scaled while
+        rounds are under way.
 
     Notes
     -----
@@ -112,19 +117,24 @@ class Replication:
     wire: str = "exact"
     rates: ArrayLike | None = field(default=None, compare=False, repr=False)
     enough: float = 40.0
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         for name in ("syncs_per_second", "threshold", "clip", "curvature", "enough"):
             self._put(name, check_float(getattr(self, name), name, 0, sys.float_info.max))
-        if not isinstance(self.average, (bool, np.bool_)):
-            raise TypeError(f"average must be True or False, not {self.average!r}")
-        self._put("average", bool(self.average))
+        for name in ("average", "in_place"):
+            given = getattr(self, name)
+            if not isinstance(given, (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, not {given!r}")
+            self._put(name, bool(given))
         if self.max_pending is not None:
             self._put("max_pending", check_int(self.max_pending, "max_pending", 1, 2**61))
         _check_name(self.combine, "combine", RULES)
         _check_name(self.wire, "wire", WIRES)
         if self.average and self.combine != "sum":
             raise ValueError(f'average divides a sum, but combine is "{self.combine}": leave average out')
+        if self.in_place and self.combine == "adagrad":
+            raise ValueError('in_place=True goes with combine "sum" and "adaptive", not with "adagrad": leave it out')
         if self.combine != "adaptive" and self.curvature != Replication.curvature:
             raise ValueError(f'curvature={self.curvature} has no effect with combine="{self.combine}": leave it out')
         if self.rates is not None:

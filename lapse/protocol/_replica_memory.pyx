@@ -11,13 +11,15 @@ from lapse.storage._segment cimport Segment
 from lapse.storage._slabs cimport slab_t
 
 
-def replica_bytes(Store store not None, keys):
+def replica_bytes(Store store not None, keys, bint in_place=False):
     """Return the size of the segment for the replicas of these keys, which ranks that share memory have in common.
 
     Parameters
     ----------
     store : Store
     keys : array_like of int
+    in_place : bool
+        As in `replicate`.
 
     Returns
     -------
@@ -29,10 +31,10 @@ def replica_bytes(Store store not None, keys):
     if sizes.shape[0] == 0:
         return 0
     return lay_out_replicas(&replicas, NULL, &sizes[0], <uint32_t>sizes.shape[0],
-                            has_optimizer(store, np.ascontiguousarray(keys, dtype=np.int64)))
+                            has_optimizer(store, np.ascontiguousarray(keys, dtype=np.int64)), in_place)
 
 
-def replicate(Store store not None, keys, leaders=None, Segment segment=None):
+def replicate(Store store not None, keys, leaders=None, Segment segment=None, bint in_place=False):
     """Let keys be replicated. Called by all ranks alike, after all have joined, and before their stores are used.
 
     Parameters
@@ -45,6 +47,8 @@ def replicate(Store store not None, keys, leaders=None, Segment segment=None):
         If there is one leader only, nothing is replicated: every rank reaches every key.
     segment : Segment, optional
         Zeros, of `replica_bytes`, mapped by all ranks that share memory; a rank alone needs none.
+    in_place : bool
+        Whether workers may borrow replicas.
 
     Raises
     ------
@@ -60,10 +64,10 @@ def replicate(Store store not None, keys, leaders=None, Segment segment=None):
         return
     keys = np.ascontiguousarray(keys, dtype=np.int64)
     try:
-        store.replicas = segment or Segment(replica_bytes(store, keys))
-        make(store, keys, sizes_of(store, keys))
+        store.replicas = segment or Segment(replica_bytes(store, keys, in_place))
+        make(store, keys, sizes_of(store, keys), in_place)
     except MemoryError:
-        least = 3 * int(np.sum(sizes_of(store, keys)))
+        least = (4 if in_place else 3) * int(np.sum(sizes_of(store, keys)))
         raise MemoryError(f"no memory for the replicas of {len(keys)} keys: at least {least} bytes; replicate fewer "
                           "keys") from None
 
@@ -82,7 +86,7 @@ cdef sizes_of(Store store, keys):
     return (store.value_length(keys) * store.c.itemsize).astype(np.uintp)
 
 
-cdef make(Store store, const key_t[::1] keys, const size_t[::1] sizes):
+cdef make(Store store, const key_t[::1] keys, const size_t[::1] sizes, bint in_place):
     cdef store_t* c = &store.c
     cdef replicas_t* replicas = &c.replicas
     cdef uint32_t i
@@ -94,7 +98,8 @@ cdef make(Store store, const key_t[::1] keys, const size_t[::1] sizes):
     replicas.itemsize = c.itemsize
     replicas.holder = c.holder
     replicas.watch = c.watch
-    lay_out_replicas(replicas, store.replicas.address, &sizes[0], <uint32_t>keys.shape[0], has_gradients)
+    lay_out_replicas(replicas, store.replicas.address, &sizes[0], <uint32_t>keys.shape[0], has_gradients,
+                     in_place)
     for i in range(replicas.count):
         entry = &c.entries[keys[i]]
         entry.state = REPLICATED

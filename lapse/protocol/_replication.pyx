@@ -34,7 +34,7 @@ cdef int ask_replica(replication_t* self, operation_t* operation, key_t key, uin
         return ask_home(state, operation, key, position, entry.route, given)
     lock_entry(store, entry)
     if operation.kind == PULL:
-        read_replica(replica_at(store, entry.slot), output_of(state, operation, position))
+        read_replica(&store.replicas, entry.slot, output_of(state, operation, position))
         done[0] += 1
     elif operation.kind == PUSH:
         push_replica(&store.replicas, entry.slot, given, 1)

@@ -89,6 +89,8 @@ cdef struct rounds_t:
     int64_t contributed     # keys of the round that begins
     char* wire              # a value as it travels; used under the latch of rounds
     char* widened           # a value as it came; used by the thread that handles messages
+    char* seen              # a value as a contribution found it, and its delta; used as `wire`
+    char* delta
 
 
 cdef inline replica_t* replica_at(const store_t* store, uint32_t number) noexcept nogil:

@@ -11,7 +11,7 @@ from lapse.base._counting cimport add_to
 from lapse.base._sync cimport (drop_latch, fence, fetch_add, load, load32, peek, peek32, store as atomic_store,
                                store32, swap32, take_latch_as, try_latch_as)
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.base._values cimport add_values, norm_of, prefetch, scale_value
+from lapse.base._values cimport add_values, norm_of, prefetch, scale_value, subtract_values
 from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._messages cimport sum_head_t
 from lapse.messaging._senders cimport (send_delta, send_gradient_delta, send_round_end, send_round_news, send_sum,
@@ -20,9 +20,9 @@ from lapse.protocol._combining cimport combine, free_combining, gather, is_renew
 from lapse.protocol._prefetch cimport MAX_PREFETCHED, REPLICAS_AHEAD, VALUES_AHEAD
 from lapse.storage._replica_gradients cimport (collect_gradient, gradient_of, has_collected_gradient, has_gradient,
                                                step_at_home)
-from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, delta_of,
-                                      drain_changed, drain_collected, first_turn, note_changed, prefetch_replica,
-                                      prefetch_vectors, replica_gradient_t, turns_of)
+from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, drain_changed,
+                                      drain_collected, first_turn, mark_of, note_changed, prefetch_replica,
+                                      prefetch_vectors, read_delta, replica_gradient_t, turns_of)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
@@ -54,16 +54,16 @@ cdef size_t sum_bytes(const rounds_t* self, const replica_t* replica) noexcept n
     return short_bytes(replica) if self.is_short else replica.bytes
 
 
-cdef inline void write_delta(rounds_t* self, replica_t* replica) noexcept nogil:
-    """Write the delta as it travels; what rounding keeps back becomes the delta."""
+cdef inline void write_delta(rounds_t* self, const replica_t* replica) noexcept nogil:
+    """Write the delta as it travels; what rounding keeps back is left of it."""
     cdef char* at = self.wire
     if self.has_weights:
         memcpy(at, &replica.weight, sizeof(float))
         at += sizeof(float)
     if self.is_short:
-        round_value(<float*>delta_of(replica), at, replica)
+        round_value(<float*>self.delta, at, replica)
     else:
-        memcpy(at, delta_of(replica), replica.bytes)
+        memcpy(at, self.delta, replica.bytes)
 
 
 cdef inline void round_value(float* value, char* at, const replica_t* replica) noexcept nogil:
@@ -125,18 +125,18 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
     cdef store_t* store = self.state.store
     cdef replica_t* replica = replica_at(store, number)
     cdef int32_t home = store.entries[replica.key].route
-    cdef char* delta = delta_of(replica)
     cdef double norm = 0.0, factor
+    read_delta(&store.replicas, replica, self.seen, self.delta)
     if self.threshold > 0 or self.clip > 0:
-        norm = norm_of(store.itemsize, delta, replica.bytes)
+        norm = norm_of(store.itemsize, self.delta, replica.bytes)
         if norm < self.threshold and not is_full:
             note_changed(&store.replicas, number)
             return OK
     factor = factor_for(self, norm)
     if factor != 1.0:
-        scale_value(store.itemsize, delta, factor, replica.bytes)
+        scale_value(store.itemsize, self.delta, factor, replica.bytes)
     if home == self.state.rank:
-        add_contribution(&store.replicas, number, delta, replica.weight)
+        add_contribution(&store.replicas, number, self.delta, replica.weight)
     else:
         write_delta(self, replica)
         if send_delta(&self.state.outboxes[home], self.state.rank, replica.key, replica.epoch, self.wire,
@@ -144,11 +144,20 @@ cdef int contribute(rounds_t* self, uint32_t number, bint is_full) noexcept nogi
             note_changed(&store.replicas, number)
             return NO_MEMORY
         add_to(&self.keys_sent, 1)
-        replica.has_rest = self.is_short
+    note_contributed(self, replica, home != self.state.rank)
+    return OK
+
+
+cdef inline void note_contributed(rounds_t* self, replica_t* replica, bint has_travelled) noexcept nogil:
+    """What is left of the delta is what was pushed since it was read, and what rounding has kept back."""
+    replica.has_rest = has_travelled and self.is_short
+    if replica.has_rest:
+        subtract_values(self.state.store.itemsize, mark_of(replica), self.seen, self.delta, replica.bytes)
+    else:
+        memcpy(mark_of(replica), self.seen, replica.bytes)
     replica.has_delta = False
     replica.weight = 0
     self.contributed += 1
-    return OK
 
 
 cdef int contribute_gradient(rounds_t* self, uint32_t number) noexcept nogil:
@@ -477,9 +486,12 @@ cdef int prepare_rounds(rounds_t* self, rank_t* state) noexcept:
         self.common = <common_t*>state.store.replicas.rounds
     self.wire = <char*>malloc(most)
     self.widened = <char*>malloc(most)
+    self.seen = <char*>malloc(most)
+    self.delta = <char*>malloc(most)
     self.peers = <int32_t*>calloc(state.size, sizeof(int32_t))
     self.members = <int32_t*>calloc(state.size, sizeof(int32_t))
-    if self.wire == NULL or self.widened == NULL or self.peers == NULL or self.members == NULL:
+    if (self.wire == NULL or self.widened == NULL or self.seen == NULL or self.delta == NULL or self.peers == NULL
+            or self.members == NULL):
         return NO_MEMORY
     note_ranks(self)
     return OK
@@ -507,5 +519,7 @@ cdef void free_rounds(rounds_t* self) noexcept:
     free_combining(&self.combining)
     free(self.wire)
     free(self.widened)
+    free(self.seen)
+    free(self.delta)
     free(self.peers)
     free(self.members)

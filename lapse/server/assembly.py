@@ -81,7 +81,7 @@ def assemble(comm: MPI.Intracomm, arguments: Arguments, worker_counts: list[int]
     finally:
         host.free()
     leaders = comm.allgather(sharing[0])
-    _agree_on(comm, replicate, store, arguments.replicated_keys, leaders, replicas)
+    _agree_on(comm, replicate, store, arguments.replicated_keys, leaders, replicas, arguments.replication.in_place)
     protocol, samplers = _agree_on(comm, _make_protocol, store, arguments, ids)
     communicator = _duplicate(comm)
     try:
@@ -188,7 +188,7 @@ def _share(store: Store, arguments: Arguments, host: Host, host_peers: HostPeers
     """The ranks that reach this one's values without messages, and it theirs; their memory for replicas."""
     local_ranks, replicas = [host.local_rank], None
     if arguments.shared_memory:
-        size = replica_bytes(store, arguments.replicated_keys)
+        size = replica_bytes(store, arguments.replicated_keys, arguments.replication.in_place)
         local_ranks, replicas = host.share_values(store, host_peers, arguments.sharing_ranks, size)
     return sorted(host.local_ranks.index(local_rank) for local_rank in local_ranks), replicas
 

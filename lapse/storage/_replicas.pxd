@@ -1,9 +1,16 @@
 """Floor 1. The replicas of this rank and the ranks that share memory with it: three vectors for each replicated key.
 
-`value` is what workers read and add to, `base` what all hosts have agreed on, `delta` what was pushed here and not sent
-yet. The home of a key has a fourth vector, the `sum` of the contributions that it has collected and not sent yet, and
-up to two more, if the rule of combination or the wire needs them.
-`delta` and `sum` are valid only while a flag is set, so that they need not be cleared.
+`value` is what workers read and add to, `base` what all hosts have agreed on, `mark` what `value` was when it was sent
+last: what was pushed here since, the *delta*, is the difference. The home of a key has one more, the `sum` of the
+contributions that it has collected and not sent yet, and up to two more, if the rule of combination or the wire needs
+them.
+
+If workers may borrow replicas (`lend_replica`), each has a vector `aside`. While a replica is lent, its borrowers change
+`value` without a latch, and nobody else writes there. What others push meanwhile, and what rounds and sets bring, goes
+aside, and is added to `value` and `mark` when the last borrower has returned it. Whoever reads the replica reads the sum
+of `value` and `aside`. The delta is `value - mark` at any moment: a push that goes aside is subtracted from `mark`.
+
+`aside` and `sum` are valid only while a flag is set, so that they need not be cleared.
 
 Ranks that share memory have one copy of all this. The first of them, their *leader*, alone exchanges messages about it;
 the others read and push in place, under the latch of the key's entry in the leader's directory. So replicas, vectors
@@ -28,18 +35,21 @@ cdef enum:
     MOST_TURNS = 64         # of a level: 2**level, but no more
     NUM_TURNS = 703         # of all levels: 1 + 2 + 4 + ... + 64, and 9 times 64
     ROUNDS_BYTES = 2048     # of a segment of replicas, for what ranks that share it know about rounds
+    LENT_TO_ONE = 0xFFFF    # no other worker may join
 
 
 cdef struct replica_t:
     # In the order in which it is needed: pulls and pushes need only the first part.
-    size_t at               # of `value`, counted from this struct; then base, then delta, `stride` bytes apart
+    size_t at               # of `value`, counted from this struct; then base, mark and aside, `stride` bytes apart
     size_t bytes
     size_t stride
     key_t key
-    float weight            # of the pushes that `delta` contains
+    float weight            # of the pushes that the delta contains
+    uint16_t lent           # how many workers have borrowed it; LENT_TO_ONE: one alone
     uint8_t level
+    uint8_t has_aside
     uint8_t has_delta
-    uint8_t has_rest        # `delta` is what rounding kept back of the last contribution: nothing was pushed since
+    uint8_t has_rest        # the delta is what rounding kept back of the last contribution: nothing was pushed since
     uint8_t is_changed      # it is in a list of changed replicas
     uint32_t epoch          # how often the key was set; contributions of older epochs are ignored
     uint16_t contributors   # at the home: how many contributions `sum` contains
@@ -105,6 +115,7 @@ cdef struct replicas_t:
     uint32_t count
     int32_t itemsize
     uint8_t holder          # as in store_t
+    bint can_lend
     watch_t* watch
     # Of the leader
     uint32_t homes          # how many of them have their home here
@@ -135,8 +146,12 @@ cdef inline char* base_of(const replica_t* replica) noexcept nogil:
     return value_of(replica) + replica.stride
 
 
-cdef inline char* delta_of(const replica_t* replica) noexcept nogil:
+cdef inline char* mark_of(const replica_t* replica) noexcept nogil:
     return value_of(replica) + 2 * replica.stride
+
+
+cdef inline char* aside_of(const replica_t* replica) noexcept nogil:
+    return value_of(replica) + 3 * replica.stride
 
 
 cdef inline int turns_of(int level) noexcept nogil:
@@ -156,21 +171,33 @@ cdef inline void prefetch_replica(const replica_t* replica) noexcept nogil:
     prefetch(<const char*>(replica + 1) - 1)
 
 
-cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcept nogil:
-    """Fetch ahead the first bytes of value and delta, or all of it if vectors are short."""
+cdef inline void prefetch_value(const replica_t* replica, size_t most) noexcept nogil:
+    """Fetch ahead the first bytes of the value."""
     cdef size_t at = 0
-    if 3 * replica.stride <= 64:
-        prefetch(value_of(replica))
-        prefetch(delta_of(replica) + replica.stride - 1)
-        return
     while at < replica.bytes and at < most:
         prefetch(value_of(replica) + at)
-        prefetch(delta_of(replica) + at)
         at += 64
 
 
-cdef void read_replica(const replica_t* replica, char* out) noexcept nogil
+cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcept nogil:
+    """Fetch ahead the first bytes of value, base and mark, which rounds need, or all of it if vectors are short."""
+    cdef size_t at = 0
+    if 3 * replica.stride <= 64:
+        prefetch(value_of(replica))
+        prefetch(mark_of(replica) + replica.stride - 1)
+        return
+    while at < replica.bytes and at < most:
+        prefetch(value_of(replica) + at)
+        prefetch(base_of(replica) + at)
+        prefetch(mark_of(replica) + at)
+        at += 64
+
+
+cdef void read_replica(const replicas_t* replicas, uint32_t number, char* out) noexcept nogil
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil
+cdef char* lend_replica(replicas_t* replicas, uint32_t number, bint shared) noexcept nogil
+cdef bint take_replica_back(replicas_t* replicas, uint32_t number, float weight) noexcept nogil
+cdef void read_delta(const replicas_t* replicas, const replica_t* replica, char* seen, char* delta) noexcept nogil
 cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value) noexcept nogil
 cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil
@@ -180,7 +207,7 @@ cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
 
 cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count,
-                             bint has_gradients) noexcept
+                             bint has_gradients, bint can_lend) noexcept
 cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* sizes, const uint8_t* is_home) noexcept
 cdef int make_gradients(replicas_t* replicas, const size_t* state_bytes, const uint8_t* is_home) noexcept
 cdef void set_levels(replicas_t* replicas, const uint8_t* levels) noexcept

@@ -7,7 +7,8 @@ from libc.string cimport memcpy, memset
 from lapse.base._memory cimport release, reserve
 from lapse.base._sync cimport drop_latch, peek32, put32, take_latch, take_latch_as
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.base._values cimport add_twice, add_values, sum_values
+from lapse.base._values cimport (add_values, rebase_marks, rebase_values, subtract_values, sum_values,
+                                 take_from)
 from lapse.storage._segment cimport SEGMENT_HEAD
 
 cdef enum:
@@ -15,24 +16,29 @@ cdef enum:
     PAGE_BYTES = 4096
 
 
-cdef void read_replica(const replica_t* replica, char* out) noexcept nogil:
-    memcpy(out, value_of(replica), replica.bytes)
+cdef void read_replica(const replicas_t* replicas, uint32_t number, char* out) noexcept nogil:
+    cdef const replica_t* replica = &replicas.all[number]
+    if replica.has_aside:
+        sum_values(replicas.itemsize, out, value_of(replica), aside_of(replica), replica.bytes)
+    else:
+        memcpy(out, value_of(replica), replica.bytes)
 
 
 cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update, float weight) noexcept nogil:
     # Additions only: deltas of all ranks are combined at the home, in any order (see `change_value` in _store.pyx).
     cdef replica_t* replica = &replicas.all[number]
-    replica.weight += weight
-    if replica.has_delta:
-        add_twice(replicas.itemsize, value_of(replica), delta_of(replica), update, replica.bytes)
-        return
-    if replica.has_rest:
-        add_twice(replicas.itemsize, value_of(replica), delta_of(replica), update, replica.bytes)
-        replica.has_rest = False
+    if replica.lent:
+        put_aside(replicas, replica, update)
     else:
         add_values(replicas.itemsize, value_of(replica), update, replica.bytes)
-        memcpy(delta_of(replica), update, replica.bytes)
+    note_delta(replicas, number, weight)
+
+
+cdef inline void note_delta(replicas_t* replicas, uint32_t number, float weight) noexcept nogil:
+    cdef replica_t* replica = &replicas.all[number]
+    replica.weight += weight
     replica.has_delta = True
+    replica.has_rest = False
     if not replica.is_changed:
         note_changed(replicas, number)
 
@@ -44,8 +50,12 @@ cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value)
         replicas.gradients[number].is_there = False
         if replicas.home_gradients != NULL:
             replicas.home_gradients[number].has_total = False
-    memcpy(value_of(replica), value, replica.bytes)
     memcpy(base_of(replica), value, replica.bytes)
+    memcpy(mark_of(replica), value_of(replica) if replica.lent else value, replica.bytes)
+    if replica.lent:
+        follow_base(replicas, replica)
+    else:
+        memcpy(value_of(replica), value, replica.bytes)
     replica.has_delta = replica.has_rest = replica.has_sum = False
     replica.weight = 0
     if replica.owed != NULL:
@@ -81,37 +91,94 @@ cdef void note_growth(replica_t* replica, const float* delta, bint is_first) noe
         replica.growth[i] += root_growth(before[i], delta[half + i])
 
 
-cdef void shorten_late_steps(replica_t* replica) noexcept nogil:
-    """Scale the delta as if its AdaGrad steps had been made when the sums of squares were what the base says now.
+cdef void rebase_late_steps(replica_t* replica) noexcept nogil:
+    """As `rebase_values`, with AdaGrad steps as if the sums of squares had been what the base says now.
 
     They were made while a round was under way, without the squares that the other ranks had contributed to it.
     """
     cdef size_t i, half = replica.bytes // 8
-    cdef float* step = <float*>delta_of(replica)
-    cdef const float* squares = step + half
-    cdef const float* known = <const float*>value_of(replica) + half   # with the delta
-    cdef const float* before = <const float*>base_of(replica) + half
-    cdef float then, now
+    cdef float* value = <float*>value_of(replica)
+    cdef float* mark = <float*>mark_of(replica)
+    cdef const float* base = <const float*>base_of(replica)
+    cdef float step, squares, then, now
     for i in range(half):
-        then = sqrtf(max(known[i], <float>0)) + sqrtf(max(known[i] - squares[i], <float>0))
-        now = sqrtf(max(before[i] + squares[i], <float>0)) + sqrtf(max(before[i], <float>0))
+        step = value[i] - mark[i]
+        squares = value[half + i] - mark[half + i]
+        then = sqrtf(max(value[half + i], <float>0)) + sqrtf(max(mark[half + i], <float>0))
+        now = sqrtf(max(base[half + i] + squares, <float>0)) + sqrtf(max(base[half + i], <float>0))
         if now > then:
-            step[i] *= then / now
+            step *= then / now
+        value[i] = base[i] + step
+        value[half + i] = base[half + i] + squares
+    memcpy(mark, base, replica.bytes)
 
 
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil:
     """Add what a home has sent to the base, and compute the value anew.
 
-    It contains everything that this rank has contributed so far; what was pushed since then is in `delta`. At rest
-    there is none, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
+    It contains everything that this rank has contributed so far; what was pushed since then is the delta. At rest there
+    is none, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
     """
     add_values(replicas.itemsize, base_of(replica), total, replica.bytes)
-    if replica.has_delta:
-        if replicas.has_squares:
-            shorten_late_steps(replica)
-        sum_values(replicas.itemsize, value_of(replica), base_of(replica), delta_of(replica), replica.bytes)
+    if replica.lent:
+        follow_base(replicas, replica)
+    elif replica.has_delta and replicas.has_squares:
+        rebase_late_steps(replica)
+    elif replica.has_delta:
+        rebase_values(replicas.itemsize, value_of(replica), mark_of(replica), base_of(replica), replica.bytes)
+    elif replica.has_rest:
+        rebase_marks(replicas.itemsize, value_of(replica), mark_of(replica), base_of(replica), replica.bytes)
     else:
         memcpy(value_of(replica), base_of(replica), replica.bytes)
+        memcpy(mark_of(replica), base_of(replica), replica.bytes)
+
+
+cdef void read_delta(const replicas_t* replicas, const replica_t* replica, char* seen, char* delta) noexcept nogil:
+    """The delta, and the value that it was computed from: borrowers may be changing it."""
+    memcpy(seen, value_of(replica), replica.bytes)
+    subtract_values(replicas.itemsize, delta, seen, mark_of(replica), replica.bytes)
+
+
+# Lending ---------------------------------------------------------------------------------------------
+
+cdef char* lend_replica(replicas_t* replicas, uint32_t number, bint shared) noexcept nogil:
+    """Lend the value; NULL: it cannot be lent now. What is aside has to reach its value before somebody joins."""
+    cdef replica_t* replica = &replicas.all[number]
+    if not replicas.can_lend or replica.has_aside or replica.lent >= (LENT_TO_ONE - 1 if shared else 1):
+        return NULL
+    replica.lent = replica.lent + 1 if shared else LENT_TO_ONE
+    return value_of(replica)
+
+
+cdef bint take_replica_back(replicas_t* replicas, uint32_t number, float weight) noexcept nogil:
+    """Take back what was lent; False: it was not. A weight of 0 says that the borrower has not changed it."""
+    cdef replica_t* replica = &replicas.all[number]
+    if replica.lent == 0:
+        return False
+    replica.lent = 0 if replica.lent == LENT_TO_ONE else replica.lent - 1
+    if replica.lent == 0 and replica.has_aside:
+        add_values(replicas.itemsize, value_of(replica), aside_of(replica), replica.bytes)
+        add_values(replicas.itemsize, mark_of(replica), aside_of(replica), replica.bytes)
+        replica.has_aside = False
+    if weight != 0:
+        note_delta(replicas, number, weight)
+    return True
+
+
+cdef void put_aside(replicas_t* replicas, replica_t* replica, const char* update) noexcept nogil:
+    """Keep an update for the return; it belongs to the delta at once."""
+    if replica.has_aside:
+        add_values(replicas.itemsize, aside_of(replica), update, replica.bytes)
+    else:
+        memcpy(aside_of(replica), update, replica.bytes)
+        replica.has_aside = True
+    take_from(replicas.itemsize, mark_of(replica), update, replica.bytes)
+
+
+cdef void follow_base(replicas_t* replicas, replica_t* replica) noexcept nogil:
+    """Let value and aside together be the base and the delta. Nothing of this rank is under way to the home."""
+    subtract_values(replicas.itemsize, aside_of(replica), base_of(replica), mark_of(replica), replica.bytes)
+    replica.has_aside = True
 
 
 # Lists -----------------------------------------------------------------------------------------------
@@ -176,6 +243,15 @@ cdef inline size_t stride_for(size_t size) noexcept nogil:
     return (size + 63) & ~<size_t>63 if size >= ALIGNED_FROM else (size + 7) & ~<size_t>7
 
 
+cdef inline size_t stride_of(size_t size, bint can_lend) noexcept nogil:
+    # Addresses of values of one length that are lent are multiples of their size apart.
+    return size if can_lend else stride_for(size)
+
+
+cdef inline int vectors_of(bint can_lend) noexcept nogil:
+    return 4 if can_lend else 3
+
+
 cdef bint make_list(numbers_t* numbers, uint32_t count) noexcept:
     numbers.growing = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
     numbers.drained = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
@@ -187,11 +263,12 @@ cdef inline size_t to_pages(size_t size) noexcept nogil:
 
 
 cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count,
-                             bint has_gradients) noexcept:
+                             bint has_gradients, bint can_lend) noexcept:
     """Set the addresses of what ranks share within a segment of zeros; return its size. All ranks do this alike."""
     cdef size_t at = SEGMENT_HEAD
     cdef uint32_t i
     replicas.count = count
+    replicas.can_lend = can_lend
     replicas.lists = <lists_t*>(address + at)
     at += (sizeof(lists_t) + 63) & ~<size_t>63
     replicas.rounds = address + at
@@ -201,14 +278,14 @@ cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* 
     replicas.all = <replica_t*>(address + at)
     at = to_pages(at + count * sizeof(replica_t))
     for i in range(count):
-        at += 3 * stride_for(sizes[i])
+        at += vectors_of(can_lend) * stride_of(sizes[i], can_lend)
     replicas.gradients = NULL
     if has_gradients:
         at = to_pages(at)
         replicas.gradients = <replica_gradient_t*>(address + at)
         at = to_pages(at + count * sizeof(replica_gradient_t))
         for i in range(count):
-            at += stride_for(sizes[i])
+            at += stride_of(sizes[i], can_lend)
     return at
 
 
@@ -228,9 +305,9 @@ cdef int make_replicas(replicas_t* replicas, const key_t* keys, const size_t* si
         replica = &replicas.all[i]
         replica.key = keys[i]
         replica.bytes = sizes[i]
-        replica.stride = stride_for(sizes[i])
+        replica.stride = stride_of(sizes[i], replicas.can_lend)
         replica.at = vectors - <char*>replica
-        vectors += 3 * replica.stride
+        vectors += vectors_of(replicas.can_lend) * replica.stride
         replicas.homes += is_home[i]
         replicas.reserved += replica.stride * is_home[i]
     if replicas.homes == 0:

@@ -17,7 +17,7 @@ from lapse.protocol._replica_memory import replica_bytes, replicate
 from lapse.messaging._messages cimport frame_t, is_whole
 from lapse.messaging._outbox cimport block_data, block_t, give_block_back, take_block
 from lapse.messaging._operations cimport complete
-from lapse.protocol._lending cimport lend_keys, take_keys_back
+from lapse.protocol._lending cimport lend_keys, returned_t, take_keys_back
 from lapse.protocol._protocol cimport Protocol, ask, ask_location, handle_frame, localize
 from lapse.protocol._validation cimport check_frame
 from lapse.protocol._contention cimport memory_of, note_remote_use, wasted_before
@@ -84,7 +84,7 @@ def share_memory(ranks, int sharing):
     for rank in ranks:
         leader = <VirtualRank>ranks[leaders[rank.rank]]
         if leader is rank and rank.rank + 1 < rank.size and leaders[rank.rank + 1] == rank.rank:
-            rank.segment = Segment(replica_bytes(rank.store, rank.replicated))
+            rank.segment = Segment(replica_bytes(rank.store, rank.replicated, rank.in_place))
         rank.make_protocol(leaders, (<VirtualRank>leader).segment)
 
 
@@ -110,6 +110,8 @@ cdef class VirtualRank:
     replicated : sorted sequence of int
     optimizer : dict, optional
         Parameters of that of all keys, as `plan_slabs` takes them.
+    in_place : bool
+        Whether replicas are lent.
     **management
         As `Protocol.manage_replicas` takes it.
     """
@@ -120,18 +122,20 @@ cdef class VirtualRank:
     cdef object arguments           # of the store
     cdef object replicated
     cdef object management
+    cdef bint in_place
     cdef readonly int rank
     cdef readonly int size
     cdef readonly int64_t shared    # steps that were served at a rank that shares memory
     cdef readonly int64_t declined  # localizes of contended keys that stay where they are
 
     def __init__(self, rank, size, num_keys, lengths, dtype="float64", replicated=(), levels=None, optimizer=None,
-                 **management):
+                 in_place=False, **management):
         self.arguments = num_keys, lengths, dtype, rank, size, False, [(num_keys, optimizer)]
         self.replicated = np.array(replicated, dtype=np.int64)
         if levels is not None:
             management["levels"] = np.array(levels, dtype=np.uint8)
         self.management = management
+        self.in_place = in_place
         self.rank = rank
         self.size = size
         self.make_store()
@@ -141,7 +145,7 @@ cdef class VirtualRank:
         self.store = Store(*self.arguments)
 
     cdef make_protocol(self, leaders, Segment segment):
-        replicate(self.store, self.replicated, leaders, segment)
+        replicate(self.store, self.replicated, leaders, segment, self.in_place)
         self.protocol = Protocol(self.store)
         self.protocol.manage_replicas(**self.management)
 
@@ -249,10 +253,13 @@ cdef class VirtualRank:
     def give_back(self, int64_t key):
         """Return a borrowed key."""
         cdef void* value = <void*>1
-        cdef int64_t done, awaited
+        cdef int64_t done
+        cdef returned_t returned
         cdef int status
         with nogil:
-            status = take_keys_back(&self.protocol.c.relocation, &key, 1, &value, &done, &awaited)
+            status = take_keys_back(&self.protocol.c.relocation, &key, 1, NULL, &value, &done, &returned)
+            if status == OK and returned.replicated:
+                status = note_pushes(&self.protocol.c.replication.rounds, 1)
         if status == FAILED:
             raise ValueError(f"key {key} is not lent")
         if status != OK:

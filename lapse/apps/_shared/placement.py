@@ -28,9 +28,9 @@ SCHEMES = {"classic": "naive", "lapse": "preloc", "lapse2": "local"}
 #: Workers wait at 1.5 times `max_pending`: two thirds of the items that ``--sync-...`` allows, and a little less,
 #: because the number of pushes per item is an estimate.
 PACE = 0.9 / 1.5
-#: Per element of a replica: it takes three vectors.
-REPLICA_BYTES = 3 * 4
 FLOAT_BYTES = 4
+#: A replica takes so many vectors of its length; one more if kernels borrow it.
+VECTORS_OF_REPLICA = 3
 
 
 @dataclass(frozen=True)
@@ -200,15 +200,15 @@ def replicate(
     return keys, pace(usage, keys, items_per_round, ranks)
 
 
-def replicas_in(megabytes: int, length: int) -> int:
+def replicas_in(megabytes: int, length: int, *, in_place: bool = False) -> int:
     """How many replicas of values with this many elements fit into a memory."""
-    return int(megabytes * 1e6 / (REPLICA_BYTES * length))
+    return int(megabytes * 1e6 / ((VECTORS_OF_REPLICA + in_place) * FLOAT_BYTES * length))
 
 
 def number_in(megabytes: int, lengths: np.ndarray, counts: np.ndarray) -> int:
     """How many of the keys with the largest counts fit into a memory, if values have these numbers of elements."""
     order = np.argsort(-counts, kind="stable")
-    return int(np.searchsorted(np.cumsum(lengths[order]), megabytes * 1e6 / REPLICA_BYTES, side="right"))
+    return int(np.searchsorted(np.cumsum(lengths[order]), megabytes * 1e6 / (VECTORS_OF_REPLICA * FLOAT_BYTES), side="right"))
 
 
 def most_used(counts: np.ndarray, number: int) -> np.ndarray:

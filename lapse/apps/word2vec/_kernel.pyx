@@ -10,6 +10,9 @@ begins, and pushed when it ends, and so are the samples that are not replicated.
 some thousand pairs, and which rank owns the key meanwhile does not matter. Replicated keys, the words that everybody
 uses, are pulled and pushed by each unit, without leaving the rank. If nothing is replicated, a block is one unit.
 
+If all vectors are replicated, a unit borrows the replicas that it needs, trains them where they are, and returns them.
+It pulls and pushes them only if one cannot be lent at that moment.
+
 On one rank all vectors stay here for good. Then the workers borrow them together and train them where they are, as
 threads do that share an array (Niu, Recht, Re, Wright: *Hogwild!*, NIPS 2011): if two of them change a vector at the
 same moment, part of one change may be lost.
@@ -55,7 +58,9 @@ cdef class Trainer(Pairs):
     localize
         Whether a block's keys are localized when it is prepared.
     in_place
-        Whether vectors are borrowed and trained where they are, if all of them are on this rank.
+        Whether vectors are borrowed for good and trained where they are, if all of them are on this rank.
+    borrows_units
+        Whether each unit borrows its vectors, all of which are replicated, if `Replication.in_place` is set.
     is_cbow
         Whether a group is one prediction, by the mean of its inputs, and not one for each input.
     slow_down, is_timed
@@ -65,7 +70,7 @@ cdef class Trainer(Pairs):
     """
 
     cdef int dim, negative
-    cdef bint localize, in_place, is_cbow
+    cdef bint localize, in_place, borrows_units, is_cbow
     cdef sgns_train_function train_groups
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
@@ -76,12 +81,16 @@ cdef class Trainer(Pairs):
     cdef int64_t pulled_keys    # of the block that takes its turn
     cdef key_t* borrowed        # all keys, if they are borrowed
     cdef void** addresses       # of their values
+    cdef void** replicas        # of the unit at hand, while it has borrowed them: their addresses
+    cdef int32_t* places        # where they are, in rows from the first of them
+    cdef int32_t* placed_inputs     # the unit's inputs and outputs as such places
+    cdef int32_t* placed_outputs
 
     cdef readonly int64_t pairs  # in CBOW: predictions
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, bint is_cbow=False,
-                 double slow_down=1.0, bint is_timed=False, **parameters):
+    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, bint borrows_units=False,
+                 bint is_cbow=False, double slow_down=1.0, bint is_timed=False, **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
@@ -90,6 +99,7 @@ cdef class Trainer(Pairs):
         if is_cbow and not self.shares_negatives:
             raise ValueError("in CBOW a word is predicted once: its pairs share their negatives")
         self.localize, self.in_place, self.is_cbow = localize, in_place, is_cbow
+        self.borrows_units = borrows_units
         self.train_groups = cbow_train if is_cbow else sgns_train
         self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
@@ -97,6 +107,11 @@ cdef class Trainer(Pairs):
         self.weights = <float*>allocate(self.max_unit_keys, sizeof(float))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
         self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
+        if borrows_units:
+            self.replicas = <void**>allocate(self.max_unit_keys, sizeof(void*))
+            self.places = <int32_t*>allocate(self.max_unit_keys, sizeof(int32_t))
+            self.placed_inputs = <int32_t*>allocate(self.max_pairs, sizeof(int32_t))
+            self.placed_outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
         make_scratch(&self.scratch, 2 * self.window, self.width, 2 * self.dim if is_cbow else 0)
 
     def __dealloc__(self):
@@ -104,6 +119,10 @@ cdef class Trainer(Pairs):
         free(self.pulled)
         free(self.borrowed)
         free(self.addresses)
+        free(self.replicas)
+        free(self.places)
+        free(self.placed_inputs)
+        free(self.placed_outputs)
         free(self.weights)
         free(self.sampled)
         free(self.outputs)
@@ -197,7 +216,7 @@ cdef class Trainer(Pairs):
         self.begin_computing()
         self.place_outputs(block, unit, self.sampled, self.outputs)
         self.pause_computing()  # messages are held
-        if self.rows_are_keys:
+        if self.rows_are_keys or self.borrows_units:
             return 0
         self.kv.pull_keys(block.keys.keys + first, block.keys.count - first, self.rows + first * self.dim,
                           &self.operations[PULL_BLOCK])
@@ -206,7 +225,7 @@ cdef class Trainer(Pairs):
         return 0
 
     cdef int _await_unit(self, block_t* block, unit_t* unit) except -1 nogil:
-        if self.rows_are_keys:
+        if self.rows_are_keys or self.borrows_units:
             return 0
         self.wait(PULL_BLOCK)
         self.wait(PULL_UNIT)
@@ -219,15 +238,64 @@ cdef class Trainer(Pairs):
         memcpy(self.pulled + first * self.dim, self.rows + first * self.dim, count * self.dim * sizeof(float))
 
     cdef int _train_unit(self, unit_t* unit) except -1 nogil:
-        self.begin_computing()
-        self.loss += self.train_groups(self.rows if not self.rows_are_keys else <float*>self.addresses[0], unit.groups,
-                                       unit.num_groups, unit.inputs, self.outputs, self.dim, unit.alpha,
-                                       self.rows_are_keys, &self.scratch)
-        self.end_computing()
-        self.pairs += unit.num_groups if self.is_cbow else unit.num_pairs
+        if self.borrows_units:
+            if self._borrow_unit(unit):
+                self._train_replicas(unit)
+                return 0
+            self._pull_replicas(unit)
+        if self.rows_are_keys:
+            self._compute(unit, <float*>self.addresses[0], unit.inputs, self.outputs, True)
+        else:
+            self._compute(unit, self.rows, unit.inputs, self.outputs, False)
         if unit.replicated.count:
             self._weigh(unit)
             self._push(&unit.replicated, self.weights)
+        return 0
+
+    cdef void _compute(self, unit_t* unit, float* rows, const int32_t* inputs, const int32_t* outputs,
+                       bint ahead) noexcept nogil:
+        self.begin_computing()
+        self.loss += self.train_groups(rows, unit.groups, unit.num_groups, inputs, outputs, self.dim, unit.alpha, ahead,
+                                       &self.scratch)
+        self.end_computing()
+        self.pairs += unit.num_groups if self.is_cbow else unit.num_pairs
+
+    cdef bint _borrow_unit(self, unit_t* unit) except -1 nogil:
+        """Borrow the unit's replicas; False: one of them cannot be lent now, and none is."""
+        cdef keys_t* keys = &unit.replicated
+        if self.kv.borrow_keys(keys.keys, keys.count, True, self.replicas) == 0:
+            return True
+        memset(self.weights, 0, keys.count * sizeof(float))     # nothing was changed
+        self.kv.return_weighted_keys(keys.keys, keys.count, self.weights, self.replicas)
+        return False
+
+    cdef int _train_replicas(self, unit_t* unit) except -1 nogil:
+        """Train borrowed replicas where they are, and return them. Nothing raises until they are returned."""
+        cdef keys_t* keys = &unit.replicated
+        self._place(unit)
+        self._compute(unit, <float*>self.replicas[0], self.placed_inputs, self.placed_outputs, True)
+        self._weigh(unit)
+        self.kv.return_weighted_keys(keys.keys, keys.count, self.weights, self.replicas)
+        return 0
+
+    cdef void _place(self, unit_t* unit) noexcept nogil:
+        cdef int32_t first = unit.replicated.first
+        cdef int64_t size = self.dim * sizeof(float)
+        cdef int64_t i, num_outputs = 0
+        for i in range(unit.replicated.count):
+            self.places[i] = <int32_t>((<char*>self.replicas[i] - <char*>self.replicas[0]) // size)
+        for i in range(unit.num_pairs):
+            self.placed_inputs[i] = self.places[unit.inputs[i] - first]
+        for i in range(unit.num_groups):
+            num_outputs += unit.groups[i].num_outputs
+        for i in range(num_outputs):
+            self.placed_outputs[i] = self.places[self.outputs[i] - first]
+
+    cdef int _pull_replicas(self, unit_t* unit) except -1 nogil:
+        self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
+                          self.rows + <int64_t>unit.replicated.first * self.dim, &self.operations[PULL_UNIT])
+        self.wait(PULL_UNIT)
+        self._note_pulled(unit.replicated.first, unit.replicated.count)
         return 0
 
     cdef void _weigh(self, unit_t* unit) noexcept nogil:

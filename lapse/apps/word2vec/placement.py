@@ -73,7 +73,8 @@ class Placement(shared.Placement):
     block_units
         Units for which vectors are localized, pulled and pushed together.
     in_place
-        Whether the workers of the only rank train the vectors where they are.
+        Whether the workers of the only rank train the vectors where they are. (Those of several ranks do it with
+        replicas, if `replication.in_place` is set.)
     words_per_round
         The number of words that all ranks together train between two rounds; 0 if nothing is replicated.
     """
@@ -91,6 +92,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     number = number_of_replicas(args, vocabulary) if replicates else 0
     words = words_per_round(args, text) if replicates else 0
     is_local = number == 2 * len(vocabulary)
+    in_place = is_local and ranks.are_apart and number == number_of_replicas(args, vocabulary, in_place=True)
     long_units = ranks.count <= FEW_HOSTS * ranks.sharing
     if is_local:
         long_units = expected_pairs(args, text, words) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
@@ -103,6 +105,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     if replicates:
         usage = survey_usage(comm, args, text, long_units)
         replicated, replication = replicate(args, text, usage, ranks, number, words)
+        replication = dataclasses.replace(replication, in_place=in_place)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
     sampling = (
         shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary, args.ns_exponent)))
@@ -122,9 +125,10 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     )
 
 
-def number_of_replicas(args: argparse.Namespace, vocabulary: Vocabulary) -> int:
+def number_of_replicas(args: argparse.Namespace, vocabulary: Vocabulary, *, in_place: bool = False) -> int:
     """How many vectors are replicated: all if they fit."""
-    most = shared.replicas_in(args.replica_memory, args.dim) if args.replicate is None else args.replicate
+    fitting = shared.replicas_in(args.replica_memory, args.dim, in_place=in_place)
+    most = fitting if args.replicate is None else args.replicate
     return min(most, 2 * len(vocabulary))
 
 

@@ -250,6 +250,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         dim=args.dim,
         localize=chosen.localize,
         in_place=chosen.in_place,
+        borrows_units=chosen.replication.in_place,
         is_replicated=is_replicated,
         block_units=chosen.block_units,
         lookahead=chosen.lookahead,

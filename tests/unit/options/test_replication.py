@@ -41,6 +41,8 @@ def test_rates_are_copied_and_cannot_be_changed():
         ({"rates": [1.0, float("inf")]}, ValueError, "rates has inf"),
         ({"combine": "adagrad", "average": True}, ValueError, "leave average out"),
         ({"combine": "adagrad", "curvature": 0.2}, ValueError, 'curvature=0.2 has no effect with combine="adagrad"'),
+        ({"combine": "adagrad", "in_place": True}, ValueError, 'not with "adagrad": leave it out'),
+        ({"in_place": 1}, TypeError, "in_place must be True or False, not 1"),
         ({"enough": 3}, ValueError, "enough=3.0 has no effect without rates: leave it out"),
     ],
 )

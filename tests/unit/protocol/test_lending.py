@@ -246,3 +246,97 @@ def test_exact_sums_whatever_is_lent_and_moves_meanwhile(size, sharing, reorder)
     # The runs must have been through what they are to test.
     assert lent > 100
     assert refused > 20
+
+
+# Replicas --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replicas():
+    """Two ranks with replicas of the key, at rest, with the value 1; its home is `home`."""
+    network = Network(2, 1, 2, seed=0, replicated=[KEY], in_place=True)
+    network.home = network.ranks[0].route(KEY)
+    network.start(network.home, "set", [KEY], [1, 1])
+    network.run()
+    return network
+
+
+def synchronize(network):
+    for rank in range(network.size):
+        network.start(rank, "sync", [])
+        network.collect(rank)
+    network.run()
+
+
+def values(network):
+    return [rank.value(KEY).tolist() for rank in network.ranks]
+
+
+def test_a_replica_that_may_not_be_borrowed_is_not_lent():
+    network = Network(2, 1, 2, seed=0, replicated=[KEY])
+    assert network.ranks[0].borrow(KEY) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_replica_is_changed_in_place_and_all_ranks_learn_of_it(replicas, rank):
+    value = replicas.ranks[rank].borrow(KEY)
+    value += 5
+    assert replicas.ranks[rank].value(KEY).tolist() == [6, 6]
+    replicas.ranks[rank].give_back(KEY)
+    with pytest.raises(ValueError, match="not lent"):
+        replicas.ranks[rank].give_back(KEY)
+    synchronize(replicas)
+    assert values(replicas) == [[6, 6], [6, 6]]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_others_push_and_rounds_bring_shows_at_once_and_reaches_the_borrower_at_the_return(replicas, rank):
+    borrower, other = replicas.ranks[rank], replicas.ranks[1 - rank]
+    value = borrower.borrow(KEY)
+    value += 5
+    replicas.start(rank, "push", [KEY], [10, 20])
+    replicas.start(1 - rank, "push", [KEY], [100, 200])
+    replicas.run()
+    assert value.tolist() == [6, 6]
+    assert borrower.value(KEY).tolist() == [16, 26]
+    synchronize(replicas)  # takes what was changed so far
+    value += 1
+    assert value.tolist() == [7, 7]
+    assert values(replicas)[rank] == [117, 227]
+    assert values(replicas)[1 - rank] == [116, 226]
+    assert borrower.borrow(KEY, shared=True) is None
+    borrower.give_back(KEY)
+    assert borrower.borrow(KEY).tolist() == [117, 227]
+    borrower.give_back(KEY)
+    synchronize(replicas)
+    assert other.value(KEY).tolist() == [117, 227]
+    assert borrower.value(KEY).tobytes() == borrower.base(KEY).tobytes() == other.value(KEY).tobytes()
+
+
+@pytest.mark.parametrize("setter", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_set_is_not_undone_by_the_return_of_what_was_borrowed_before(replicas, rank, setter):
+    value = replicas.ranks[rank].borrow(KEY)
+    value += 5  # before the set, hence void
+    call = replicas.start(setter, "set", [KEY], [50, 60])
+    replicas.run()
+    assert call.done
+    assert values(replicas) == [[50, 60], [50, 60]]
+    value += 1  # behind it
+    assert values(replicas)[rank] == [51, 61]
+    replicas.ranks[rank].give_back(KEY)
+    synchronize(replicas)
+    assert values(replicas) == [[51, 61], [51, 61]]
+
+
+def test_a_replica_is_lent_to_one_or_to_several_who_share_it(replicas):
+    rank = replicas.ranks[0]
+    assert rank.borrow(KEY) is not None
+    assert rank.borrow(KEY) is None
+    assert rank.borrow(KEY, shared=True) is None
+    rank.give_back(KEY)
+    assert all(rank.borrow(KEY, shared=True) is not None for _ in range(3))
+    assert rank.borrow(KEY) is None
+    for _ in range(3):
+        rank.give_back(KEY)
+    assert rank.borrow(KEY) is not None

@@ -38,15 +38,21 @@ class Ranks(RuleBasedStateMachine):
         dtype=st.sampled_from(["float32", "float64"]),
         pace=st.sampled_from(PACES),
         with_sets=st.booleans(),
+        in_place=st.booleans(),
     )
-    def start(self, size, sharing, lengths, dtype, pace, with_sets):
+    def start(self, size, sharing, lengths, dtype, pace, with_sets, in_place):
         lengths = lengths if isinstance(lengths, int) else np.array(lengths)
-        self.ranks = [VirtualRank(rank, size, NUM_KEYS, lengths, dtype, REPLICATED, **pace) for rank in range(size)]
+        self.ranks = [
+            VirtualRank(rank, size, NUM_KEYS, lengths, dtype, REPLICATED, in_place=in_place, **pace)
+            for rank in range(size)
+        ]
         share_in_groups(self.ranks, sharing)
         self.size = size
         self.lengths = np.broadcast_to(lengths, NUM_KEYS)
         self.replicated = REPLICATED if size > sharing else ()
         self.with_sets = with_sets
+        self.in_place = in_place
+        self.borrowed = []  # [rank, key, its value in place, what was added to it since]
         self.channels = Channels(self.ranks)
         self.unfinished = deque()  # calls that have not asked for all of their keys
         self.calls = []
@@ -89,7 +95,35 @@ class Ranks(RuleBasedStateMachine):
     @rule(rank=st.integers(0, 4))
     def sync(self, rank):
         rank %= self.size
-        self.syncs.append((self.begin(rank, "sync", []), self.pushed_by(rank)))
+        pushed = self.pushed_by(rank)
+        for borrower, key, _, added in self.borrowed:
+            pushed[key] -= added * (borrower == rank)  # it counts as pushed when it is returned
+        self.syncs.append((self.begin(rank, "sync", []), pushed))
+
+    @precondition(lambda self: self.in_place and self.replicated)
+    @rule(rank=st.integers(0, 4), key=st.sampled_from(REPLICATED), shared=st.booleans())
+    def borrow(self, rank, key, shared):
+        value = self.ranks[rank % self.size].borrow(key, shared)
+        if value is not None:
+            self.borrowed.append([rank % self.size, key, value, 0])
+
+    @precondition(lambda self: self.borrowed)
+    @rule(which=st.integers(0, 10), number=st.integers(1, 5))
+    def change_in_place(self, which, number):
+        borrowed = self.borrowed[which % len(self.borrowed)]
+        rank, key, value, _ = borrowed
+        self.clock += 1
+        self.pushes.append((self.clock, rank, key, float(number)))
+        value += number
+        borrowed[3] += number
+
+    @precondition(lambda self: self.borrowed)
+    @rule(which=st.integers(0, 10))
+    def give_back(self, which):
+        rank, key, *_ = self.borrowed.pop(which % len(self.borrowed))
+        self.clock += 1
+        self.ranks[rank].give_back(key)
+        self.after(rank)
 
     @precondition(lambda self: self.unfinished)
     @rule(which=st.integers(0, 10))
@@ -189,6 +223,8 @@ class Ranks(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "ranks"):
             return
+        while self.borrowed:
+            self.give_back(0)
         self.run_until_rest()
         for rank in range(self.size):
             self.sync(rank)

@@ -212,4 +212,6 @@ def test_expected_weights_are_those_of_a_count():
 def test_all_vectors_are_replicated_if_they_fit():
     assert placement.number_of_replicas(options(), VOCABULARY) == 2 * len(VOCABULARY)
     assert placement.number_of_replicas(options("--replicate", 7), VOCABULARY) == 7
-    assert placement.number_of_replicas(options("--replica-memory", 1, "--dim", 10_000), VOCABULARY) == 8
+    little = options("--replica-memory", 1, "--dim", 10_000)
+    assert placement.number_of_replicas(little, VOCABULARY) == 8
+    assert placement.number_of_replicas(little, VOCABULARY, in_place=True) == 6
