@@ -126,6 +126,10 @@ def note_settings(extensions):
 class BuildExt(build_ext):
     """Translate, compile, and record the MPI beside the modules."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or JOBS  # not among `options` of setup(): an editable install forgets those
+
     def run(self):
         if self.editable_mode:  # keep the objects, so that only what changed is compiled again
             self.build_lib = os.path.join(BUILD_BASE, f"lib-{sys.implementation.cache_tag}")
@@ -145,5 +149,5 @@ if SANITIZER:
 setup(
     ext_modules=[extension(name, MPI) for name in [SHARED_MODULE, *MODULES]],
     cmdclass={"build_ext": BuildExt},
-    options={"build": {"build_base": BUILD_BASE}, "build_ext": {"parallel": JOBS}},
+    options={"build": {"build_base": BUILD_BASE}},
 )
