@@ -53,6 +53,8 @@ TRIPS = 3
 SPARE_BLOCKS = 4
 #: Of more values a home adds a part to the curvature.
 MOST_VALUES = 1024
+#: What a worker does for a replica, in microseconds: word2vec borrows and returns it, kge pulls it and pushes to it.
+ACCESS = {"word2vec": 0.09, "kge": 0.25}
 HOSTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 PARTS = ("trips", "bytes", "messages", "records", "combining")
 
@@ -72,7 +74,7 @@ class Primitives:
     message, record
         Sending and receiving one; a record is one key's contribution or sum.
     access
-        To pull a replica and to push to it, in the worker.
+        What a worker does for a replica: `ACCESS`.
     combine, gather
         For each key of a home: to combine its contributions; to add its value to the curvature, when that is renewed.
     directions
@@ -130,6 +132,8 @@ class Training:
         Whether homes combine along the curvature.
     late
         How much of the work of a round workers do at most while one is under way (1: `SLACK` alone bounds it).
+    vectors
+        Of each replica, besides those of homes: 3, or 4 if workers borrow it.
     """
 
     items: float
@@ -142,14 +146,15 @@ class Training:
     length: np.ndarray
     has_curvature: bool
     late: float = 1.0
+    vectors: int = 3
 
     def scaled(self, items: float) -> Training:
         """The same with more or fewer items."""
         return replace(self, items=items, uses=self.uses * (items / self.items))
 
     def memory(self, hosts: int) -> float:
-        """Megabytes of a rank: three vectors of each replica, two more of those at home, and what is sent from."""
-        values = 4.0 * self.length.sum() * (3 + 2 / hosts)
+        """Megabytes of a rank: the vectors of each replica, two more of those at home, and what is sent from."""
+        values = 4.0 * self.length.sum() * (self.vectors + 2 / hosts)
         return (values + PACKET * (1 + SPARE_BLOCKS) * (hosts - 1)) / 1e6
 
 
@@ -311,6 +316,7 @@ def word2vec(args: argparse.Namespace, others: list[str]) -> Training:
         length=np.full(keys, app.dim),
         has_curvature=app.combine == "adaptive",
         late=0.5,
+        vectors=4,
     )
 
 
@@ -369,7 +375,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, default, help_text in (
         ("item-us", None, "computing of a word (0.28) or triple (8)"),
         ("alone-us", None, "the same on one host, all in all: a word (0.31) or triple (that, and the accesses)"),
-        ("access-us", 0.25, "CPU of pulling a replica and pushing to it (0.25)"),
+        ("access-us", None, "CPU of borrowing and returning a replica (0.09), or, for kge, of pull and push (0.25)"),
         ("delay-us", 25.0, "delay of the network, one way (25)"),
         ("look-us", 10.0, "until a thread that sleeps sees a message (10)"),
         ("message-us", 15.0, "CPU of a message, sent and received (15)"),
@@ -446,6 +452,8 @@ def plot(path: Path, rows: list[Estimate], one: float) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     args, others = make_parser().parse_known_args(argv)
+    if args.access_us is None:
+        args.access_us = ACCESS[args.app]
     training = APPS[args.app](args, others)
     if args.late is not None:
         training = replace(training, late=args.late)

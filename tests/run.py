@@ -33,6 +33,8 @@ MEMORY = {
 }
 #: Numbers of ranks and kinds of memory that are tested. Pairs send messages, too.
 RUNS = ((1, "shared"), (2, "messages"), (2, "shared"), (3, "pairs"), (4, "shared"), (4, "pairs"), (8, "messages"))
+#: So many of the slowest tests of a phase are named, if they take so many seconds.
+SLOWEST, SLOW_FROM = 10, 10
 NOTHING_COLLECTED = 5  # exit status of pytest
 PYTEST_FRAME = re.compile(r"/_pytest/|/pluggy/|/xdist/|/execnet/|/pytest/__main__|<frozen runpy>")
 
@@ -63,6 +65,7 @@ class Phase:
 
     def _command(self):
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        pytest += ["--durations", SLOWEST, "--durations-min", SLOW_FROM]
         if self.name in SHARED_OUT:
             pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
         if self.size is not None:

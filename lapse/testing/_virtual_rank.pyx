@@ -250,14 +250,14 @@ cdef class VirtualRank:
         size = int(self.store.value_length(key)) * self.store.dtype.itemsize
         return np.frombuffer(<char[:size]><char*>value, dtype=self.store.dtype)
 
-    def give_back(self, int64_t key):
-        """Return a borrowed key."""
+    def give_back(self, int64_t key, float weight=1):
+        """Return a borrowed key; the weight counts for a replica."""
         cdef void* value = <void*>1
         cdef int64_t done
         cdef returned_t returned
         cdef int status
         with nogil:
-            status = take_keys_back(&self.protocol.c.relocation, &key, 1, NULL, &value, &done, &returned)
+            status = take_keys_back(&self.protocol.c.relocation, &key, 1, &weight, &value, &done, &returned)
             if status == OK and returned.replicated:
                 status = note_pushes(&self.protocol.c.replication.rounds, 1)
         if status == FAILED:

@@ -340,3 +340,19 @@ def test_a_replica_is_lent_to_one_or_to_several_who_share_it(replicas):
     for _ in range(3):
         rank.give_back(KEY)
     assert rank.borrow(KEY) is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_replica_that_is_returned_unchanged_sends_nothing_and_gets_what_came_meanwhile(replicas, rank):
+    borrower = replicas.ranks[rank]
+    sent = borrower.replica_counters
+    borrower.borrow(KEY)
+    replicas.start(1 - rank, "push", [KEY], [100, 200])
+    synchronize(replicas)
+    borrower.give_back(KEY, weight=0)
+    assert borrower.borrow(KEY).tolist() == [101, 201]
+    borrower.give_back(KEY, weight=0)
+    synchronize(replicas)
+    if rank != replicas.home:  # the home sends sums
+        assert borrower.replica_counters == sent
+    assert values(replicas) == [[101, 201], [101, 201]]
