@@ -5,10 +5,11 @@ last: what was pushed here since, the *delta*, is the difference. The home of a 
 contributions that it has collected and not sent yet, and up to two more, if the rule of combination or the wire needs
 them.
 
-If workers may borrow replicas (`lend_replica`), each has a vector `aside`. While a replica is lent, its borrowers change
-`value` without a latch, and nobody else writes there. What others push meanwhile, and what rounds and sets bring, goes
-aside, and is added to `value` and `mark` when the last borrower has returned it. Whoever reads the replica reads the sum
-of `value` and `aside`. The delta is `value - mark` at any moment: a push that goes aside is subtracted from `mark`.
+If workers may borrow replicas (`lend_replica`), each has a vector `aside`. While a replica is lent, its borrowers
+change `value` without a latch, and nobody else writes there. What others push meanwhile, and what rounds and sets
+bring, goes aside, and is added to `value` and `mark` when the last borrower has returned it. Whoever reads the replica
+reads the sum of `value` and `aside`. The delta is `value - mark` at any moment: a push that goes aside is subtracted
+from `mark`.
 
 `aside` and `sum` are valid only while a flag is set, so that they need not be cleared.
 

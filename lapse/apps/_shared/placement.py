@@ -208,7 +208,8 @@ def replicas_in(megabytes: int, length: int, *, in_place: bool = False) -> int:
 def number_in(megabytes: int, lengths: np.ndarray, counts: np.ndarray) -> int:
     """How many of the keys with the largest counts fit into a memory, if values have these numbers of elements."""
     order = np.argsort(-counts, kind="stable")
-    return int(np.searchsorted(np.cumsum(lengths[order]), megabytes * 1e6 / (VECTORS_OF_REPLICA * FLOAT_BYTES), side="right"))
+    most = megabytes * 1e6 / (VECTORS_OF_REPLICA * FLOAT_BYTES)
+    return int(np.searchsorted(np.cumsum(lengths[order]), most, side="right"))
 
 
 def most_used(counts: np.ndarray, number: int) -> np.ndarray:
