@@ -166,7 +166,7 @@ def parse_arguments(argv):
     )
     parser.add_argument("-k", metavar="EXPR", help="only tests that match, as with pytest")
     parser.add_argument(
-        "--deadline", type=float, default=600, metavar="SECONDS", help="when a phase is killed (default 600)"
+        "--deadline", type=float, default=1200, metavar="SECONDS", help="when a phase is killed (default 1200)"
     )
     parser.add_argument("pytest", nargs="*", help="options of pytest, after --")
     return parser.parse_args(argv)
