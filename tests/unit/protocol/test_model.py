@@ -6,7 +6,7 @@ import model
 
 SMALL = ["contended", "three", "sets", "rounds of two", "set, rounds of two", "work, two"]
 SMALL += ["push behind a set", "push behind a set, 2", "declined", "borrowed", "set by a member", "work of members"]
-SMALL += ["borrowed replica", "borrowed replica and a set", "borrowed at home", "borrowed, each push begins a round"]
+SMALL += ["borrowed replica", "borrowed replica and a set", "borrowed at home"]
 SMALL += ["gradients", "steps", "gradients, rounds of two", "gradient behind a set", "gradient behind a set, 2"]
 #: A fault about ranks that share memory, and one that is found late in the small ones.
 OTHERS = {"lose ROUND_NEWS": ["leader and member"], "lose CONTENDED": ["declined"]}
