@@ -10,15 +10,15 @@ from lapse.storage.slabs import BLOCK, plan_slabs
 
 from lapse.base._memory cimport release, reserve
 from lapse.storage._replica_gradients cimport apply_to_replica, begin_state
-from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, prefetch_value, push_replica,
-                                      read_replica)
+from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, push_replica, read_replica,
+                                      value_of)
 from lapse.storage._segment cimport SEGMENT_HEAD, Segment
 from lapse.storage._slabs cimport (NO_SLOT, free_slab, give_row_back, make_slab, pool_t, rate_for, row_at, slab_t,
                                    take_row, take_step)
 from lapse.storage._host_peers cimport HostPeers
 from lapse.base._sync cimport peek32, put32
 from lapse.base._types cimport GRADIENT, PULL, PUSH, SET, terms_of, terms_t
-from lapse.base._values cimport add_values, prefetch
+from lapse.base._values cimport add_values, prefetch, prefetch_bytes
 
 
 cdef extern from *:
@@ -37,7 +37,6 @@ cdef enum:
     HINTS_AHEAD = 36        # the hint, if ranks share memory
     PAGE_BYTES = 4096
     NUM_VIEWS = 256         # a hint is a byte
-    MAX_PREFETCHED = 1024   # bytes of one row; the processor prefetches the rest of a longer run by itself
 
 
 # One key ---------------------------------------------------------------------------------------------
@@ -179,21 +178,12 @@ cdef inline void prefetch_row(store_t* store, int kind, key_t key) noexcept nogi
     cdef slab_t* slab = slab_for(view, key)
     cdef entry_t* entry = &view.entries[key]
     cdef uint32_t slot = peek32(&entry.slot)
-    cdef char* row
-    cdef size_t at, end
     if slot == NO_SLOT:
         return
     if is_replicated(entry):
-        prefetch_value(&view.replicas.all[slot], MAX_PREFETCHED)
+        prefetch_bytes(value_of(&view.replicas.all[slot]), view.replicas.all[slot].bytes)
         return
-    row = row_at(slab, slot)
-    end = slab.held_bytes if kind == GRADIENT else slab.row_bytes
-    if end > MAX_PREFETCHED:
-        end = MAX_PREFETCHED
-    at = 0
-    while at < end:
-        prefetch(row + at)
-        at += 64
+    prefetch_bytes(row_at(slab, slot), slab.held_bytes if kind == GRADIENT else slab.row_bytes)
 
 
 cdef inline void look_for_entries(store_t* store, const key_t* keys, int64_t i, int64_t count) noexcept nogil:

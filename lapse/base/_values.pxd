@@ -98,6 +98,17 @@ cdef extern from *:
     double norm_double "lapse_norm_double"(const void* value, size_t size) noexcept nogil
 
 
+cdef enum:
+    MAX_PREFETCHED = 1024   # bytes of one run; the processor prefetches the rest of a longer one by itself
+
+
+cdef inline void prefetch_bytes(const char* run, size_t size) noexcept nogil:
+    cdef size_t at = 0
+    while at < size and at < MAX_PREFETCHED:
+        prefetch(run + at)
+        at += 64
+
+
 # Sizes are in bytes; `itemsize` 4 means float32, 8 float64.
 
 cdef inline void add_values(int32_t itemsize, char* value, const char* update, size_t size) noexcept nogil:

@@ -5,8 +5,8 @@ from libc.stdlib cimport calloc, free, malloc
 
 from lapse._store cimport lock_entry, unlock_entry
 from lapse.base._types cimport NO_MEMORY, OK
-from lapse.base._values cimport prefetch
-from lapse.protocol._prefetch cimport REPLICAS_AHEAD, VALUES_AHEAD, prefetch_bytes
+from lapse.base._values cimport prefetch, prefetch_bytes
+from lapse.protocol._prefetch cimport REPLICAS_AHEAD, VALUES_AHEAD
 from lapse.storage._replicas cimport base_of, prefetch_replica, root_growth
 
 cdef extern from "_curvature.h":  # here and not in the .pxd: kernels of other packages include what that names

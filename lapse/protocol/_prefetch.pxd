@@ -7,7 +7,7 @@ from lapse.protocol._rank cimport rank_t
 from lapse._store cimport entry_t, is_here, is_replicated, slab_for
 from lapse.storage._slabs cimport NO_SLOT, row_at, slab_t
 from lapse.base._sync cimport peek32
-from lapse.base._values cimport prefetch
+from lapse.base._values cimport prefetch, prefetch_bytes
 from lapse.storage._replicas cimport prefetch_replica, prefetch_vectors, replica_t
 
 cdef enum:
@@ -15,18 +15,10 @@ cdef enum:
     VALUES_AHEAD = 8
     ENTRIES_AHEAD = 16
     REPLICAS_AHEAD = 12         # what is known about a replica, its vectors' address among it
-    MAX_PREFETCHED = 1024      # bytes of a value; the processor itself prefetches what follows
 
 
 cdef inline const entry_t* entry_named(rank_t* state, const char* record) noexcept nogil:
     return &state.store.entries[(<const record_t*>record).key]
-
-
-cdef inline void prefetch_bytes(const char* vector, size_t size) noexcept nogil:
-    cdef size_t at = 0
-    while at < size and at < MAX_PREFETCHED:
-        prefetch(vector + at)
-        at += 64
 
 
 cdef inline void prefetch_value(rank_t* state, const char* record) noexcept nogil:
@@ -67,7 +59,7 @@ cdef inline void look_ahead_at_replicas(rank_t* state, const char* record, size_
         entry = entry_named(state, record + VALUES_AHEAD * stride)
         if is_replicated(entry):
             replica = &state.store.replicas.all[entry.slot]
-            prefetch_vectors(replica, MAX_PREFETCHED)
+            prefetch_vectors(replica)
             if replica.sum != NULL:
                 prefetch(replica.sum)
                 if replica.growth != NULL:

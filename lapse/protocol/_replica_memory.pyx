@@ -6,7 +6,7 @@ import numpy as np
 
 from lapse._store cimport REPLICATED, Store, entry_t, home_of, is_leader, slab_for, store_t
 from lapse.base._types cimport OK, key_t
-from lapse.storage._replicas cimport lay_out_replicas, make_gradients, make_replicas, replicas_t
+from lapse.storage._replicas cimport lay_out_replicas, make_gradients, make_replicas, replicas_t, vectors_of
 from lapse.storage._segment cimport Segment
 from lapse.storage._slabs cimport slab_t
 
@@ -67,7 +67,7 @@ def replicate(Store store not None, keys, leaders=None, Segment segment=None, bi
         store.replicas = segment or Segment(replica_bytes(store, keys, in_place))
         make(store, keys, sizes_of(store, keys), in_place)
     except MemoryError:
-        least = (4 if in_place else 3) * int(np.sum(sizes_of(store, keys)))
+        least = vectors_of(in_place) * int(np.sum(sizes_of(store, keys)))
         raise MemoryError(f"no memory for the replicas of {len(keys)} keys: at least {least} bytes; replicate fewer "
                           "keys") from None
 

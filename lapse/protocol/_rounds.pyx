@@ -17,7 +17,7 @@ from lapse.messaging._messages cimport sum_head_t
 from lapse.messaging._senders cimport (send_delta, send_gradient_delta, send_round_end, send_round_news, send_sum,
                                        send_sums_end)
 from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
-from lapse.protocol._prefetch cimport MAX_PREFETCHED, REPLICAS_AHEAD, VALUES_AHEAD
+from lapse.protocol._prefetch cimport REPLICAS_AHEAD, VALUES_AHEAD
 from lapse.storage._replica_gradients cimport (collect_gradient, gradient_of, has_collected_gradient, has_gradient,
                                                step_at_home)
 from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, drain_changed,
@@ -197,7 +197,7 @@ cdef inline void look_along(store_t* store, const uint32_t* numbers, uint32_t i,
     if i + VALUES_AHEAD < count:
         replica = replica_at(store, numbers[i + VALUES_AHEAD])
         prefetch(&store.entries[replica.key])
-        prefetch_vectors(replica, MAX_PREFETCHED)
+        prefetch_vectors(replica)
         if replica.sum != NULL:
             prefetch(replica.sum)
             if replica.growth != NULL:

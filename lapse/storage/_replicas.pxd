@@ -1,4 +1,4 @@
-"""Floor 1. The replicas of this rank and the ranks that share memory with it: three vectors for each replicated key.
+"""Floor 1. The replicas of this rank and the ranks that share memory with it: vectors for each replicated key.
 
 `value` is what workers read and add to, `base` what all hosts have agreed on, `mark` what `value` was when it was sent
 last: what was pushed here since, the *delta*, is the difference. The home of a key has one more, the `sum` of the
@@ -29,7 +29,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from lapse.base._sync cimport watch_t
 from lapse.base._types cimport key_t
-from lapse.base._values cimport prefetch
+from lapse.base._values cimport prefetch, prefetch_bytes
 
 cdef enum:
     NUM_LEVELS = 16
@@ -172,26 +172,15 @@ cdef inline void prefetch_replica(const replica_t* replica) noexcept nogil:
     prefetch(<const char*>(replica + 1) - 1)
 
 
-cdef inline void prefetch_value(const replica_t* replica, size_t most) noexcept nogil:
-    """Fetch ahead the first bytes of the value."""
-    cdef size_t at = 0
-    while at < replica.bytes and at < most:
-        prefetch(value_of(replica) + at)
-        at += 64
-
-
-cdef inline void prefetch_vectors(const replica_t* replica, size_t most) noexcept nogil:
+cdef inline void prefetch_vectors(const replica_t* replica) noexcept nogil:
     """Fetch ahead the first bytes of value, base and mark, which rounds need, or all of it if vectors are short."""
-    cdef size_t at = 0
     if 3 * replica.stride <= 64:
         prefetch(value_of(replica))
         prefetch(mark_of(replica) + replica.stride - 1)
         return
-    while at < replica.bytes and at < most:
-        prefetch(value_of(replica) + at)
-        prefetch(base_of(replica) + at)
-        prefetch(mark_of(replica) + at)
-        at += 64
+    prefetch_bytes(value_of(replica), replica.bytes)
+    prefetch_bytes(base_of(replica), replica.bytes)
+    prefetch_bytes(mark_of(replica), replica.bytes)
 
 
 cdef void read_replica(const replicas_t* replicas, uint32_t number, char* out) noexcept nogil
@@ -206,6 +195,11 @@ cdef void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef uint32_t drain_changed(replicas_t* replicas, int turn) noexcept nogil
 cdef uint32_t drain_collected(replicas_t* replicas) noexcept nogil
+
+cdef inline int vectors_of(bint can_lend) noexcept nogil:
+    """How many vectors of each replica ranks that share memory have in common."""
+    return 4 if can_lend else 3
+
 
 cdef size_t lay_out_replicas(replicas_t* replicas, char* address, const size_t* sizes, uint32_t count,
                              bint has_gradients, bint can_lend) noexcept

@@ -1,4 +1,4 @@
-"""Floor 1. The replicas of this rank and the ranks that share memory with it: three vectors for each replicated key."""
+"""Floor 1. The replicas of this rank and the ranks that share memory with it: vectors for each replicated key."""
 
 from libc.math cimport sqrtf
 from libc.stdlib cimport calloc, free
@@ -51,10 +51,11 @@ cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value)
         if replicas.home_gradients != NULL:
             replicas.home_gradients[number].has_total = False
     memcpy(base_of(replica), value, replica.bytes)
-    memcpy(mark_of(replica), value_of(replica) if replica.lent else value, replica.bytes)
     if replica.lent:
+        memcpy(mark_of(replica), value_of(replica), replica.bytes)
         follow_base(replicas, replica)
     else:
+        memcpy(mark_of(replica), value, replica.bytes)
         memcpy(value_of(replica), value, replica.bytes)
     replica.has_delta = replica.has_rest = replica.has_sum = False
     replica.weight = 0
@@ -246,10 +247,6 @@ cdef inline size_t stride_for(size_t size) noexcept nogil:
 cdef inline size_t stride_of(size_t size, bint can_lend) noexcept nogil:
     # Addresses of values of one length that are lent are multiples of their size apart.
     return size if can_lend else stride_for(size)
-
-
-cdef inline int vectors_of(bint can_lend) noexcept nogil:
-    return 4 if can_lend else 3
 
 
 cdef bint make_list(numbers_t* numbers, uint32_t count) noexcept:

@@ -1,7 +1,6 @@
 """Replicas that workers borrow and change where they are, while others pull, push and set them, and rounds pass by."""
 
 import os
-import time
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from lapse.apps.word2vec._kernel import Trainer
 from lapse.testing._borrowed import Borrowed
 
 import lapse
+from borrowing import add_two
 
 NUM_KEYS = 6
 WORKERS = 2
@@ -100,16 +100,9 @@ def one_round(kv, dtype, number, before):
             added[keys] += amounts
             kv.push(keys, np.repeat(amounts, 3).astype(dtype))
         elif kind == "borrow":
-            borrowed = Borrowed(kv, keys.tolist())
-            for key, array in zip(keys, borrowed.arrays, strict=True):
-                if array is not None:
-                    lent += 1
-                    added[key] += 2
-                    array += 1
-                    if random.random() < 0.3:
-                        time.sleep(1e-5)  # lets rounds and others come to the key
-                    array += 1
-            borrowed.give_back()
+            in_place = add_two(kv, keys, random, 0.3)
+            added[keys] += in_place
+            lent += np.count_nonzero(in_place)
     expected = before + kv.allreduce(added)
     kv.wait_all()
     kv.barrier()

@@ -220,6 +220,10 @@ cdef class Trainer(Pairs):
             return 0
         self.kv.pull_keys(block.keys.keys + first, block.keys.count - first, self.rows + first * self.dim,
                           &self.operations[PULL_BLOCK])
+        self._request_replicas(unit)
+        return 0
+
+    cdef int _request_replicas(self, unit_t* unit) except -1 nogil:
         self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
                           self.rows + <int64_t>unit.replicated.first * self.dim, &self.operations[PULL_UNIT])
         return 0
@@ -228,10 +232,14 @@ cdef class Trainer(Pairs):
         if self.rows_are_keys or self.borrows_units:
             return 0
         self.wait(PULL_BLOCK)
-        self.wait(PULL_UNIT)
         self._note_pulled(self.pulled_keys, block.keys.count - self.pulled_keys)
-        self._note_pulled(unit.replicated.first, unit.replicated.count)
         self.pulled_keys = block.keys.count
+        self._await_replicas(unit)
+        return 0
+
+    cdef int _await_replicas(self, unit_t* unit) except -1 nogil:
+        self.wait(PULL_UNIT)
+        self._note_pulled(unit.replicated.first, unit.replicated.count)
         return 0
 
     cdef void _note_pulled(self, int64_t first, int64_t count) noexcept nogil:
@@ -242,7 +250,8 @@ cdef class Trainer(Pairs):
             if self._borrow_unit(unit):
                 self._train_replicas(unit)
                 return 0
-            self._pull_replicas(unit)
+            self._request_replicas(unit)
+            self._await_replicas(unit)
         if self.rows_are_keys:
             self._compute(unit, <float*>self.addresses[0], unit.inputs, self.outputs, True)
         else:
@@ -290,13 +299,6 @@ cdef class Trainer(Pairs):
             num_outputs += unit.groups[i].num_outputs
         for i in range(num_outputs):
             self.placed_outputs[i] = self.places[self.outputs[i] - first]
-
-    cdef int _pull_replicas(self, unit_t* unit) except -1 nogil:
-        self.kv.pull_keys(unit.replicated.keys, unit.replicated.count,
-                          self.rows + <int64_t>unit.replicated.first * self.dim, &self.operations[PULL_UNIT])
-        self.wait(PULL_UNIT)
-        self._note_pulled(unit.replicated.first, unit.replicated.count)
-        return 0
 
     cdef void _weigh(self, unit_t* unit) noexcept nogil:
         """How much the unit has changed each of its replicated keys."""
