@@ -21,8 +21,9 @@ import notes
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("unit", "mpi", "scenarios", "apps", "packaging")  # folders of tests/
-#: Those whose tests, of one process each, are shared out among as many processes as there are cores, up to some.
-SHARED_OUT = ("unit",)
+#: Those whose tests are shared out among as many processes as there are cores, up to some: tests of one process, and
+#: tests that start jobs of their own, which wait more than they compute.
+SHARED_OUT = ("unit", "scenarios", "apps")
 MOST_PROCESSES = 4
 #: How ranks reach each other's values in the phase mpi: by messages, as all ranks of this host do by
 #: default, or two by two, as if there were several hosts.
@@ -67,7 +68,7 @@ class Phase:
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         pytest += ["--durations", SLOWEST, "--durations-min", SLOW_FROM]
         if self.name in SHARED_OUT:
-            pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
+            pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
         if self.size is not None:
             pytest = [launch.mpirun_command(), "-n", self.size, *pytest, "--with-mpi"]
         selection = ["-k", self.options.k] if self.options.k else []

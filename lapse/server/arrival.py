@@ -1,4 +1,4 @@
-"""Floor 5. Waiting for all ranks of a communicator before its collective calls: who waits for long says so."""
+"""Floor 5. Waiting for all ranks of a communicator before its collective calls, asleep: who waits for long says so."""
 
 import sys
 import time
@@ -10,22 +10,22 @@ BRIEF = 0.01  # seconds in which ranks mostly arrive together; only then the wai
 PAUSE = 0.001
 
 
-def wait_for_all(comm: MPI.Intracomm, what: str) -> None:
+def wait_for_all(comm: MPI.Intracomm, what: str | None = None) -> None:
     """Return when all ranks of `comm` are here. Collective.
 
-    A rank that does not come keeps the others waiting, since it may still come; after `environment.stall_seconds()`
-    seconds each of those says once that it waits.
+    MPI's own waits poll: a rank that still computes would lack the core. A rank that does not come keeps the others
+    waiting, since it may still come; after `environment.stall_seconds()` seconds each of those says once that it waits.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-    what : str
-        The call that all ranks must make.
+    what : str, optional
+        The call that all ranks must make; None where some may rightly take long: then nothing is said.
     """
     if comm.size == 1:
         return
     try:
-        limit = environment.stall_seconds()
+        limit = environment.stall_seconds() if what else 0.0
     except ValueError:  # an error of this rank alone, which is compared with the arguments once all are here
         limit = 0.0
     began = time.monotonic()

@@ -254,7 +254,7 @@ def current_step(path: StrPath) -> str:
 
 
 def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
-    """What a checkpoint contains.
+    """What a checkpoint contains. A job may save to the same folder meanwhile.
 
     Parameters
     ----------
@@ -273,11 +273,13 @@ def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
     FileNotFoundError, CheckpointError
         When there is no checkpoint; when it is damaged or of another version.
     """
-    step = step or current_step(path)
-    file = Path(path) / step / MANIFEST
+    found = step or current_step(path)
+    file = Path(path) / found / MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
     except FileNotFoundError:
+        if step is None and current_step(path) != found:  # a job has saved again, and removed that step
+            return read_manifest(path)
         raise CheckpointError(f"{file} is missing, though {CURRENT} names this step") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
@@ -289,7 +291,7 @@ def read_manifest(path: StrPath, step: str | None = None) -> Manifest:
             f"{VERSION_WITH_STATES}"
         )
     _check_fields(file, manifest)
-    return {**manifest, "step": step}
+    return {**manifest, "step": found}
 
 
 def _check_fields(file: Path, manifest: Manifest) -> None:

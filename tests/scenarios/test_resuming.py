@@ -1,5 +1,6 @@
 """Trainings that are killed, interrupted, stopped by time, and continued."""
 
+import collections
 import contextlib
 import json
 import os
@@ -38,15 +39,25 @@ def started(ranks, *options, app="word2vec"):
 
 def ranks_of(process):
     """The processes of the ranks: Python, in the session of the launcher or below it."""
-    parents, ranks = {process.pid}, []
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        with contextlib.suppress(OSError):
-            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) in parents:
-                parents.add(pid)
+    children, ranks = children_of_all(), []
+    left = [process.pid]
+    while left:
+        for pid in children.get(left.pop(), ()):
+            left.append(pid)
+            with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(os.fsencode(sys.executable) + b"\0"):
                     ranks.append(pid)
     return ranks
+
+
+def children_of_all():
+    """The children of each process. (Their numbers may be smaller than its own, once numbers begin anew.)"""
+    children = collections.defaultdict(list)
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit():
+                children[int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])].append(int(name))
+    return children
 
 
 def kill_ranks(process):

@@ -56,6 +56,9 @@ def raise_on_all(comm: Intracomm, error: str | None) -> None:
     AppError
         On every rank, with the error of the first rank that has one.
     """
+    from lapse.server.arrival import wait_for_all
+
+    wait_for_all(comm)
     for message in comm.allgather(error):
         if message is not None:
             raise AppError(message)

@@ -110,6 +110,18 @@ def test_many_files_of_few_values(tmp_path, monkeypatch):
             np.testing.assert_array_equal(values_of(server), expected)
 
 
+def test_a_step_that_a_job_removes_while_another_reads_it(saved, monkeypatch):
+    path, _ = saved
+    steps = iter(["step-000000", "step-000000", checkpoint.current_step(path)])  # the first two: read, and looked again
+    newest = checkpoint.current_step
+    monkeypatch.setattr(checkpoint, "current_step", lambda folder: next(steps, None) or newest(folder))
+    with pytest.raises(lapse.CheckpointError, match="step-000000"):  # it is missing for good
+        checkpoint.read_manifest(path)
+    assert checkpoint.read_manifest(path)["step"] == newest(path)
+    steps = iter(["step-000000"])
+    assert checkpoint.read_manifest(path)["step"] == newest(path)
+
+
 def test_an_empty_server_and_operations_that_nobody_waited_for(tmp_path):
     with lapse.Server(5, 2) as server:
         server.save(tmp_path / "empty")
