@@ -67,7 +67,7 @@ class Phase:
     def _command(self):
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         pytest += ["--durations", SLOWEST, "--durations-min", SLOW_FROM]
-        if self.name in SHARED_OUT:
+        if self.folder in SHARED_OUT:
             pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
         if self.size is not None:
             pytest = [launch.mpirun_command(), "-n", self.size, *pytest, "--with-mpi"]
@@ -94,7 +94,7 @@ class Phase:
             self.count["failed"] += 1  # the test that was under way
             self.problems.append(f"{total - len(outcomes)} of {total} tests have no outcome")
             self._show_failures(outcomes)
-        if len(outcomes) < total or self.name in SHARED_OUT:  # there others go on when a process dies
+        if len(outcomes) < total or self.folder in SHARED_OUT:  # there others go on when a process dies
             self._show_what_was_left(folder)
         if status != 0 and not self.count["failed"]:
             self.count["failed"] += 1
