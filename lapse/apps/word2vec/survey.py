@@ -18,7 +18,7 @@ import numpy as np
 
 from lapse.apps._shared import inputs
 from lapse.apps._shared.inputs import Input
-from lapse.apps._shared.job import collectively
+from lapse.apps._shared.job import collectively, on_rank_0
 from lapse.apps.word2vec import corpus, files, phrases
 from lapse.apps.word2vec._encoder import Encoder
 from lapse.apps.word2vec.corpus import Survey
@@ -162,7 +162,7 @@ def _join(comm: Intracomm, name: str, shares: list[_Share], selection: Selection
     joinings = phrases.find(comm, texts, words, joining)
     counts, lengths = collectively(comm, _count, shares, Reading(single.words, joinings), len(words))
     total = comm.reduce(counts)  # None on the other ranks
-    vocabulary = comm.bcast(None if total is None else selection.of(dict(zip(words, total.tolist(), strict=True))))
+    vocabulary = on_rank_0(comm, lambda of_all: selection.of(dict(zip(words, of_all.tolist(), strict=True))), total)
     numbers = np.array([*(vocabulary.index.get(word, -1) for word in words), -1], np.int32)
     everyones = [length for each in comm.allgather(lengths) for length in each]
     return _text(name, vocabulary, everyones, shares, Reading(single.words, joinings, numbers))
@@ -196,7 +196,7 @@ def _merge_vocabulary(comm: Intracomm, shares: list[_Share], selection: Selectio
         counts.update(share.counts)
         share.counts = None
     merged = comm.reduce(counts, op=merge_counts)  # None on the other ranks
-    return comm.bcast(None if merged is None else selection.of(merged))
+    return on_rank_0(comm, selection.of, merged)
 
 
 # --- what looks wrong --------------------------------------------------------------------------------------------

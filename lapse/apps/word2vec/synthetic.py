@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lapse.apps._shared.job import on_rank_0
 from lapse.apps.word2vec.text import Sentences, Text, checked
 from lapse.apps.word2vec.vocabulary import Selection
 
@@ -119,7 +120,7 @@ def survey(comm: Intracomm, recipe: Recipe, workers: int, selection: Selection) 
     comm.Allreduce(mine, counts)
     names = [f"w{word}" for word in range(recipe.words)]
     occurring = {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
-    vocabulary = comm.bcast(selection.of(occurring) if comm.rank == 0 else None)
+    vocabulary = on_rank_0(comm, selection.of, occurring)
     numbers = np.array([vocabulary.index.get(name, -1) for name in names], np.int32)
     lengths = [length for part in comm.allgather([len(words) for words in generated]) for length in part]
     kept = {index: _encode(words, numbers) for index, words in zip(shares, generated, strict=True)}
