@@ -100,6 +100,7 @@ cdef void renew_curvatures(combining_t* self, const store_t* store) noexcept nog
 
 
 cdef inline void look_ahead(const combining_t* self, const store_t* store, uint32_t i) noexcept nogil:
+    # Without the latches: reads only what never changes.
     cdef const replica_t* replica
     if i + REPLICAS_AHEAD < self.num_sampled:
         prefetch_replica(&store.replicas.all[self.sampled[i + REPLICAS_AHEAD]])
@@ -107,8 +108,7 @@ cdef inline void look_ahead(const combining_t* self, const store_t* store, uint3
         replica = &store.replicas.all[self.sampled[i + VALUES_AHEAD]]
         prefetch(&store.entries[replica.key])
         prefetch_bytes(base_of(replica), replica.bytes)
-        if replica.has_sum:
-            prefetch_bytes(replica.sum, replica.bytes)
+        prefetch_bytes(replica.sum, replica.bytes)
 
 
 cdef inline void add_value(curvature_t* curvature, const store_t* store, const replica_t* replica,
