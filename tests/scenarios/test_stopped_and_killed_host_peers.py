@@ -1,11 +1,14 @@
 """Ranks of one host share values: what others see when one is stopped or killed while it changes one."""
 
+import re
 import sys
 import textwrap
 
 import pytest
 
 from launch import mpirun
+
+ATTEMPTS = 3
 
 #: A launcher may kill all ranks when one is killed, before they can say why; it sees this shell only, which lives on.
 SHELL = '"$PYTHON" -c "$0"; status=$?; test $status -ne 137 || sleep 20; exit $status'
@@ -107,20 +110,32 @@ with lapse.Server(1, ELEMENTS, replicated_keys=[0], replication=pace) as server,
 """
 
 
-@pytest.mark.deadline(90)
+@pytest.mark.deadline(130)
 @pytest.mark.parametrize("victim", [0, 1], ids=["leader", "member"])
 def test_a_rank_killed_while_it_changes_a_replica_that_another_shares_ends_the_job(victim):
     script = REPLICA_SCRIPT.replace("{victim}", str(victim)).replace("{killer}", str(1 - victim))
     env = {"LAPSE_SHARED_MEMORY": None, "LAPSE_SHARED_MEMORY_RANKS": "2"}
-    assert_the_others_end_it(mpirun(3, [*HIDDEN_FROM_LAUNCHER, script], python="sh", timeout=40, env=env))
+    assert_the_others_end_it(victim, lambda: mpirun(3, [*HIDDEN_FROM_LAUNCHER, script], 40, env, python="sh"))
 
 
-@pytest.mark.deadline(90)
+@pytest.mark.deadline(130)
 def test_a_killed_rank_ends_the_job_if_the_launcher_does_not():
     args = [*HIDDEN_FROM_LAUNCHER, program("SIGKILL")]
-    assert_the_others_end_it(mpirun(2, args, python="sh", timeout=40, env={"LAPSE_SHARED_MEMORY": None}))
+    assert_the_others_end_it(1, lambda: mpirun(2, args, 40, env={"LAPSE_SHARED_MEMORY": None}, python="sh"))
 
 
-def assert_the_others_end_it(ended):
-    assert not ended.timed_out, f"the job hung\n{ended.output}"
-    assert ended.returncode != 0 and "died while it changed a value" in ended.output
+def assert_the_others_end_it(victim, start):
+    """Each job ends and names the dead rank; in one of a few a worker finds it, who waits for the latch.
+
+    In the others the victim had no latch at that moment, or the thread that looks after processes found it first.
+    """
+    outputs = []
+    for _ in range(ATTEMPTS):
+        ended = start()
+        outputs.append(ended.output)
+        assert not ended.timed_out, f"the job hung\n{ended.output}"
+        assert ended.returncode != 0
+        assert re.search(rf"rank {victim} \(process \d+( on \S+)?\) (has )?died", ended.output), ended.output
+        if "died while it changed a value" in ended.output:
+            return
+    raise AssertionError("nobody who waited for the latch found its dead holder:\n" + "\n".join(outputs))
