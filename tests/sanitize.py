@@ -62,6 +62,7 @@ MEASURING = (
     "tests/unit/store/test_store.py::test_bytes_per_key",
     "tests/unit/store/test_store.py::test_a_server_gives_its_memory_back",  # the address sanitizer keeps it
     "tests/unit/store/test_store.py::test_operations_leave_no_memory_behind",
+    "tests/mpi/test_replication.py::test_a_million_replicated_keys",
     "tests/mpi/test_shared_memory.py::test_memory_of_values_that_nobody_wrote_is_not_taken",
 )
 #: Pure Python, or about files; nothing of the compiled code that the others do not reach.
