@@ -25,9 +25,6 @@ OVER_TCP = {
     "OMPI_MCA_btl": "self,tcp",  # Open MPI
 }
 
-# They have few messages of their own, or only between the others' steps.
-NOT_ABOUT_MESSAGES = ("test_application_jobs.py", "test_checkpoint.py", "test_sampling.py", "test_servers.py")
-
 OVERTAKE = """
 from mpi4py.MPI import ANY_SOURCE, COMM_WORLD as comm, Request
 large, small = bytearray(40_000), bytearray(8)
@@ -45,9 +42,8 @@ if comm.rank == 1:
 """
 
 
-def run_tests(ranks, env, *names, without=(), timeout=150):
+def run_tests(ranks, env, *names, timeout=150):
     paths = [str(TESTS / "mpi" / name) for name in names]
-    paths += [f"--ignore={TESTS / 'mpi' / name}" for name in without]
     options = ["-m", "pytest", "-q", "--with-mpi", "-p", "no:cacheprovider"]
     env = {
         "LAPSE_TEST_ROUNDS": "15",
@@ -75,5 +71,5 @@ def test_exact_results_of_two_ranks(env):
 
 @pytest.mark.deadline(310)
 @pytest.mark.parametrize("env", [WITHOUT_CMA, OVER_TCP], ids=["without CMA", "tcp"])
-def test_messages_under_mpi_in_other_settings(env):
-    run_tests(3, env, "", without=NOT_ABOUT_MESSAGES, timeout=300)
+def test_everything_under_mpi_in_other_settings(env):
+    run_tests(3, env, "", timeout=300)
