@@ -33,7 +33,7 @@ help:
 	@echo 'make model     explore every order of messages of small jobs, a million random ones (ARGS=--help)'
 	@echo 'make histories find an order that explains what workers of 100 real jobs saw (ARGS=--help)'
 	@echo 'make soak      every operation for 10 minutes: exact sums, and nothing may grow (ARGS=--help)'
-	@echo 'make sanitize  the compiled code under gcc'"'"'s sanitizers, some 15 minutes (ARGS=--quick, ARGS=--help)'
+	@echo 'make sanitize  the compiled code under gcc'"'"'s sanitizers, half an hour (ARGS=--quick, ARGS=--help)'
 	@echo 'make faults    inject 200 random faults into short jobs (ARGS="--first 200", ARGS=--help)'
 	@echo 'make slurm     run the batch scripts under a Slurm of two virtual nodes, 4 minutes (ARGS=--help)'
 	@echo 'make lint      check style, spelling, types and the list of files of the source distribution'
@@ -69,21 +69,27 @@ demo: install
 test: install
 	$(BIN)/python tests/run.py $(ARGS)
 
-# Each tool runs, whatever the others found.
-LINTERS := 'ruff check' 'ruff format --check' 'cython-lint lapse tests' 'codespell' 'mypy' \
-           'stubtest --concise --ignore-disjoint-bases --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist lapse' \
-           'check-manifest --no-build-isolation'
+STUBTEST := stubtest --concise --ignore-disjoint-bases --mypy-config-file pyproject.toml \
+            --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+LINTERS := lint-ruff lint-format lint-cython lint-spelling lint-types lint-stubs lint-manifest
 
 $(VENV)/.lint-tools: $(VENV)/.tools
 	$(PIP) install --no-build-isolation --editable '.[$(EXTRAS),lint]'
 	@touch $@
 
+# As many tools at a time as there are cores; each runs, whatever the others found.
 lint: install $(VENV)/.lint-tools
-	@export PATH="$(CURDIR)/$(BIN):$$PATH"; failed=; \
-	for tool in $(LINTERS); do \
-	    echo "== $$tool"; $$tool || failed="$$failed\n    $$tool"; \
-	done; \
-	test -z "$$failed" || { printf "\nfailed:$$failed\n" >&2; exit 1; }
+	@$(MAKE) --no-print-directory --keep-going --jobs=$$(nproc) --output-sync=target $(LINTERS)
+
+.PHONY: $(LINTERS)
+$(LINTERS): export PATH := $(CURDIR)/$(BIN):$(PATH)
+lint-types: ; mypy
+lint-stubs: ; $(STUBTEST) lapse
+lint-manifest: ; check-manifest --no-build-isolation
+lint-cython: ; cython-lint lapse tests
+lint-spelling: ; codespell
+lint-ruff: ; ruff check
+lint-format: ; ruff format --check
 
 format: install $(VENV)/.lint-tools
 	$(BIN)/ruff check --fix

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+#: Options of pytest for tests under MPI: none of them is by hypothesis, and each rank would take a second to load it.
+PYTEST_UNDER_MPI = ("--with-mpi", "-p", "no:hypothesispytest")
+
 
 @dataclass
 class Job:
@@ -121,11 +124,14 @@ def kill_group(process):
 
 
 def job_environment(changes=None):
-    """Return the environment of a job: ours, as if it were started from a shell, and `changes`."""
+    """Return the environment of a job: ours, as if it were started from a shell, and `changes`.
+
+    Ranks outnumber the cores: none starts a thread per core for NumPy's linear algebra, unless ours says so.
+    """
     from lapse import _mpi_loader
 
     env = {k: v for k, v in os.environ.items() if not _is_of_a_launcher(k)}
-    env = {**_mpi_loader.OPENMPI_ENVIRONMENT, **env, "PYTHONUNBUFFERED": "1"}
+    env = {"OPENBLAS_NUM_THREADS": "1", **_mpi_loader.OPENMPI_ENVIRONMENT, **env, "PYTHONUNBUFFERED": "1"}
     for name, value in (changes or {}).items():
         env.pop(name, None)
         if value is not None:

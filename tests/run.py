@@ -70,7 +70,7 @@ class Phase:
         if self.folder in SHARED_OUT:
             pytest += ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
         if self.size is not None:
-            pytest = [launch.mpirun_command(), "-n", self.size, *pytest, "--with-mpi"]
+            pytest = [launch.mpirun_command(), "-n", self.size, *pytest, *launch.PYTEST_UNDER_MPI]
         selection = ["-k", self.options.k] if self.options.k else []
         return [*pytest, *selection, *self.options.pytest, str(ROOT / "tests" / self.folder)]
 

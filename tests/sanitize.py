@@ -1,6 +1,6 @@
 """Run what exercises the compiled code under gcc's sanitizers: no report may be left that is not explained.
 
-    .venv/bin/python tests/sanitize.py                          address, undefined, thread: some 15 minutes
+    .venv/bin/python tests/sanitize.py                          address, undefined, thread: half an hour
     .venv/bin/python tests/sanitize.py --only thread --quick    one of them, in 2 minutes
     .venv/bin/python tests/sanitize.py --only thread --size 8 --memory pairs -k relocation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import mpirun
+from launch import PYTEST_UNDER_MPI, mpirun
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -44,7 +44,7 @@ if comm.rank == 1:
 
 def run_tests(ranks, env, *names, timeout=150):
     paths = [str(TESTS / "mpi" / name) for name in names]
-    options = ["-m", "pytest", "-q", "--with-mpi", "-p", "no:cacheprovider"]
+    options = ["-m", "pytest", "-q", *PYTEST_UNDER_MPI, "-p", "no:cacheprovider"]
     env = {
         "LAPSE_TEST_ROUNDS": "15",
         "LAPSE_TEST_NOTES": None,
