@@ -73,12 +73,12 @@ STUBTEST := stubtest --concise --ignore-disjoint-bases --mypy-config-file pyproj
             --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
 LINTERS := lint-ruff lint-format lint-cython lint-spelling lint-types lint-stubs lint-manifest
 
-$(VENV)/.lint-tools: $(VENV)/.tools
+$(VENV)/.lint-tools: $(VENV)/.tools $(SOURCES)
 	$(PIP) install --no-build-isolation --editable '.[$(EXTRAS),lint]'
-	@touch $@
+	@touch $@ $(STAMP)
 
 # As many tools at a time as there are cores; each runs, whatever the others found.
-lint: install $(VENV)/.lint-tools
+lint: $(VENV)/.lint-tools
 	@$(MAKE) --no-print-directory --keep-going --jobs=$$(nproc) --output-sync=target $(LINTERS)
 
 .PHONY: $(LINTERS)
@@ -91,7 +91,7 @@ lint-spelling: ; codespell
 lint-ruff: ; ruff check
 lint-format: ; ruff format --check
 
-format: install $(VENV)/.lint-tools
+format: $(VENV)/.lint-tools
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

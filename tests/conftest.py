@@ -37,8 +37,7 @@ def pytest_runtest_protocol(item, nextitem):
     own, and the alarm that nobody handles is left to the kernel. Under `mpirun` the launcher then
     ends the other ranks.
     """
-    marker = item.get_closest_marker("deadline")
-    seconds = float(marker.args[0]) if marker else DEADLINE
+    seconds = _deadline_of(item)
     note(f"{PROCESS}.running", item.nodeid)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.dump_traceback_later(seconds, file=item.config.stash[_STACKS])
@@ -49,6 +48,17 @@ def pytest_runtest_protocol(item, nextitem):
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         note(f"{PROCESS}.running", "")
+
+
+def _deadline_of(item):
+    marker = item.get_closest_marker("deadline")
+    return float(marker.args[0]) if marker else DEADLINE
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where processes share the tests out, those that may take longest come first, so that none is left with one."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_deadline_of, reverse=True)
 
 
 def pytest_collection_finish(session):
