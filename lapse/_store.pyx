@@ -8,7 +8,7 @@ import numpy as np
 
 from lapse.storage.slabs import BLOCK, plan_slabs
 
-from lapse.base._memory cimport release, reserve
+from lapse.base._memory cimport release, reserve, take
 from lapse.storage._replica_gradients cimport apply_to_replica, begin_state
 from lapse.storage._replicas cimport (fill_replica, free_replicas, prefetch_replica, push_replica, read_replica,
                                       value_of)
@@ -422,6 +422,10 @@ cdef class Store:
         for i in range(self.c.num_slabs):
             self.c.slabs[i].pool.free_row = NO_SLOT
         with nogil:
+            if self.segment.descriptor >= 0:
+                # Ranks that share memory look up random keys in the directories of several: with small pages the
+                # processor's table of pages bounds them.
+                take(self.segment.address, <char*>&self.c.entries[self.c.num_keys] - self.segment.address)
             for key in range(self.c.num_keys):
                 home = home_of(&self.c, key)
                 entry = &self.c.entries[key]

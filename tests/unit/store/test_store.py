@@ -295,3 +295,15 @@ def test_operations_leave_no_memory_behind():
         server.run(work)
         server.run(work)
         assert resident() - before < 8 << 20
+
+
+def test_the_memory_of_a_shareable_store_may_be_in_huge_pages():
+    """For that it begins at a multiple of their size; all of the directory is written, in pages of either size."""
+    keys, huge_page = 1_000_000, 2 << 20
+    store = Store(keys, 2, "f4", rank=0, size=2, shareable=True)
+    if store.ticket is None:
+        pytest.skip(f"no shareable memory: {store.reason}")
+    with open("/proc/self/maps") as file:
+        starts = [int(line.split("-")[0], 16) for line in file if "memfd:lapse" in line]
+    assert starts and all(start % huge_page == 0 for start in starts)
+    assert np.array_equal(store.local_keys(), np.flatnonzero(store.home(np.arange(keys)) == 0))
