@@ -73,12 +73,13 @@ STUBTEST := stubtest --concise --ignore-disjoint-bases --mypy-config-file pyproj
             --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
 LINTERS := lint-ruff lint-format lint-cython lint-spelling lint-types lint-stubs lint-manifest
 
-$(VENV)/.lint-tools: $(VENV)/.tools $(SOURCES)
+# The package is installed with them; `install`, which comes behind this in the lists below, has then nothing to do.
+$(VENV)/.lint-tools: $(VENV)/.tools
 	$(PIP) install --no-build-isolation --editable '.[$(EXTRAS),lint]'
 	@touch $@ $(STAMP)
 
 # As many tools at a time as there are cores; each runs, whatever the others found.
-lint: $(VENV)/.lint-tools
+lint: $(VENV)/.lint-tools install
 	@$(MAKE) --no-print-directory --keep-going --jobs=$$(nproc) --output-sync=target $(LINTERS)
 
 .PHONY: $(LINTERS)
@@ -91,7 +92,7 @@ lint-spelling: ; codespell
 lint-ruff: ; ruff check
 lint-format: ; ruff format --check
 
-format: $(VENV)/.lint-tools
+format: $(VENV)/.lint-tools install
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
