@@ -100,6 +100,13 @@ def test_losses_dropout_and_the_preset(languages, options):
     assert result["mrr"] > 0.5
 
 
+def test_a_wanted_number_of_triples_decides_on_the_epochs(languages):
+    triples = len(data.read(languages).train)
+    wanted = ("--epochs", 3, "--min-triples", 7 * triples - 1)
+    result = result_of(run_app("kge", 2, "--dataset", languages, *SMALL, *wanted))
+    assert result["epochs"] == 7
+
+
 def test_one_worker_repeats_itself(languages):
     one, other = (result_of(run_app("kge", 1, "--dataset", languages, *SMALL)) for _ in range(2))
     assert (one["loss"], one["mrr"]) == (other["loss"], other["mrr"])
@@ -124,8 +131,8 @@ def test_all_entities_as_negatives_give_the_same_on_any_ranks_and_workers(langua
 
 
 def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_path):
-    """By another number of ranks."""
-    part = ("--dataset", languages, *SMALL, "--epochs", 1_000_000, "--output", tmp_path)
+    """By another number of ranks; that there are more epochs than `--epochs` says is known again."""
+    part = ("--dataset", languages, *SMALL, "--epochs", 2, "--min-triples", 10**10, "--output", tmp_path)
     cut = result_of(run_app("kge", 1, *part, "--checkpoint-every", 10, "--max-runtime", 3))
     assert (tmp_path / "checkpoint-best" / "CURRENT").exists()
     resumed = result_of(run_app("kge", 2, *part, "--resume", "--max-runtime", 4))

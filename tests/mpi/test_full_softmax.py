@@ -17,7 +17,7 @@ PARAMETERS = dict(
     num_entities=ENTITIES,
     num_relations=RELATIONS,
     reciprocal=True,
-    block=20,
+    block=40,
     entity_n3=0.1,
     relation_weight=0.5,
 )
@@ -28,7 +28,9 @@ def train(kv, own):
     trainer = FullTrainer(kv, own[kv.id % 2], rate=0.1, most_weights=1000, **PARAMETERS)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        trainer.train(np.stack([rng.integers(n, size=20) for n in (ENTITIES, RELATIONS, ENTITIES)], axis=1))
+        triples = np.stack([rng.integers(n, size=20) for n in (ENTITIES, RELATIONS, ENTITIES)], axis=1)
+        triples[:6, :2] = triples[0, :2]  # questions of one query
+        trainer.train(np.concatenate([triples, triples]), 20)
         kv.barrier()
     trainer.finish()
     return kv.pull(np.arange(KEYS)).wait(), trainer.loss
@@ -52,3 +54,17 @@ def test_values_that_cannot_be_borrowed_are_trained_all_the_same(shift):
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
     assert not np.allclose(values[:, :DIM], start[:, :DIM], atol=0.05)
+
+
+@pytest.mark.parametrize("num_objects", [-1, 3])
+def test_more_objects_than_triples_are_an_error(num_objects):
+    with lapse.Server(KEYS, 2 * DIM) as server:
+        homes = [server.local_keys()]
+
+        def refuse(kv):
+            trainer = FullTrainer(kv, homes[0], rate=0.1, **PARAMETERS)
+            with pytest.raises(ValueError, match=f"num_objects is {num_objects}, but there are 2 triples"):
+                trainer.train(np.zeros((2, 3), np.int64), num_objects)
+            trainer.finish()
+
+        server.run(refuse)

@@ -15,8 +15,8 @@ cdef extern from "lapse/apps/kge/_full_panel.h":
     enum:
         FULL_PANEL
 
-cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
-    ctypedef struct full_examples:
+cdef extern from "lapse/apps/kge/_full_questions.h" nogil:
+    ctypedef struct full_questions:
         int model
         int64_t length, relation_length, step, relation_step
         float entity_dropout, dura
@@ -28,10 +28,13 @@ cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
         const int32_t* given
         const int32_t* relations
         const int32_t* targets
+        const int32_t* begins
         int64_t num_objects
         int asked
         float* inputs
         float* queries
+        float* highest
+        float* gaps
         float* room
 
 
@@ -55,24 +58,27 @@ cdef class Share:
 
 cdef class FullGradients:
     cdef Gradients batch        # its rows: each key of the batch once
-    cdef full_examples x
+    cdef full_questions x
     cdef readonly Share entities, relations     # None: relations are not predicted
-    cdef readonly int64_t chunk, num_examples, num_relation_examples
+    cdef readonly int64_t chunk, num_queries, num_relation_queries
     cdef float relation_weight
-    cdef int64_t max_examples
+    cdef int64_t max_questions
+    cdef int64_t num_asked      # queries whose questions are asked for their relation, too
     cdef int32_t* place_of      # per key: its place among the own ones of its kind, or -1
-    cdef int32_t* given
+    cdef int32_t* given         # rows, per query
     cdef int32_t* relation_rows
+    cdef int32_t* begins        # per query: where its targets begin
     cdef int32_t* targets
     cdef uint8_t* mine          # per row
-    cdef float* scores          # of the targets, per example
+    cdef float* scores          # of the true relations
     cdef float* relation_queries
     cdef uint64_t state         # of the dropout of the batch at hand
     cdef object room            # for `exchange`
     cdef readonly double loss   # of the batch at hand
-    cdef double penalties       # of its examples
+    cdef double penalties       # of its questions
 
-    cdef void add_triples(self, const int64_t* triples, int64_t n) noexcept nogil
+    cdef void add_questions(self, const int64_t* triples, int64_t n, int64_t num_objects) noexcept nogil
+    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, bint is_first) noexcept nogil
     cdef void begin(self) noexcept nogil
     cdef void forget(self) noexcept nogil
     cdef void ask(self, int64_t first, int64_t end, float* exchanged) noexcept nogil

@@ -34,13 +34,13 @@ cdef extern from "lapse/apps/kge/_full.h" nogil:
                        const float* weights, float* gradients)
     void full_sum(int64_t n, const float* lanes, float* sums)
 
-cdef extern from "lapse/apps/kge/_full_examples.h" nogil:
-    void full_ask(const full_examples* x, int64_t n, uint64_t state, float* scores)
-    double full_answer(const full_examples* x, int64_t first, int64_t end, uint64_t state, const float* sums,
+cdef extern from "lapse/apps/kge/_full_questions.h" nogil:
+    void full_ask(const full_questions* x, int64_t n, uint64_t state)
+    double full_answer(const full_questions* x, int64_t first, int64_t end, uint64_t state, const float* sums,
                        float* pulls, double* penalties)
-    void full_ask_relations(const full_examples* x, int64_t n, float* queries, float* scores)
-    double full_answer_relations(const full_examples* x, int64_t n, float weight, const float* sums, float* queries,
-                                 float* pulls)
+    void full_ask_relations(const full_questions* x, int64_t n, float* queries, float* scores)
+    double full_answer_relations(const full_questions* x, int64_t n, float weight, const float* sums,
+                                 float* queries, float* pulls)
 
 full_prepare(16)
 
@@ -140,8 +140,11 @@ cdef class Share:
 cdef class FullGradients:
     """Loss and gradients of a batch with all entities as negatives, for the entities and relations of one worker.
 
-    For a batch: `add_triples`; `batch` receives the values of its keys; `begin`; then for each chunk of examples `ask`,
-    the sum over all workers of what that has written, and `answer` with it; the same for relations; `finish`.
+    A batch has *questions*: triples that are asked for their object or for their subject. Neighbors with the same given
+    entity and relation are one *query* with several targets, of which the scores are computed once.
+
+    For a batch: `add_questions`; `batch` receives the values of its keys; `begin`; then for each chunk of queries
+    `ask`, the sum over all workers of what that has written, and `answer` with it; the same for relations; `finish`.
 
     Parameters
     ----------
@@ -155,18 +158,24 @@ cdef class FullGradients:
     dura
         Weight of the squared norms of queries and entities, for both questions of a triple; see `full_dura`.
     most_weights
-        How many weights (examples times own entities) are kept at once.
+        How many weights (queries times own entities) are kept at once.
+    block
+        Questions of a batch, at most.
+    entity_n3, entity_l2, relation_n3, relation_l2
+        Weights of the penalties, for each occurrence in a triple: of two questions together.
     **parameters
         Those of `Gradients`.
 
     Attributes
     ----------
     chunk
-        Examples that are asked at once: the same for all workers.
-    num_examples, num_relation_examples
-        Of the batch: two for each triple, if relations have inverses likewise.
+        Queries that are asked at once: the same for all workers.
+    num_queries
+        Of the batch.
+    num_relation_queries
+        Of the batch: one for each question if relations have inverses, otherwise for each question for an object.
     loss
-        Of the batch, over all of its examples.
+        Of the batch, over all of its questions.
     """
 
     def __cinit__(self, const int64_t[::1] own, int64_t workers, float relation_weight=0.0,
@@ -188,38 +197,44 @@ cdef class FullGradients:
             is_relation = own[i] >= batch.num_entities
             self.place_of[own[i]] = <int32_t>num_own[is_relation]
             num_own[is_relation] += 1
-        self.max_examples = 2 * batch.max_triples
+        batch.entity_n3, batch.entity_l2 = batch.entity_n3 / 2, batch.entity_l2 / 2
+        if not batch.reciprocal:  # a relation with an inverse is used by one of a triple's two questions
+            batch.relation_n3, batch.relation_l2 = batch.relation_n3 / 2, batch.relation_l2 / 2
+        self.max_questions = batch.max_triples
         most = max(most_weights // ((batch.num_entities + workers - 1) // workers), <int64_t>1)
-        parts = (self.max_examples + most - 1) // most
-        self.chunk = (self.max_examples + parts - 1) // parts
+        parts = (self.max_questions + most - 1) // most
+        self.chunk = (self.max_questions + parts - 1) // parts
         self.entities = Share(num_own[0], batch.c.dim, self.chunk)
         if relation_weight:
-            self.relations = Share(num_own[1], batch.c.relation_length, self.max_examples)
+            self.relations = Share(num_own[1], batch.c.relation_length, self.max_questions)
         self.x.dura = dura
         self._allocate()
 
     cdef int _allocate(self) except -1:
         cdef Gradients batch = self.batch
-        self.given = <int32_t*>allocate(3 * self.max_examples, sizeof(int32_t))
-        self.relation_rows, self.targets = self.given + self.max_examples, self.given + 2 * self.max_examples
+        cdef int64_t n = self.max_questions
+        self.given = <int32_t*>allocate(4 * n + 1, sizeof(int32_t))
+        self.relation_rows, self.targets, self.begins = self.given + n, self.given + 2 * n, self.given + 3 * n
         self.mine = <uint8_t*>allocate(batch.max_rows, 1)
-        self.scores = <float*>allocate(self.max_examples, sizeof(float))
+        self.scores = <float*>allocate(3 * n, sizeof(float))
+        self.x.highest, self.x.gaps = self.scores + n, self.scores + 2 * n
         self.x.model, self.x.length, self.x.relation_length = batch.c.model, batch.c.dim, batch.c.relation_length
         self.x.step, self.x.entity_dropout = self.entities.step, batch.c.entity_dropout
         self.x.vectors, self.x.gradients, self.x.offsets = <const float**>batch.vectors, batch.gradients, batch.offsets
         self.x.mine, self.x.masked = self.mine, batch.masked
         self.x.given, self.x.relations, self.x.targets = self.given, self.relation_rows, self.targets
+        self.x.begins = self.begins
         self.x.asked = KGE_OBJECT if batch.reciprocal else KGE_SUBJECT
-        self.x.queries = floats(self.max_examples * self.x.step)
+        self.x.queries = floats(n * self.x.step)
         self.x.room = floats(2 * self.x.length)
         if batch.c.entity_dropout > 0:
-            self.x.inputs = floats(self.max_examples * self.x.length)
+            self.x.inputs = floats(n * self.x.length)
         if self.relations is not None:
             self.x.relation_step = self.relations.step
-            self.relation_queries = floats(self.max_examples * self.x.relation_step)
+            self.relation_queries = floats(n * self.x.relation_step)
         size = self.chunk * (self.x.step + 1)
         if self.relations is not None:
-            size = max(size, self.max_examples * (self.x.relation_step + 1))
+            size = max(size, n * (self.x.relation_step + 1))
         self.room = np.zeros(size, np.float32)
         return 0
 
@@ -235,24 +250,39 @@ cdef class FullGradients:
 
     # --- a batch
 
-    cdef void add_triples(self, const int64_t* triples, int64_t n) noexcept nogil:
-        """Give the keys of triples their rows in `batch`, and make examples of them: objects first, then subjects."""
-        cdef int32_t* inverses = self.batch.inverses if self.batch.reciprocal else self.batch.relations
-        cdef int64_t i, size = n * sizeof(int32_t)
+    cdef void add_questions(self, const int64_t* triples, int64_t n, int64_t num_objects) noexcept nogil:
+        """Give the keys of n triples their rows in `batch`; the first `num_objects` are asked for their object."""
+        cdef int64_t first_inverse = self.batch.num_relations if self.batch.reciprocal else 0
+        cdef int64_t i, relation
         self.batch.forget_rows()
-        self.batch.add_triples(triples, n)
-        memcpy(self.given, self.batch.subjects, size)
-        memcpy(self.given + n, self.batch.objects, size)
-        memcpy(self.relation_rows, self.batch.relations, size)
-        memcpy(self.relation_rows + n, inverses, size)
-        memcpy(self.targets, self.batch.objects, size)
-        memcpy(self.targets + n, self.batch.subjects, size)
+        self.num_queries = 0
+        for i in range(n):
+            if i == num_objects:
+                self.x.num_objects = self.num_queries
+            relation = self.batch.num_entities + triples[3 * i + 1]
+            if i < num_objects:
+                self._add_question(i, triples[3 * i], relation, triples[3 * i + 2], i == 0)
+            else:
+                self._add_question(i, triples[3 * i + 2], relation + first_inverse, triples[3 * i], i == num_objects)
+        if n == num_objects:
+            self.x.num_objects = self.num_queries
+        self.begins[self.num_queries] = <int32_t>n
         for i in range(self.batch.count):
             self.mine[i] = self.place_of[self.batch.keys[i]] >= 0
-        self.num_examples, self.x.num_objects = 2 * n, n
-        self.num_relation_examples = 0
+        self.num_asked = self.num_relation_queries = 0
         if self.relation_weight:
-            self.num_relation_examples = 2 * n if self.batch.reciprocal else n
+            self.num_asked = self.num_queries if self.batch.reciprocal else self.x.num_objects
+            self.num_relation_queries = self.begins[self.num_asked]
+
+    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, bint is_first) noexcept nogil:
+        """Number i: of the query before, or of a new one."""
+        cdef int32_t given_row = self.batch._used_row(given), relation_row = self.batch._used_row(relation)
+        cdef int64_t last = self.num_queries - 1
+        self.targets[i] = self.batch._used_row(target)
+        if is_first or self.given[last] != given_row or self.relation_rows[last] != relation_row:
+            self.given[last + 1], self.relation_rows[last + 1] = given_row, relation_row
+            self.begins[last + 1] = <int32_t>i
+            self.num_queries += 1
 
     cdef void forget(self) noexcept nogil:
         self.batch.forget_rows()
@@ -263,12 +293,12 @@ cdef class FullGradients:
         self.batch._mask_relations()
         self.state = next_u64(&self.batch.state)
         self.loss = self.penalties = 0
-        full_ask(&self.x, self.num_examples, self.state, self.scores)
+        full_ask(&self.x, self.num_queries, self.state)
 
     cdef void ask(self, int64_t first, int64_t end, float* exchanged) noexcept nogil:
-        """What own entities contribute for examples `first` to `end` - 1: pulls of all of them, and then sums."""
+        """What own entities contribute for queries `first` to `end` - 1: pulls of all of them, and then sums."""
         cdef int64_t n = end - first
-        self.entities.forward(n, self.x.queries + first * self.x.step, self.scores + first, exchanged,
+        self.entities.forward(n, self.x.queries + first * self.x.step, self.x.highest + first, exchanged,
                               exchanged + n * self.x.step)
 
     cdef void answer(self, int64_t first, int64_t end, float* exchanged) noexcept nogil:
@@ -279,22 +309,22 @@ cdef class FullGradients:
         self.entities.backward(n, self.x.queries + first * self.x.step)
 
     cdef void ask_relations(self, float* exchanged) noexcept nogil:
-        cdef int64_t n = self.num_relation_examples
+        cdef int64_t n = self.num_relation_queries
         self.batch._mask_relation_gradients()  # relations are predicted without dropout
-        full_ask_relations(&self.x, n, self.relation_queries, self.scores)
+        full_ask_relations(&self.x, self.num_asked, self.relation_queries, self.scores)
         self.relations.forward(n, self.relation_queries, self.scores, exchanged, exchanged + n * self.x.relation_step)
 
     cdef void answer_relations(self, float* exchanged) noexcept nogil:
-        cdef int64_t n = self.num_relation_examples
-        self.loss += full_answer_relations(&self.x, n, self.relation_weight, exchanged + n * self.x.relation_step,
-                                           self.relation_queries, exchanged)
+        cdef int64_t n = self.num_relation_queries
+        self.loss += full_answer_relations(&self.x, self.num_asked, self.relation_weight,
+                                           exchanged + n * self.x.relation_step, self.relation_queries, exchanged)
         self.relations.backward(n, self.relation_queries)
 
     cdef double finish(self) noexcept nogil:
         """Add the penalties to the gradients of own rows; returns the penalties."""
         cdef int64_t i
         cdef double penalties = self.penalties
-        if not self.num_relation_examples:
+        if not self.num_relation_queries:
             self.batch._mask_relation_gradients()
         for i in range(self.batch.count):
             if self.mine[i]:
@@ -313,8 +343,11 @@ cdef class FullGradients:
 
     # --- for tests
 
-    def of(self, entities, relations, const int64_t[:, ::1] triples):
-        """Loss and gradients of one worker that has all keys, for values in arrays; as `Gradients.of`."""
+    def of(self, entities, relations, const int64_t[:, ::1] triples, int64_t num_objects):
+        """Loss and gradients of one worker that has all keys, for values in arrays; as `Gradients.of`.
+
+        The first `num_objects` of the triples are asked for their object, the others for their subject.
+        """
         cdef Gradients batch = self.batch
         cdef uint64_t state = batch.state
         cdef float[::1] room = self.room, row
@@ -323,17 +356,17 @@ cdef class FullGradients:
         for share, vectors in ((self.entities, entities), (self.relations, relations)):
             if share is not None:
                 load(share, vectors)
-        self.add_triples(&triples[0, 0], triples.shape[0])
+        self.add_questions(&triples[0, 0], triples.shape[0], num_objects)
         for i in range(batch.count):
             is_entity = batch.keys[i] < batch.num_entities
             row = entities[batch.keys[i]] if is_entity else relations[batch.keys[i] - batch.num_entities]
             memcpy(batch.vectors[i], &row[0], row.shape[0] * sizeof(float))
         self.begin()
-        for first in range(0, self.num_examples, self.chunk):
-            end = min(first + self.chunk, self.num_examples)
+        for first in range(0, self.num_queries, self.chunk):
+            end = min(first + self.chunk, self.num_queries)
             self.ask(first, end, &room[0])
             self.answer(first, end, &room[0])
-        if self.num_relation_examples:
+        if self.num_relation_queries:
             self.ask_relations(&room[0])
             self.answer_relations(&room[0])
         loss = self.finish() + self.loss

@@ -41,8 +41,8 @@ cdef class FullTrainer(Pipeline):
 
     Attributes
     ----------
-    triples, loss
-        Of all batches so far: how many, and the sum of the losses of both sides, without penalties.
+    questions, loss
+        Of all batches so far: how many (two for each triple), and the sum of their losses, without penalties.
     """
 
     cdef FullGradients gradients
@@ -56,7 +56,7 @@ cdef class FullTrainer(Pipeline):
     cdef int64_t num_borrowed
     cdef float* refused                 # room for a value that is not lent
 
-    cdef readonly int64_t triples
+    cdef readonly int64_t questions
     cdef readonly double loss
 
     def __init__(self, Worker kv, const int64_t[::1] own, *, double rate, double slow_down=1.0, bint is_timed=False,
@@ -95,34 +95,42 @@ cdef class FullTrainer(Pipeline):
                 share.set_vector(panel * FULL_PANEL + i, &values[i, 0])
             share.pack(panel)
 
-    def train(self, const int64_t[:, ::1] triples):
-        """Train a batch (shape (n, 3)), the same on all workers.
+    def train(self, const int64_t[:, ::1] triples, int64_t num_objects):
+        """Train a batch, the same on all workers.
 
         Collective over all workers. Before it, all of them must have ended the batch before.
+
+        Parameters
+        ----------
+        triples : array of int64, shape (n, 3)
+            The first `num_objects` of them are asked for their object, the others for their subject. Neighbors with the
+            same given entity and relation cost little more than one of them.
         """
         cdef int64_t n = triples.shape[0], first, end
         cdef FullGradients gradients = self.gradients
         gradients.batch.check_triples(triples)
+        if not 0 <= num_objects <= n:
+            raise ValueError(f"num_objects is {num_objects}, but there are {n} triples")
         if n == 0:
             return
         try:
             with nogil:
-                self._begin(&triples[0, 0], n)
-            for first in range(0, gradients.num_examples, gradients.chunk):
-                end = min(first + gradients.chunk, gradients.num_examples)
+                self._begin(&triples[0, 0], n, num_objects)
+            for first in range(0, gradients.num_queries, gradients.chunk):
+                end = min(first + gradients.chunk, gradients.num_queries)
                 self._exchange(first, end, (end - first) * (gradients.x.step + 1))
-            if gradients.num_relation_examples:
-                self._exchange(-1, -1, gradients.num_relation_examples * (gradients.x.relation_step + 1))
+            if gradients.num_relation_queries:
+                self._exchange(-1, -1, gradients.num_relation_queries * (gradients.x.relation_step + 1))
             with nogil:
                 self._take_steps()
         except BaseException:
             self.settle()
             raise
-        self.triples += n
+        self.questions += n
         self.loss += gradients.loss
 
-    cdef int _begin(self, const int64_t* triples, int64_t n) except -1 nogil:
-        self.gradients.add_triples(triples, n)
+    cdef int _begin(self, const int64_t* triples, int64_t n, int64_t num_objects) except -1 nogil:
+        self.gradients.add_questions(triples, n, num_objects)
         self.kv.pull_keys(self.gradients.batch.keys, self.gradients.batch.count, self.gradients.batch.values,
                           &self.operations[PULLING])
         self.wait(PULLING)

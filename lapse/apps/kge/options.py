@@ -49,6 +49,7 @@ DEFAULTS: dict[str, dict] = {
 }
 #: The same for all models.
 COMMON = dict(
+    min_triples=0,
     loss="softmax",
     batch_size=512,
     num_negs_per_pos=256,
@@ -65,12 +66,13 @@ COMMON = dict(
     relation_dropout=0.0,
     relation_weight=0.0,
     dura=0.0,
+    targets_per_query=0,
 )
 #: Options that need all entities as negatives.
-ONLY_WITH_ALL = ("relation_weight", "dura")
+ONLY_WITH_ALL = ("relation_weight", "dura", "targets_per_query")
 #: `--num-negs-per-pos all`: as Lacroix, Usunier, Obozinski, *Canonical Tensor Decomposition for Knowledge Base
 #: Completion*, ICML 2018. Each of a triple's two questions has a penalty there, so that entities have it twice.
-_FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True, lr_final=1.0)
+_FULL = dict(batch_size=1000, init_std=1e-3, reciprocal_relations=True, lr_final=1.0, targets_per_query=8)
 _N3 = dict(entity_n3=0.1, relation_n3=0.05)
 #: The same, by model.
 FULL = {"complex": _FULL | _N3, "distmult": _FULL | _N3, "rescal": _FULL | dict(dura=0.05), "transe": _FULL}
@@ -88,25 +90,32 @@ LAPSE = dict(
     relation_l2=5e-4,
 )
 _ALL = dict(num_negs_per_pos=ALL)
+
+
+def _long(epochs: int) -> dict[str, int]:
+    """So many epochs; of a graph that is smaller than FB15k-237 more, to train as many triples as of that."""
+    return dict(epochs=epochs, min_triples=270_000 * epochs)
+
+
 #: `--preset fast`, `quality` and `best`, by model. `--help` says what they take.
 PRESETS: dict[str, dict[str, dict]] = {
     "fast": {
-        "complex": _ALL | dict(dim=200, epochs=12),
-        "distmult": _ALL | dict(dim=200, epochs=12),
-        "rescal": _ALL | dict(dim=100, epochs=10),
-        "transe": dict(dim=128, epochs=25),
+        "complex": _ALL | _long(12) | dict(dim=200),
+        "distmult": _ALL | _long(12) | dict(dim=200),
+        "rescal": _ALL | _long(10) | dict(dim=100),
+        "transe": _long(25) | dict(dim=128),
     },
     "quality": {
-        "complex": _ALL | dict(dim=400, epochs=25, relation_weight=1.0),
-        "distmult": _ALL | dict(dim=400, epochs=25, relation_weight=1.0),
-        "rescal": _ALL | dict(dim=256, epochs=25),
-        "transe": dict(dim=256, epochs=50, num_negs_per_pos=512),
+        "complex": _ALL | _long(25) | dict(dim=400, relation_weight=1.0),
+        "distmult": _ALL | _long(25) | dict(dim=400, relation_weight=1.0),
+        "rescal": _ALL | _long(30) | dict(dim=256),
+        "transe": _long(50) | dict(dim=256, num_negs_per_pos=512),
     },
     "best": {
-        "complex": _ALL | dict(dim=1000, epochs=30, relation_weight=1.0),
-        "distmult": _ALL | dict(dim=1000, epochs=30, relation_weight=1.0),
-        "rescal": _ALL | dict(dim=256, epochs=50),
-        "transe": dict(dim=512, epochs=100, num_negs_per_pos=1024),
+        "complex": _ALL | _long(30) | dict(dim=1000, relation_weight=1.0),
+        "distmult": _ALL | _long(30) | dict(dim=1000, relation_weight=1.0),
+        "rescal": _ALL | _long(50) | dict(dim=256),
+        "transe": _long(100) | dict(dim=512, num_negs_per_pos=1024),
     },
     "lapse": dict.fromkeys(DEFAULTS, LAPSE),
 }
@@ -151,12 +160,19 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
         of_all = FULL[args.model]
     else:  # a preset may suit all negatives only
         preset = {name: value for name, value in preset.items() if name not in ONLY_WITH_ALL}
+    if args.epochs is not None:
+        preset = {name: value for name, value in preset.items() if name != "min_triples"}
     if of_all or args.preset == "lapse":  # these replace the penalties and the reciprocal relations of the model, too
         of_model = {name: of_model[name] for name in ("dim", "epochs")}
     for name, value in (COMMON | of_model | of_all | preset).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args
+
+
+def epochs_for(args: argparse.Namespace, num_triples: int) -> int:
+    """The epochs of a training with so many triples: as many as are wanted for ``--min-triples`` as well."""
+    return max(args.epochs, -(-args.min_triples // max(num_triples, 1)))
 
 
 def contradiction(args: argparse.Namespace) -> str | None:
@@ -282,6 +298,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "(DURA, Zhang et al. 2020; default: depends on the model)",
     )
     group.add(
+        "--targets-per-query",
+        positive_int,
+        "with all negatives: how many triples with the same subject and relation, or relation and object, are asked "
+        f"together, so that they share their scores (default: {_FULL['targets_per_query']})",
+    )
+    group.add(
         "--init-std", positive_float, f"standard deviation of the initial vectors (default: {COMMON['init_std']})"
     )
 
@@ -293,6 +315,12 @@ def add_optimizer_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         positive_int,
         f"number of triples of a block; their gradients are summed per parameter (default: {COMMON['batch_size']})",
+    )
+    group.add(
+        "--min-triples",
+        natural_int,
+        "train at least so many triples: take more epochs than --epochs says if there are few (default: 0; with "
+        "--preset it depends on the model, unless --epochs is given)",
     )
     group.add("--lr", positive_float, f"learning rate (default: {COMMON['lr']})")
     group.add(

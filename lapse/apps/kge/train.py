@@ -29,7 +29,7 @@ from lapse.apps.kge import data, evaluate, full, model_io, placement, stdlib_gra
 from lapse.apps.kge._kernel import Trainer
 from lapse.apps.kge.data import Dataset, Known
 from lapse.apps.kge.models import Model
-from lapse.apps.kge.options import searched
+from lapse.apps.kge.options import epochs_for, searched
 from lapse.apps.kge.plan import DROPOUT, SHARING, SHUFFLING, Plan, kernel_options, learning_rate
 from lapse.server import checkpoint
 
@@ -46,12 +46,14 @@ def run(args: argparse.Namespace, comm: Intracomm) -> None:
     dataset = None
     if search.is_wanted(args):
         dataset = load(comm, args)
+        args.epochs = epochs_for(args, len(dataset.train))
         args = search.choose("kge", comm, args, *searched(args), functools.partial(score_of, comm, dataset))
     training = Training("kge", comm, args, quality=("mrr",))
     if training.repeat_result():
         return
     args = training.args
     dataset = dataset or load(comm, args)
+    args.epochs = epochs_for(args, len(dataset.train))
     plan = make_plan(comm, args, dataset)
     if args.dataset is None:
         job.on_rank_0(comm, _log_rule, plan)
@@ -231,14 +233,14 @@ def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
 
 def train(server: lapse.Server, plan: Plan, training: Training, best: Best) -> None:
     """Run the remaining epochs."""
-    own = full.own_keys(server) if full.is_chosen(plan.args) else None
+    work = full.prepare(server, plan) if full.is_chosen(plan.args) else None
     for epoch in training.epochs(server):
         best.is_present = False
         rate = learning_rate(plan.args, epoch, best.total_worse)
-        if own is None:
+        if work is None:
             loss = server.run(train_epoch, plan, training, epoch, rate)[0]
         else:
-            loss = server.run(full.train_epoch, plan, training, epoch, rate, own)[0]
+            loss = server.run(full.train_epoch, plan, training, epoch, rate, work)[0]
         training.meet()
         figures = {}
         if _is_to_validate(plan, training, epoch):

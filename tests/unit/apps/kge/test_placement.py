@@ -41,8 +41,21 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
     fast = options("--preset", "fast", "--model", "rescal", "--dim", 8, "--dura", 0.01)
     assert (fast.num_negs_per_pos, fast.dim, fast.dura) == (kge_options.ALL, 8, 0.01)
     assert fast.reciprocal_relations and fast.entity_n3 == 0
+    assert options("--preset", "fast", "--epochs", 3).min_triples == 0 < fast.min_triples
+    assert options("--preset", "fast", "--epochs", 3, "--min-triples", 7).min_triples == 7
     sampled = options("--preset", "quality", "--num-negs-per-pos", 64)
     assert (sampled.num_negs_per_pos, sampled.relation_weight, sampled.entity_n3) == (64, 0, options().entity_n3)
+
+
+def test_small_graphs_are_trained_for_more_epochs_if_a_number_of_triples_is_wanted():
+    assert kge_options.epochs_for(options("--epochs", 3), 10) == 3
+    assert kge_options.epochs_for(options("--epochs", 3, "--min-triples", 31), 10) == 4
+    assert kge_options.epochs_for(options("--epochs", 5, "--min-triples", 31), 10) == 5
+    assert kge_options.epochs_for(options("--epochs", 3, "--min-triples", 31), 0) == 31
+    for name in ("fast", "quality", "best"):  # the graph that the presets were found on, and a larger one
+        for model in kge_options.DEFAULTS:
+            args = options("--preset", name, "--model", model)
+            assert kge_options.epochs_for(args, 272_115) == kge_options.epochs_for(args, 1_000_000) == args.epochs
 
 
 @pytest.mark.parametrize(
@@ -53,6 +66,7 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
         (("--num-negs-per-pos", "all", "--partition", "relation"), "together"),
         (("--relation-weight", 1), "all"),
         (("--dura", 0.1, "--num-negs-per-pos", 4), "all"),
+        (("--targets-per-query", 4), "argument --targets-per-query: requires --num-negs-per-pos all"),
         (("--relation-weight", 1, "--num-negs-per-pos", "all", "--model", "rescal"), "rescal"),
         (("--num-negs-per-pos", 0), "at least 1"),
     ],
