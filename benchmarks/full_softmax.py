@@ -5,9 +5,9 @@
 
 A step trains a batch of random triples of a graph as large as FB15k-237: ComplEx, all entities as negatives, N3 and
 AdaGrad. Of random triples no two have a query in common, so that all programs do the same work; of a real graph many
-have (`--targets-per-query`), which saves a step two thirds of it. The three are measured in turns in one process, with as many threads each; medians count. Seconds are those of
-the clock and of all threads' CPUs: on a machine with other work compare the latter, with one thread. PyTorch is left
-out if it is not installed.
+have (`--targets-per-query`), which saves a step two thirds of it. The three are measured in turns in one process, with
+as many threads each; medians count. Seconds are those of the clock and of all threads' CPUs: on a machine with other
+work compare the latter, with one thread. PyTorch is left out if it is not installed.
 """
 
 from __future__ import annotations

@@ -130,6 +130,39 @@ def test_all_entities_as_negatives_give_the_same_on_any_ranks_and_workers(langua
         assert loss == pytest.approx(figures[0][0], rel=1e-4) and mrr == pytest.approx(figures[0][1], abs=0.02)
 
 
+ADAM = ("--optimizer", "adam", "--lr", 0.02)
+
+
+@pytest.mark.parametrize(
+    "ranks, options",
+    [
+        (1, ("--model", "rescal", "--output", "model")),  # values of several lengths
+        (3, ("--management", "classic", "--workers", 2)),
+        (3, ("--management", "lapse2", "--workers", 2)),
+        (2, ("--replicate", 20, "--sync-triples", 32)),
+    ],
+)
+def test_adam_by_the_server(languages, ranks, options, tmp_path):
+    options = [tmp_path / each if each == "model" else each for each in options]
+    result = result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, *ADAM, *options, env=APART))
+    assert result["mrr"] > 0.7
+    if tmp_path / "model" in options:
+        shapes = [np.load(tmp_path / "model" / f"{name}.npy").shape[1:] for name in ("entities", "relations")]
+        assert shapes == [(16,), (16, 16)]
+
+
+def test_adam_with_all_entities_gives_the_same_on_any_ranks_and_workers(languages):
+    jobs = [(1, 1, {}), (1, 2, {}), (3, 2, APART), (2, 1, {})]
+    results = [
+        result_of(run_app("kge", ranks, "--dataset", languages, *SMALL, *ALL, *ADAM, "--workers", workers, env=env))
+        for ranks, workers, env in jobs
+    ]
+    assert results[0]["mrr"] > 0.7
+    for result in results:
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-3)
+        assert result["mrr"] == pytest.approx(results[0]["mrr"], abs=0.02)
+
+
 def test_a_run_that_was_cut_goes_on_with_the_best_model_so_far(languages, tmp_path):
     """By another number of ranks; that there are more epochs than `--epochs` says is known again."""
     part = ("--dataset", languages, *SMALL, "--epochs", 2, "--min-triples", 10**10, "--output", tmp_path)

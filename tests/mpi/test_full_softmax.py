@@ -23,9 +23,9 @@ PARAMETERS = dict(
 )
 
 
-def train(kv, own):
+def train(kv, own, optimizer="adagrad"):
     """The values after some batches, and the loss."""
-    trainer = FullTrainer(kv, own[kv.id % 2], rate=0.1, most_weights=1000, **PARAMETERS)
+    trainer = FullTrainer(kv, own[kv.id % 2], rate=0.1, optimizer=optimizer, most_weights=1000, **PARAMETERS)
     rng = np.random.default_rng(0)
     for _ in range(5):
         triples = np.stack([rng.integers(n, size=20) for n in (ENTITIES, RELATIONS, ENTITIES)], axis=1)
@@ -36,21 +36,24 @@ def train(kv, own):
     return kv.pull(np.arange(KEYS)).wait(), trainer.loss
 
 
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_values_that_cannot_be_borrowed_are_trained_all_the_same(shift):
+def test_values_that_cannot_be_borrowed_are_trained_all_the_same(shift, optimizer):
     """With a shift, those at home on another rank."""
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    with lapse.Server(KEYS, 2 * DIM, workers=2) as server:
+    by_server = dict(optimizer=lapse.optim.Adam()) if optimizer == "adam" else {}
+    length = DIM if by_server else 2 * DIM
+    with lapse.Server(KEYS, length, workers=2, **by_server) as server:
         server.initialize(np.arange(KEYS), NormalThenZero(lambda length: DIM, 0.1))
         start = server.run(lambda kv: kv.pull(np.arange(KEYS)).wait())[0]
         homes = comm.allgather(server.local_keys())
         mine = homes[(comm.rank + shift) % comm.size]
-        values, loss = server.run(train, [mine[::2].copy(), mine[1::2].copy()])[0]
-    with lapse.Server(KEYS, 2 * DIM, comm=MPI.COMM_SELF) as server, server.worker() as kv:
+        values, loss = server.run(train, [mine[::2].copy(), mine[1::2].copy()], optimizer)[0]
+    with lapse.Server(KEYS, length, comm=MPI.COMM_SELF, **by_server) as server, server.worker() as kv:
         kv.set(np.arange(KEYS), start).wait()
-        expected, expected_loss = train(kv, [np.arange(KEYS)])
+        expected, expected_loss = train(kv, [np.arange(KEYS)], optimizer)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
     assert not np.allclose(values[:, :DIM], start[:, :DIM], atol=0.05)

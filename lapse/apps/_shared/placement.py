@@ -76,8 +76,8 @@ class Placement:
         How many units ahead.
     replicated_keys
         Sorted.
-    replication, sampling
-        For the server; `sampling` is None without negatives.
+    replication, sampling, optimizer
+        For the server; `sampling` is None without negatives, `optimizer` if the kernel takes the steps itself.
     """
 
     localize: bool
@@ -85,6 +85,7 @@ class Placement:
     replicated_keys: np.ndarray
     replication: lapse.Replication
     sampling: lapse.Sampling | None = None
+    optimizer: lapse.optim.Optimizer | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,7 @@ def make_server(
         replicated_keys=placement.replicated_keys,
         replication=placement.replication,
         sampling=placement.sampling,
+        optimizer=placement.optimizer,
     )
 
 

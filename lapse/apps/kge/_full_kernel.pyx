@@ -8,6 +8,7 @@ computed of a batch is added up by `allreduce`.
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
+from libc.string cimport memmove
 
 import numpy as np
 
@@ -29,11 +30,14 @@ cdef class FullTrainer(Pipeline):
     Parameters
     ----------
     kv
-        The worker; its thread calls all methods. Its server has values of twice the length of their vectors.
+        The worker; its thread calls all methods. With "adagrad" its server has values of twice the length of their
+        vectors.
     own : array of int64
         The keys of this worker, sorted. All keys are divided among the workers of all ranks.
     rate
         Learning rate.
+    optimizer
+        "adagrad": the kernel takes steps. Otherwise the optimizer of the server does.
     slow_down, is_timed
         See `Pipeline.set_pace`.
     **parameters
@@ -47,6 +51,7 @@ cdef class FullTrainer(Pipeline):
 
     cdef FullGradients gradients
     cdef float rate
+    cdef bint takes_steps
     cdef const int64_t[::1] own
     cdef int64_t num_entities           # of `own`; relations follow
     cdef float* panel_gradients         # of a panel, in rows
@@ -59,11 +64,12 @@ cdef class FullTrainer(Pipeline):
     cdef readonly int64_t questions
     cdef readonly double loss
 
-    def __init__(self, Worker kv, const int64_t[::1] own, *, double rate, double slow_down=1.0, bint is_timed=False,
-                 **parameters):
+    def __init__(self, Worker kv, const int64_t[::1] own, *, double rate, str optimizer="adagrad",
+                 double slow_down=1.0, bint is_timed=False, **parameters):
         cdef int64_t longest
         self.kv, self.own, self.rate = kv, own, rate
-        self.gradients = FullGradients(own, kv.num_workers, **parameters)
+        self.takes_steps = optimizer == "adagrad"
+        self.gradients = FullGradients(own, kv.num_workers, has_squares=self.takes_steps, **parameters)
         self.num_entities = self.gradients.entities.count
         self.set_lookahead(0)
         self.set_pace(slow_down, is_timed)
@@ -163,7 +169,7 @@ cdef class FullTrainer(Pipeline):
             self.end_computing()
         return 0
 
-    # --- AdaGrad
+    # --- steps
 
     cdef int _take_steps(self) except -1 nogil:
         self.begin_computing()
@@ -205,6 +211,8 @@ cdef class FullTrainer(Pipeline):
         """Take the steps of own keys where their values lie; `share`, if there is one, receives their vectors."""
         cdef int64_t i, refused
         cdef float* value
+        if not self.takes_steps:
+            return self._let_step(keys, n, length, share, place)
         self.borrowed_keys, self.num_borrowed = keys, n
         refused = self.kv.borrow_keys(keys, n, False, self.borrowed)
         for i in range(n):
@@ -219,6 +227,20 @@ cdef class FullTrainer(Pipeline):
                 self.wait(PULLING)
                 self._step_value(self.refused, i, length, share, place)
                 self.kv.set_keys(keys + i, 1, self.refused, NULL)
+        return 0
+
+    cdef int _let_step(self, const key_t* keys, int64_t n, int64_t length, Share share, int64_t place) except -1 nogil:
+        """`_step` by the server's optimizer."""
+        cdef int64_t i
+        for i in range(1, n):  # one behind the other; they are rows further apart
+            memmove(self.steps[0] + i * length, self.steps[i], length * sizeof(float))
+        self.kv.apply_gradients_to(keys, n, self.steps[0], self.rate, &self.operations[PULLING])
+        self.wait(PULLING)
+        if share is not None:
+            self.kv.pull_keys(keys, n, self.steps[0], &self.operations[PULLING])
+            self.wait(PULLING)
+            for i in range(n):
+                share.set_vector(place + i, self.steps[0] + i * length)
         return 0
 
     cdef void _step_value(self, float* value, int64_t i, int64_t length, Share share, int64_t place) noexcept nogil:

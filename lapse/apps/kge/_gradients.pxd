@@ -29,7 +29,7 @@ cdef extern from "lapse/apps/kge/_gradients.h" nogil:
 cdef class Gradients:
     cdef kge_config c
     cdef kge_work w
-    cdef bint reciprocal
+    cdef bint reciprocal, has_squares
     cdef int64_t num_entities, num_relations, max_triples, max_rows
     cdef float entity_n3, entity_l2, relation_n3, relation_l2
     cdef uint64_t state         # of dropout
@@ -55,6 +55,7 @@ cdef class Gradients:
     cdef void add_triples(self, const int64_t* triples, int64_t n) noexcept nogil
     cdef void add_negatives(self, const key_t* keys) noexcept nogil
     cdef void forget_rows(self) noexcept nogil
+    cdef double compute(self, int64_t n) noexcept nogil
     cdef double step(self, int64_t n, float rate, bint in_place) noexcept nogil
 
     cdef int _allocate_rows(self) except -1

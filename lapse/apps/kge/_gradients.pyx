@@ -52,12 +52,15 @@ cdef class Gradients:
         Weights of the penalties, for each occurrence in a (true) triple.
     seed
         Of dropout.
+    has_squares
+        Whether AdaGrad's sums of squares are behind a vector, as a part of its value. Otherwise that is all of it.
     """
 
     def __cinit__(self, *, str model, str loss, int64_t dim, int64_t relation_length, int64_t num_entities,
                   int64_t num_relations, bint reciprocal, int64_t block, int64_t negatives, int norm=1,
                   float margin=1.0, float entity_dropout=0.0, float relation_dropout=0.0, float entity_n3=0.0,
-                  float entity_l2=0.0, float relation_n3=0.0, float relation_l2=0.0, uint64_t seed=0):
+                  float entity_l2=0.0, float relation_n3=0.0, float relation_l2=0.0, uint64_t seed=0,
+                  bint has_squares=True):
         if dim < 1 or relation_length < 1 or block < 1 or negatives < 1 or num_entities < 1 or num_relations < 1:
             raise ValueError(f"dim is {dim}, relation_length {relation_length}, block {block}, negatives {negatives}, "
                              f"num_entities {num_entities}, num_relations {num_relations}, but all must be at least 1")
@@ -70,7 +73,7 @@ cdef class Gradients:
         self.c.score_step = self.c.padded_negatives | KGE_PANEL  # not a power of 2: columns would share a cache line
         self.c.margin = margin
         self.c.entity_dropout, self.c.relation_dropout = entity_dropout, relation_dropout
-        self.reciprocal = reciprocal
+        self.reciprocal, self.has_squares = reciprocal, has_squares
         self.num_entities, self.num_relations, self.max_triples = num_entities, num_relations, block
         self.entity_n3, self.entity_l2 = entity_n3, entity_l2
         self.relation_n3, self.relation_l2 = relation_n3, relation_l2
@@ -138,7 +141,7 @@ cdef class Gradients:
             row = self.row_of[key] = <int32_t>self.count
             self.keys[row] = key
             self.uses[row] = 0
-            self.vectors[row] = self.values + 2 * self.offsets[row]
+            self.vectors[row] = self.values + self.offsets[row] * (2 if self.has_squares else 1)
             self.offsets[row + 1] = self.offsets[row] + self._length(key)
             self.count += 1
         return row
@@ -223,10 +226,17 @@ cdef class Gradients:
     cdef double step(self, int64_t n, float rate, bint in_place) noexcept nogil:
         """Values become what is to be added to them, or with `in_place` what they then are; the loss of `n` triples."""
         cdef int64_t i
+        cdef double loss = self.compute(n)
+        for i in range(self.count):
+            kge_adagrad(self.vectors[i], self.gradients + self.offsets[i], self._length(self.keys[i]), rate, in_place)
+        return loss
+
+    cdef double compute(self, int64_t n) noexcept nogil:
+        """The gradients of all rows, those of the penalties among them; the loss of `n` triples."""
+        cdef int64_t i
         cdef double loss = self._compute(n)
         for i in range(self.count):
             self._regularize(i)
-            kge_adagrad(self.vectors[i], self.gradients + self.offsets[i], self._length(self.keys[i]), rate, in_place)
         return loss
 
     cdef int check_triples(self, const int64_t[:, ::1] triples) except -1:

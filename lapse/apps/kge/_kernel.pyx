@@ -5,6 +5,9 @@ its triples per key, and pushes one AdaGrad step for each: a value is ``[vector 
 what is pushed is ``[step | squares of the gradient]``. Both are added, so that no worker's push is lost;
 a sum of squares counts the blocks of all workers, as if one had trained them all.
 
+With an optimizer of the server the value is the vector alone, and what is sent is the gradient: the server
+takes the step where the value lies.
+
 A block's negatives come from the server's samples, one group for each side that is corrupted. They are
 prepared with the block and chosen when it is trained. Blocks are prepared ahead of their turn: the keys of
 their triples are localized at once, so that they have arrived when they are pulled. Which keys are
@@ -44,14 +47,16 @@ cdef class Trainer(Pipeline):
     Parameters
     ----------
     kv
-        The worker; its thread calls all methods. Its server samples entities, and has values of twice the
-        length of their vectors.
+        The worker; its thread calls all methods. Its server samples entities; with "adagrad" its values have
+        twice the length of their vectors.
     rate
         Learning rate.
     localize
         Whether the keys of a block's triples are localized when it is prepared.
     lookahead
         How many blocks are prepared before the first of them is trained.
+    optimizer
+        "adagrad": the kernel takes steps, of values as above. Otherwise that of the server does.
     slow_down, is_timed
         See `Pipeline.set_pace`.
     **parameters
@@ -59,7 +64,7 @@ cdef class Trainer(Pipeline):
     """
 
     cdef Gradients gradients
-    cdef bint localize
+    cdef bint localize, takes_steps
     cdef float rate
     cdef int64_t num_negatives  # of a block
     cdef block_t* blocks        # one per slot of the pipeline
@@ -68,10 +73,11 @@ cdef class Trainer(Pipeline):
     cdef readonly int64_t triples
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, double rate, bint localize, int lookahead, double slow_down=1.0,
-                 bint is_timed=False, **parameters):
+    def __init__(self, Worker kv, *, double rate, bint localize, int lookahead, str optimizer="adagrad",
+                 double slow_down=1.0, bint is_timed=False, **parameters):
         self.kv, self.rate, self.localize = kv, rate, localize
-        self.gradients = Gradients(**parameters)
+        self.takes_steps = optimizer == "adagrad"
+        self.gradients = Gradients(has_squares=self.takes_steps, **parameters)
         self.num_negatives = 2 * self.gradients.c.negatives
         self.sampled = <key_t*>allocate(self.num_negatives, sizeof(key_t))
         self.set_lookahead(lookahead)
@@ -140,9 +146,13 @@ cdef class Trainer(Pipeline):
         cdef int64_t n = self.blocks[slot].num_triples
         self.wait(PULLING)
         self.begin_computing()
-        self.loss += self.gradients.step(n, self.rate, False)
+        self.loss += self.gradients.step(n, self.rate, False) if self.takes_steps else self.gradients.compute(n)
         self.end_computing()
         self.triples += n
-        self.kv.push_keys(self.gradients.keys, self.gradients.count, self.gradients.values, NULL)
+        if self.takes_steps:
+            self.kv.push_keys(self.gradients.keys, self.gradients.count, self.gradients.values, NULL)
+        else:
+            self.kv.apply_gradients_to(self.gradients.keys, self.gradients.count, self.gradients.gradients, self.rate,
+                                       NULL)
         self.gradients.forget_rows()
         return 0

@@ -182,7 +182,7 @@ def ask(kv: lapse.Worker, model: Model, triples: np.ndarray, asked: int) -> tupl
         model.name,
         formula,
         pull_entities(kv, model, given),
-        np.ascontiguousarray(pull_vectors(kv, unique)),
+        np.ascontiguousarray(pull_vectors(kv, model, unique)),
         rows,
         model.dim,
     )
@@ -195,14 +195,14 @@ def pull_entities(kv: lapse.Worker, model: Model, entities: np.ndarray) -> np.nd
     unique, where = np.unique(entities, return_inverse=True)
     result = np.zeros((len(unique), _ranking.padded(model.dim)), dtype=np.float32)
     if len(unique):
-        result[:, : model.dim] = pull_vectors(kv, unique)
+        result[:, : model.dim] = pull_vectors(kv, model, unique)
     return result[where]
 
 
-def pull_vectors(kv: lapse.Worker, keys: np.ndarray) -> np.ndarray:
-    """The vectors of keys of one length, without the sums of squares behind them."""
+def pull_vectors(kv: lapse.Worker, model: Model, keys: np.ndarray) -> np.ndarray:
+    """The vectors of keys of one length, without what is behind them."""
     values = kv.pull(keys).wait().reshape(len(keys), -1)
-    return values[:, : values.shape[1] // 2]
+    return values[:, : model.vector_length(keys[0])]
 
 
 def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -210,7 +210,7 @@ def entity_blocks(kv: lapse.Worker, model: Model) -> Iterator[tuple[int, int, np
 
     The next block is being pulled when one is returned; it overwrites that one.
     """
-    length = 2 * model.dim  # including the sums of squares
+    length = kv.pull(0).wait().size  # including the sums of squares, if they are behind the vectors
     block = np.zeros((ENTITY_ROWS, _ranking.padded(model.dim)), dtype=np.float32)
     rooms = np.empty((2, ENTITY_ROWS * length), dtype=np.float32)
     firsts = range(0, model.num_entities, ENTITY_ROWS)

@@ -98,6 +98,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int, rate: float, own: np.
         kv,
         own,
         rate=rate,
+        optimizer=args.optimizer,
         relation_weight=args.relation_weight,
         dura=args.dura,
         **pace_options(args),

@@ -48,7 +48,7 @@ def write(kv: lapse.Worker, folder: Path, model: Model, dataset: Dataset, figure
 
 
 def _vectors(kv: lapse.Worker, first: int, count: int, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray]]:
-    """The vectors of `count` keys from `first` on, a block at a time, without the sums of squares behind them."""
+    """The vectors of `count` keys from `first` on, a block at a time, without what is behind them."""
     length = int(np.prod(shape))
     for values in pull_rows(kv, np.arange(first, first + count), max(PULLED_ELEMENTS // length, 1)):
         yield (values[:, :length].reshape(-1, *shape),)

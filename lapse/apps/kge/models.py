@@ -58,6 +58,10 @@ class Model:
         """Length of a relation's vector (RESCAL: a matrix, row by row)."""
         return self.dim**2 if self.name == "rescal" else self.dim
 
+    def vector_length(self, key: int) -> int:
+        """The length of the vector of a key."""
+        return self.dim if key < self.num_entities else self.relation_length
+
     @property
     def relation_keys(self) -> int:
         """The number of relations, including inverse ones."""

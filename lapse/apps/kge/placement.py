@@ -54,9 +54,15 @@ class Placement(shared.Placement):
 def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ranks) -> Placement:
     """Decide by the options and the training triples; the same on all ranks."""
     replicated, replication = shared.not_replicated()
+    optimizer = lapse.optim.Adam() if args.optimizer == "adam" else None
     if not args.num_negs_per_pos:  # all entities: each worker changes those at home on its rank
         return Placement(
-            localize=False, lookahead=0, replicated_keys=replicated, replication=replication, paces=(Pace(1),)
+            localize=False,
+            lookahead=0,
+            replicated_keys=replicated,
+            replication=replication,
+            optimizer=optimizer,
+            paces=(Pace(1),),
         )
     usage = expect_usage(args, model, train)
     paces: tuple[Pace, ...] = (Pace(1),)
@@ -75,6 +81,7 @@ def decide(args: argparse.Namespace, model: Model, train: np.ndarray, ranks: Ran
         replicated_keys=replicated,
         replication=replication,
         sampling=shared.make_sampling(args, scheme, lapse.Uniform(0, model.num_entities)),
+        optimizer=optimizer,
         paces=paces,
     )
 
@@ -90,8 +97,10 @@ def choose_scheme(args: argparse.Namespace, model: Model, usage: Usage, ranks: R
 def choose_replicated(args: argparse.Namespace, model: Model, usage: Usage) -> np.ndarray:
     """The entities and relations that the triples of most blocks have: all of them if they fit. Sorted."""
     number = args.replicate
+    if number is None and args.optimizer == "adam":  # a round is one step, however many gradients it sums
+        number = 0
     if number is None:
-        number = shared.number_in(args.replica_memory, value_lengths(model), usage.positive)
+        number = shared.number_in(args.replica_memory, value_lengths(model, args.optimizer), usage.positive)
     return shared.most_used(usage.positive, number)
 
 
@@ -133,8 +142,9 @@ def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> U
     return Usage(positive, len(train), sampled, blocks)
 
 
-def value_lengths(model: Model) -> np.ndarray:
-    """The number of elements of each key's value: a vector, and as many sums of squares."""
-    lengths = np.full(model.num_keys, 2 * model.dim, dtype=np.int64)
-    lengths[model.num_entities :] = 2 * model.relation_length
+def value_lengths(model: Model, optimizer: str) -> np.ndarray:
+    """The number of elements of each key's value: a vector, and with AdaGrad as many sums of squares."""
+    vectors = 2 if optimizer == "adagrad" else 1
+    lengths = np.full(model.num_keys, vectors * model.dim, dtype=np.int64)
+    lengths[model.num_entities :] = vectors * model.relation_length
     return lengths

@@ -146,8 +146,9 @@ def _read(args: argparse.Namespace, room: Room) -> Dataset:
 
     def allow(entities: int, relations: int) -> None:
         model = Model(args.model, args.dim, args.norm, args.reciprocal_relations, entities, relations)
-        numbers = 2 * (model.dim * entities + model.relation_length * model.relation_keys)
-        each, more = 2 * model.dim, "as many sums of squares"
+        vectors, more = (2, "as many sums of squares") if args.optimizer == "adagrad" else (3, "two moments of each")
+        numbers = vectors * (model.dim * entities + model.relation_length * model.relation_keys)
+        each = vectors * model.dim
         if full.is_chosen(args):
             numbers += full.COPIES * model.dim * entities
             each, more = each + full.COPIES * model.dim, f"{more} and {full.COPIES} copies for products of matrices"
@@ -211,20 +212,21 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Pl
 
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:
-    """Initial values: normally distributed vectors, and as many sums of squares, which are 0."""
-    return NormalThenZero(lambda length: length // 2, args.init_std)
+    """Initial values: normally distributed vectors, and with AdaGrad as many sums of squares, which are 0."""
+    vectors = 2 if args.optimizer == "adagrad" else 1
+    return NormalThenZero(lambda length: length // vectors, args.init_std)
 
 
 def open_server(comm: Intracomm, plan: Plan, seed: int) -> lapse.Server:
     """A server with the initial values."""
     model = plan.model
-    uniform = model.relation_length == model.dim
+    lengths = placement.value_lengths(model, plan.args.optimizer)
     server = make_server(
         comm,
         plan.args,
         plan.placement,
         model.num_keys,
-        2 * model.dim if uniform else placement.value_lengths(model),
+        int(lengths[0]) if model.relation_length == model.dim else lengths,
         seed,
     )
     server.initialize(np.arange(model.num_keys), start_values(plan.args))
@@ -295,6 +297,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int, rate: float | None = 
         rate=learning_rate(args, epoch) if rate is None else rate,
         localize=chosen.localize,
         lookahead=chosen.lookahead,
+        optimizer=args.optimizer,
         **pace_options(args),
         negatives=args.num_negs_per_pos,
         **kernel_options(plan, seed),

@@ -115,7 +115,7 @@ def test_questions_of_one_query_count_as_if_they_were_asked_apart(model, recipro
 
 def test_a_question_for_an_object_and_one_for_a_subject_are_never_one_query():
     """Without inverse relations, the last of one kind and the first of the other may have the same rows."""
-    entities, relations, triples = world("rescal", reciprocal=False)
+    entities, relations, _ = world("rescal", reciprocal=False)
     gradients = make("rescal", reciprocal=False)
     pair = np.array([[1, 2, 3], [4, 2, 1]])
     loss = gradients.of(entities, relations, pair, 1)[0]

@@ -43,6 +43,10 @@ def test_defaults_come_from_common_then_model_then_preset_and_options_win():
     assert fast.reciprocal_relations and fast.entity_n3 == 0
     assert options("--preset", "fast", "--epochs", 3).min_triples == 0 < fast.min_triples
     assert options("--preset", "fast", "--epochs", 3, "--min-triples", 7).min_triples == 7
+    adam = options("--preset", "fast", "--optimizer", "adam")
+    assert (adam.lr, adam.combine) == (kge_options.ADAM_LR, "sum")
+    assert options("--optimizer", "adam", "--lr", 0.5, "--combine", "sum").lr == 0.5
+    assert (options().lr, options().combine) == (kge_options.COMMON["lr"], "adagrad")
     sampled = options("--preset", "quality", "--num-negs-per-pos", 64)
     assert (sampled.num_negs_per_pos, sampled.relation_weight, sampled.entity_n3) == (64, 0, options().entity_n3)
 
@@ -69,6 +73,7 @@ def test_small_graphs_are_trained_for_more_epochs_if_a_number_of_triples_is_want
         (("--targets-per-query", 4), "argument --targets-per-query: requires --num-negs-per-pos all"),
         (("--relation-weight", 1, "--num-negs-per-pos", "all", "--model", "rescal"), "rescal"),
         (("--num-negs-per-pos", 0), "at least 1"),
+        (("--optimizer", "adam", "--combine", "adagrad"), "adagrad is a rule about AdaGrad's steps"),
     ],
 )
 def test_options_that_do_not_go_together(given, said, capsys):
@@ -242,7 +247,8 @@ def test_the_most_used_values_that_fit_are_replicated(model_name):
     args = options("--model", model_name, "--dim", 400, "--replica-memory", 1)
     model = model_of(args)
     chosen = placement.decide(args, model, graph(), Ranks(4))
-    usage, lengths = placement.expect_usage(args, model, graph()).positive, placement.value_lengths(model)
+    usage = placement.expect_usage(args, model, graph()).positive
+    lengths = placement.value_lengths(model, args.optimizer)
     others = np.setdiff1d(np.arange(model.num_keys), chosen.replicated_keys)
     taken = 3 * 4 * lengths[chosen.replicated_keys].sum()
     assert taken <= 1e6 < taken + 3 * 4 * lengths[others[usage[others].argmax()]]
