@@ -103,8 +103,8 @@ def _long(epochs: int) -> dict[str, int]:
 #: `--preset fast`, `quality` and `best`, by model. `--help` says what they take.
 PRESETS: dict[str, dict[str, dict]] = {
     "fast": {
-        "complex": _ALL | _long(12) | dict(dim=200),
-        "distmult": _ALL | _long(12) | dict(dim=200),
+        "complex": _ALL | _long(12) | dict(dim=200, relation_weight=1.0),
+        "distmult": _ALL | _long(12) | dict(dim=200, relation_weight=1.0),
         "rescal": _ALL | _long(10) | dict(dim=100),
         "transe": _long(25) | dict(dim=128),
     },
