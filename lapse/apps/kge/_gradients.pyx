@@ -226,8 +226,9 @@ cdef class Gradients:
     cdef double step(self, int64_t n, float rate, bint in_place) noexcept nogil:
         """Values become what is to be added to them, or with `in_place` what they then are; the loss of `n` triples."""
         cdef int64_t i
-        cdef double loss = self.compute(n)
-        for i in range(self.count):
+        cdef double loss = self._compute(n)
+        for i in range(self.count):  # both while it is in the cache
+            self._regularize(i)
             kge_adagrad(self.vectors[i], self.gradients + self.offsets[i], self._length(self.keys[i]), rate, in_place)
         return loss
 
