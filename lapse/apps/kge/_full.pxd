@@ -78,7 +78,7 @@ cdef class FullGradients:
     cdef double penalties       # of its questions
 
     cdef void add_questions(self, const int64_t* triples, int64_t n, int64_t num_objects) noexcept nogil
-    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, bint is_first) noexcept nogil
+    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, int64_t first) noexcept nogil
     cdef void begin(self) noexcept nogil
     cdef void forget(self) noexcept nogil
     cdef void ask(self, int64_t first, int64_t end, float* exchanged) noexcept nogil

@@ -252,20 +252,18 @@ cdef class FullGradients:
 
     cdef void add_questions(self, const int64_t* triples, int64_t n, int64_t num_objects) noexcept nogil:
         """Give the keys of n triples their rows in `batch`; the first `num_objects` are asked for their object."""
-        cdef int64_t first_inverse = self.batch.num_relations if self.batch.reciprocal else 0
-        cdef int64_t i, relation
+        cdef key_t first_relation = self.batch.num_entities
+        cdef int64_t i
         self.batch.forget_rows()
         self.num_queries = 0
-        for i in range(n):
-            if i == num_objects:
-                self.x.num_objects = self.num_queries
-            relation = self.batch.num_entities + triples[3 * i + 1]
-            if i < num_objects:
-                self._add_question(i, triples[3 * i], relation, triples[3 * i + 2], i == 0)
-            else:
-                self._add_question(i, triples[3 * i + 2], relation + first_inverse, triples[3 * i], i == num_objects)
-        if n == num_objects:
-            self.x.num_objects = self.num_queries
+        for i in range(num_objects):
+            self._add_question(i, triples[3 * i], first_relation + triples[3 * i + 1], triples[3 * i + 2], 0)
+        self.x.num_objects = self.num_queries
+        if self.batch.reciprocal:
+            first_relation += self.batch.num_relations
+        for i in range(num_objects, n):
+            self._add_question(i, triples[3 * i + 2], first_relation + triples[3 * i + 1], triples[3 * i],
+                               self.x.num_objects)
         self.begins[self.num_queries] = <int32_t>n
         for i in range(self.batch.count):
             self.mine[i] = self.place_of[self.batch.keys[i]] >= 0
@@ -274,12 +272,12 @@ cdef class FullGradients:
             self.num_asked = self.num_queries if self.batch.reciprocal else self.x.num_objects
             self.num_relation_queries = self.begins[self.num_asked]
 
-    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, bint is_first) noexcept nogil:
-        """Number i: of the query before, or of a new one."""
+    cdef void _add_question(self, int64_t i, key_t given, key_t relation, key_t target, int64_t first) noexcept nogil:
+        """Number i: of the query before, unless that comes before query `first`, or of a new one."""
         cdef int32_t given_row = self.batch._used_row(given), relation_row = self.batch._used_row(relation)
         cdef int64_t last = self.num_queries - 1
         self.targets[i] = self.batch._used_row(target)
-        if is_first or self.given[last] != given_row or self.relation_rows[last] != relation_row:
+        if last < first or self.given[last] != given_row or self.relation_rows[last] != relation_row:
             self.given[last + 1], self.relation_rows[last + 1] = given_row, relation_row
             self.begins[last + 1] = <int32_t>i
             self.num_queries += 1

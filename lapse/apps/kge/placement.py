@@ -143,8 +143,12 @@ def expect_usage(args: argparse.Namespace, model: Model, train: np.ndarray) -> U
 
 
 def value_lengths(model: Model, optimizer: str) -> np.ndarray:
-    """The number of elements of each key's value: a vector, and with AdaGrad as many sums of squares."""
-    vectors = 2 if optimizer == "adagrad" else 1
-    lengths = np.full(model.num_keys, vectors * model.dim, dtype=np.int64)
-    lengths[model.num_entities :] = vectors * model.relation_length
-    return lengths
+    """The number of elements of each key's value; see `vectors_of_value`."""
+    lengths = np.full(model.num_keys, model.dim, dtype=np.int64)
+    lengths[model.num_entities :] = model.relation_length
+    return vectors_of_value(optimizer) * lengths
+
+
+def vectors_of_value(optimizer: str) -> int:
+    """How many times as long as its vector a value is: with AdaGrad the sums of squares are behind it."""
+    return 2 if optimizer == "adagrad" else 1

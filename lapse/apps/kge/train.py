@@ -213,7 +213,7 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, dataset: Dataset) -> Pl
 
 def start_values(args: argparse.Namespace) -> NormalThenZero:
     """Initial values: normally distributed vectors, and with AdaGrad as many sums of squares, which are 0."""
-    vectors = 2 if args.optimizer == "adagrad" else 1
+    vectors = placement.vectors_of_value(args.optimizer)
     return NormalThenZero(lambda length: length // vectors, args.init_std)
 
 
