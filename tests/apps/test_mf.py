@@ -199,6 +199,28 @@ def test_a_sampler_predicts_better_than_its_draws_and_alike_for_any_number_of_ra
     assert 0.85 < covered.mean() < 1  # the deviations are those of the errors
 
 
+def write_popular(path, rows=100, columns=500, seed=0):
+    """Ratings that say little, of columns that are the better the more there are, and the more of them by experts."""
+    rng = np.random.default_rng(seed)
+    is_expert = np.arange(rows) % 3 == 0
+    quality = rng.normal(size=columns)
+    chance = np.where(is_expert[:, None], 0.15 * np.exp(0.8 * quality), 0.03)
+    cells = np.argwhere(rng.random((rows, columns)) < chance)
+    ratings = 3 + quality[cells[:, 1]] + 3 * rng.normal(size=len(cells))
+    path.write_text("".join(f"{row}\t{column}\t{r:.3f}\n" for (row, column), r in zip(cells.tolist(), ratings)))
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_who_has_rated_something_says_what_it_is(tmp_path, size):
+    ratings = write_popular(tmp_path / "ratings.tsv")
+    small = ("--ratings", ratings, "--solver", "gibbs", "--rank", 2, "--epochs", 60, "--test-fraction", 0.3)
+    found = {
+        which: train(size, "--side-information", which, small=small)["rmse"] for which in ("none", "columns", "both")
+    }
+    assert found["columns"] < 0.99 * found["none"] and found["both"] < 0.99 * found["none"]
+
+
 def write_plays(path, rows=200, columns=40, seed=0):
     """Counts of two kinds of users, who mostly play the items of their own kind."""
     rng = np.random.default_rng(seed)
@@ -269,6 +291,7 @@ def test_implicit_feedback_is_ranked_alike_for_any_number_of_ranks(tmp_path):
         (("--solver", "bpr", "--alpha", 3), "--alpha: has no effect with --solver bpr"),
         (("--sampling-scheme", "pool"), "--sampling-scheme: has no effect with --solver sgd"),
         (("--top", 3), "--top: has no effect with --solver sgd"),
+        (("--solver", "als", "--side-information", "rows"), "--side-information: has no effect with --solver als"),
         (("--solver", "gibbs", "--burn-in", 300), "--burn-in: 300 of 200 --epochs"),
     ],
 )

@@ -2,7 +2,7 @@
  * from.
  *
  * Let x be the value of a rating's other side, its bias replaced by 1. The equations are A v = b with
- * A = prior + ratings * diag(regularization) + sum of w x x', and b = shift + sum of t x, where
+ * A = prior + ratings * diag(regularization) + sum of w x x', and b = shift + prior * (mean of the row) + sum of t x, where
  *
  *   explicit:  w = scale,                   t = scale (rating - mean - bias of the other side)
  *   implicit:  w = scale * rating,          t = 1 + scale * rating, or 0 if the rating is 0
@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "lapse/apps/_shared/_vector.h"
-#include "lapse/base/_random.h"
+#include "lapse/apps/mf/_normals.h"
 
 enum {
     MF_PANEL = 32,              /* ratings that are gathered before they are multiplied */
@@ -90,12 +90,21 @@ LAPSE_INLINE void mf_fill_panel(mf_equations *e, int at, const float *other, flo
     }
 }
 
-/* Gather the equations from `count` ratings; the value of rating i begins at element places[i] * length of `values`. */
-static void mf_gather(mf_equations *e, const float *values, const int32_t *places, const float *ratings,
-                      int64_t count) {
-    int n = e->length, in_panel = 0, panels = 0;
+/* Begin with what is known without ratings; `row_mean` may be NULL for 0. */
+static void mf_begin(mf_equations *e, const float *row_mean) {
+    int n = e->length;
     memcpy(e->matrix, e->prior, (size_t)n * n * sizeof(double));
     memcpy(e->vector, e->shift, n * sizeof(double));
+    for (int i = 0; row_mean && i < n; i++)
+        for (int k = 0; k < n; k++)
+            e->vector[i] += e->prior[i * n + k] * row_mean[k];
+}
+
+/* Gather the equations from `count` ratings; the value of rating i begins at element places[i] * length of `values`. */
+static void mf_gather(mf_equations *e, const float *row_mean, const float *values, const int32_t *places,
+                      const float *ratings, int64_t count) {
+    int n = e->length, in_panel = 0, panels = 0;
+    mf_begin(e, row_mean);
     for (int i = 0; i < n; i++)
         e->matrix[i * n + i] += count * (i < e->rank ? e->regularization : e->bias_regularization);
     for (int64_t i = 0; i < count; i++) {
@@ -141,14 +150,6 @@ static inline int mf_is_empty(const mf_equations *e) {
         if (e->matrix[i * e->length + i] != 0 || e->vector[i] != 0)
             return 0;
     return 1;
-}
-
-/* Two draws from the standard normal distribution (Box and Muller 1958). */
-static inline void mf_two_normals(uint64_t *state, double *first, double *second) {
-    double u = ((lapse_next_u64(state) >> 11) + 1) * 0x1p-53, angle = (lapse_next_u64(state) >> 11) * 0x1p-53;
-    double radius = sqrt(-2.0 * log(u));
-    *first = radius * cos(6.283185307179586 * angle);
-    *second = radius * sin(6.283185307179586 * angle);
 }
 
 /* Solve the gathered equations; with `state` draw instead. Returns 0, or -1 if the matrix is not positive definite. */

@@ -15,9 +15,13 @@ import numpy as np
 from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps._shared._pipeline cimport Pipeline
+from lapse.apps.mf._incidence import check_lines
 from lapse.base._random cimport mix
 
-cdef extern from "lapse/apps/_shared/_vector.h":    # included by the next one; named, so that its changes are seen
+cdef extern from "lapse/apps/_shared/_vector.h":    # included by the last one; named, so that its changes are seen
+    pass
+
+cdef extern from "lapse/apps/mf/_normals.h":
     pass
 
 cdef extern from "lapse/apps/mf/_normal_equations.h" nogil:
@@ -34,7 +38,8 @@ cdef extern from "lapse/apps/mf/_normal_equations.h" nogil:
         float* panel
         double* matrix
         double* vector
-    void mf_gather(mf_equations* e, const float* values, const int32_t* places, const float* ratings, int64_t count)
+    void mf_gather(mf_equations* e, const float* row_mean, const float* values, const int32_t* places,
+                   const float* ratings, int64_t count)
     int mf_solve(mf_equations* e, uint64_t* state, float* value)
     double mf_squares(const mf_equations* e, const float* value, const float* values, const int32_t* places,
                       const float* ratings, int64_t count)
@@ -112,7 +117,8 @@ cdef class Equations:
         """Elements of a value."""
         return self.c.length
 
-    def solve(self, const float[:, ::1] values, const int32_t[::1] places, const float[::1] ratings, seed=None):
+    def solve(self, const float[:, ::1] values, const int32_t[::1] places, const float[::1] ratings, seed=None,
+              const float[::1] row_mean=None):
         """Solve one row on values in memory, for trials and tests.
 
         Parameters
@@ -125,6 +131,8 @@ cdef class Equations:
             As many as `places`.
         seed
             Draw with this seed instead.
+        row_mean
+            Shape (length,): see `Solver`.
 
         Returns
         -------
@@ -138,14 +146,17 @@ cdef class Equations:
         cdef int64_t i
         cdef uint64_t state = 0 if seed is None else seed
         cdef float[::1] value = np.empty(self.c.length, np.float32)
+        if row_mean is not None and row_mean.shape[0] != self.c.length:
+            raise ValueError(f"row_mean has {row_mean.shape[0]} elements instead of {self.c.length}")
         if values.shape[1] != self.c.length or places.shape[0] != ratings.shape[0]:
             raise ValueError(f"values have {values.shape[1]} elements instead of {self.c.length}, or there are "
                              f"{places.shape[0]} places for {ratings.shape[0]} ratings")
         for i in range(places.shape[0]):
             if not 0 <= places[i] < values.shape[0]:
                 raise IndexError(f"rating {i} uses the value {places[i]} of {values.shape[0]}")
-        mf_gather(&self.c, &values[0, 0] if values.shape[0] else NULL, &places[0] if places.shape[0] else NULL,
-                  &ratings[0] if ratings.shape[0] else NULL, ratings.shape[0])
+        mf_gather(&self.c, &row_mean[0] if row_mean is not None else NULL, &values[0, 0] if values.shape[0] else NULL,
+                  &places[0] if places.shape[0] else NULL, &ratings[0] if ratings.shape[0] else NULL,
+                  ratings.shape[0])
         if mf_solve(&self.c, NULL if seed is None else &state, &value[0]):
             raise ValueError(NOT_DEFINITE)
         return np.asarray(value)
@@ -175,6 +186,9 @@ cdef class Solver(Pipeline):
         Of the other side.
     batch
         Ratings whose other side is pulled together, about.
+    row_means : array of float32, shape (rows, length)
+        What is expected of each row besides what `equations` say: the prior times it is added to the right side.
+        None: nothing.
     seed
         Draw instead of solving, each row by (seed, key) alone; None: solve.
     slow_down, is_timed
@@ -192,6 +206,7 @@ cdef class Solver(Pipeline):
     cdef const int64_t[::1] starts
     cdef const int32_t[::1] others
     cdef const float[::1] ratings
+    cdef const float[:, ::1] row_means
     cdef key_t first_key, first_other_key
     cdef int64_t num_others, max_ratings
     cdef bint draws
@@ -205,11 +220,12 @@ cdef class Solver(Pipeline):
 
     def __init__(self, Worker kv, Equations equations, const int64_t[::1] starts, const int32_t[::1] others,
                  const float[::1] ratings, *, key_t first_key, key_t first_other_key, int64_t num_others,
-                 int64_t batch, seed=None, double slow_down=1.0, bint is_timed=False):
+                 int64_t batch, const float[:, ::1] row_means=None, seed=None, double slow_down=1.0,
+                 bint is_timed=False):
         if batch < 1:
             raise ValueError(f"batch is {batch}, but must be at least 1")
         self.kv, self.equations = kv, equations
-        self.starts, self.others, self.ratings = starts, others, ratings
+        self.starts, self.others, self.ratings, self.row_means = starts, others, ratings, row_means
         self.first_key, self.first_other_key, self.num_others = first_key, first_other_key, num_others
         self.draws = seed is not None
         self.seed = seed or 0
@@ -220,17 +236,14 @@ cdef class Solver(Pipeline):
         self._allocate()
 
     cdef int _check(self) except -1:
-        cdef int64_t i, rows = self.starts.shape[0] - 1
-        if rows < 0 or self.starts[0] != 0 or self.starts[rows] != self.others.shape[0] \
-                or self.others.shape[0] != self.ratings.shape[0]:
-            raise ValueError(f"starts must go from 0 to the number of ratings, {self.ratings.shape[0]}, as many as "
-                             f"others, {self.others.shape[0]}")
-        for i in range(rows):
-            if self.starts[i] > self.starts[i + 1]:
-                raise ValueError(f"starts decreases after row {i}")
-        for i in range(self.others.shape[0]):
-            if not 0 <= self.others[i] < self.num_others:
-                raise IndexError(f"rating {i} has the other side {self.others[i]}, but there are {self.num_others}")
+        cdef int64_t rows = self.starts.shape[0] - 1
+        check_lines(self.starts, self.others, self.num_others)
+        if self.others.shape[0] != self.ratings.shape[0]:
+            raise ValueError(f"there are {self.ratings.shape[0]} ratings, but {self.others.shape[0]} others")
+        if self.row_means is not None \
+                and (self.row_means.shape[0] != rows or self.row_means.shape[1] != self.equations.c.length):
+            raise ValueError(f"row_means has the shape ({self.row_means.shape[0]}, {self.row_means.shape[1]}) instead "
+                             f"of ({rows}, {self.equations.c.length})")
         return 0
 
     cdef int _allocate(self) except -1:
@@ -325,7 +338,8 @@ cdef class Solver(Pipeline):
         cdef const float* ratings = &self.ratings[begin] if count else NULL
         cdef float* value = self.solutions + (row - batch.first) * equations.length
         cdef uint64_t state = mix(self.seed + mix(<uint64_t>(self.first_key + row + 1)))
-        mf_gather(equations, batch.values, places, ratings, count)
+        mf_gather(equations, &self.row_means[row, 0] if self.row_means is not None else NULL, batch.values, places,
+                  ratings, count)
         if mf_solve(equations, &state if self.draws else NULL, value):
             return -1
         if self.draws:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +23,16 @@ from lapse.apps.mf import held_out, model_io, posterior, ranking, scores
 from lapse.apps.mf._solver import Equations, Solver
 from lapse.apps.mf.evaluation import evaluate
 from lapse.apps.mf.plan import Plan, part_of
-from lapse.apps.mf.posterior import Moments
+from lapse.apps.mf.posterior import Moments, Prior
 from lapse.apps.mf.schedule import EVERYBODY
+from lapse.apps.mf.side_information import Expected, SideInformation
 from lapse.apps.mf.sides import Side
 
 #: Purposes of random streams (see `streams`), by the side: its prior, its values; and the noise.
 PRIOR, VALUES, NOISE = {"row": 10, "column": 11}, {"row": 12, "column": 13}, 14
+EFFECTS = {"row": 15, "column": 16}
+#: The sides that have side information, by the option.
+INFORMED: dict[str, tuple[str, ...]] = {"none": (), "rows": ("row",), "columns": ("column",), "both": ("row", "column")}
 #: Ratings between two checks of the clock and of signals.
 RATINGS_AT_ONCE = 1 << 17
 #: Values that are pulled at once for sums over them.
@@ -49,7 +55,7 @@ class Alternation:
 
     def __init__(self, server: lapse.Server, plan: Plan, training: Training) -> None:
         self._server, self._plan, self._training = server, plan, training
-        self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0}
+        self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0, "priors": {}}
         self._squares: float | None = None  # of the errors of all training ratings, if the sampler knows it
         if plan.placement.moves:
             server.run(localize_own, plan)
@@ -57,13 +63,13 @@ class Alternation:
     def train(self, epoch: int) -> dict:
         """Train an epoch; returns figures of all workers. Collective."""
         plan, training = self._plan, self._training
-        counted, squares = self._server.run(train_epoch, self._server, plan, training, epoch, self.state["noise"])[0]
+        counted, squares, priors = self._server.run(train_epoch, self._server, plan, training, epoch, self.state)[0]
         self._squares = None
         if plan.args.solver == "gibbs" and counted == plan.matrix.num_training:
-            self._note_draw(epoch, squares)
+            self._note_draw(epoch, squares, priors)
         return {"ratings": counted}
 
-    def _note_draw(self, epoch: int, squares: float) -> None:
+    def _note_draw(self, epoch: int, squares: float, priors: dict[str, Prior]) -> None:
         """After a complete epoch of the sampler: draw the noise, and let the values count for the predictions."""
         args, samples = self._plan.args, self.state["samples"]
         self._squares = squares
@@ -71,7 +77,11 @@ class Alternation:
         if epoch >= args.burn_in:
             self._server.run(held_out.add_sample, self._plan)
             samples += 1
-        self.state = {"noise": posterior.draw_noise(squares, self._plan.matrix.num_training, rng), "samples": samples}
+        self.state = {
+            "noise": posterior.draw_noise(squares, self._plan.matrix.num_training, rng),
+            "samples": samples,
+            "priors": {name: prior.state for name, prior in priors.items()},
+        }
 
     def evaluate(self, is_due: bool) -> dict:
         """The figures of quality of the present values, and of the mean over draws. Collective.
@@ -101,9 +111,9 @@ def localize_own(kv: lapse.Worker, plan: Plan) -> None:
 
 
 def train_epoch(
-    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, noise: float
-) -> tuple[int, float]:
-    """Solve the rows and then the columns of a worker.
+    kv: lapse.Worker, server: lapse.Server, plan: Plan, training: Training, epoch: int, state: dict
+) -> tuple[int, float, dict[str, Prior]]:
+    """Solve the rows and then the columns of a worker; `state` is that of the `Alternation`.
 
     Returns
     -------
@@ -111,14 +121,19 @@ def train_epoch(
         Of all workers: how many there are, or 0 if the epoch was left early.
     squares
         Of the sampler: the sum of squared errors of all ratings at the end.
+    priors
+        Of the sampler: what was drawn, by the side.
     """
     assert plan.sides is not None
     total = plan.matrix.num_training
     progress = Progress.of_epoch(kv, plan.args, epoch, 2 * total, "ratings")
-    done, counts = 0, np.zeros(2)
+    done, counts, priors = 0, np.zeros(2), {}
     for side, other in (plan.sides, plan.sides[::-1]):
         lines = side.lines[kv.id - kv.rank * plan.args.workers]
-        solver = make_solver(kv, plan, side, other, epoch, noise)
+        known = find_known(kv, plan, side, other, epoch, state)
+        solver = make_solver(kv, plan, side, other, epoch, known)
+        if known.prior is not None:
+            priors[side.name] = known.prior
         bounds = lines.cut(RATINGS_AT_ONCE).tolist()
         stops = False
         for first, end in itertools.pairwise(bounds):
@@ -138,16 +153,34 @@ def train_epoch(
         counts = np.array([solver.solved, solver.squares])
     progress.close()
     ratings, squares = kv.allreduce(counts * (done == 2 * total)).tolist()
-    return int(ratings), squares
+    return int(ratings), squares, priors
 
 
-def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, noise: float) -> Solver:
+class Known(NamedTuple):
+    """What is known of the values of a side without their ratings.
+
+    Attributes
+    ----------
+    equations
+        The same for all of them.
+    prior
+        Of the sampler.
+    row_means
+        Of the sampler with side information: see `Solver`.
+    """
+
+    equations: Equations
+    prior: Prior | None = None
+    row_means: np.ndarray | None = None
+
+
+def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, known: Known) -> Solver:
     """The kernel for a worker's lines of a side."""
     lines = side.lines[kv.id - kv.rank * plan.args.workers]
     draws = plan.args.solver == "gibbs"
     return Solver(
         kv,
-        equations_of(kv, plan, side, other, epoch, noise),
+        known.equations,
         lines.starts,
         lines.others,
         lines.values,
@@ -155,43 +188,87 @@ def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: in
         first_other_key=other.first_key,
         num_others=len(other),
         batch=plan.args.batch,
+        row_means=known.row_means,
         seed=streams.start(plan.args.seed, epoch, EVERYBODY, VALUES[side.name]) if draws else None,
         **pace_options(plan.args),
     )
 
 
-def equations_of(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, noise: float) -> Equations:
+def find_known(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, state: dict) -> Known:
     """What is known of the values of a side without their ratings. Collective over all workers."""
     args, model = plan.args, plan.model
     if args.solver == "gibbs":
-        rng = streams.generator(args.seed, epoch, EVERYBODY, PRIOR[side.name])
-        mean, precision = posterior.draw_prior(moments_of(kv, plan, side), rng)
-        return Equations(
-            rank=model.rank, biases=model.biases, mean=plan.mean, scale=noise, prior=precision, shift=precision @ mean
-        )
+        return draw_known(kv, plan, side, other, epoch, state)
     if args.implicit:  # every cell without a rating has confidence 1 in 0
         products = moments_of(kv, plan, other).products
         prior = products + args.regularization * np.eye(model.rank)
-        return Equations(rank=model.rank, biases=False, implicit=True, scale=args.alpha, prior=prior)
-    return Equations(
+        return Known(Equations(rank=model.rank, biases=False, implicit=True, scale=args.alpha, prior=prior))
+    return Known(
+        Equations(
+            rank=model.rank,
+            biases=model.biases,
+            mean=plan.mean,
+            regularization=args.regularization,
+            bias_regularization=args.bias_regularization,
+        )
+    )
+
+
+def draw_known(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, state: dict) -> Known:
+    """Draw what values of a side come from. Collective over all workers."""
+    model, rng = plan.model, streams.generator(plan.args.seed, epoch, EVERYBODY, PRIOR[side.name])
+    if side.name in INFORMED[plan.args.side_information]:
+        last = Prior.of(state.get("priors", {}).get(side.name), model.length)
+        values = np.empty((len(side.keys_of(kv.id)), model.length), np.float32)
+        kv.pull(side.keys_of(kv.id), out=values).wait()
+        expected = draw_expected(kv, plan, side, other, epoch, values, last)
+        prior = posterior.draw_prior(
+            moments_of_all(kv, [values - expected.means], len(side), model.length), rng, expected.effects, last.strength
+        )
+        row_means = expected.means
+    else:
+        prior, row_means = posterior.draw_prior(moments_of(kv, plan, side), rng), None
+    equations = Equations(
         rank=model.rank,
         biases=model.biases,
         mean=plan.mean,
-        regularization=args.regularization,
-        bias_regularization=args.bias_regularization,
+        scale=state["noise"],
+        prior=prior.precision,
+        shift=prior.precision @ prior.mean,
     )
+    return Known(equations, prior, row_means)
+
+
+def draw_expected(
+    kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, values: np.ndarray, last: Prior
+) -> Expected:
+    """Draw what side information says of a worker's lines, which have these values. Collective over all workers."""
+    first, end = side.bounds[kv.id : kv.id + 2].tolist()
+    information = SideInformation(
+        other.lines[kv.id - kv.rank * plan.args.workers],
+        plan.matrix.row_counts if side.name == "row" else plan.matrix.column_counts,
+        slice(first, end),
+        plan.model.length,
+    )
+    keys = side.first_key + first, other.first_key + int(other.bounds[kv.id])
+    return information.draw(kv, values, last, keys, streams.start(plan.args.seed, epoch, EVERYBODY, EFFECTS[side.name]))
 
 
 def moments_of(kv: lapse.Worker, plan: Plan, side: Side) -> Moments:
     """Sums over the values of all lines of a side, the same on all workers. Collective over all workers."""
-    length = plan.model.length
+    blocks = model_io.pull_rows(kv, side.keys_of(kv.id), SUMMED_AT_ONCE)
+    return moments_of_all(kv, blocks, len(side), plan.model.length)
+
+
+def moments_of_all(kv: lapse.Worker, blocks: Iterable[np.ndarray], count: int, length: int) -> Moments:
+    """Sums over `count` values of all workers, of which this one has some. Collective over all workers."""
     sums = np.zeros((length + 1, length))
-    for values in model_io.pull_rows(kv, side.keys_of(kv.id), SUMMED_AT_ONCE):
+    for values in blocks:
         some = Moments.of(values)
         sums[0] += some.total
         sums[1:] += some.products
     sums = kv.allreduce(sums)
-    return Moments(len(side), sums[0], sums[1:])
+    return Moments(count, sums[0], sums[1:])
 
 
 # --- implicit feedback -----------------------------------------------------------------------------

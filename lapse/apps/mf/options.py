@@ -62,6 +62,8 @@ STEPS_ONLY = ("learning_rate", "decay", "lookahead", "replicate", "sync_ratings"
 RANKING_ONLY = ("sampling_scheme", "sampling_reuse", "sampling_postpone")
 #: With ``--implicit`` and with the sampler, figures that take longer than the training are computed so rarely.
 SELDOM = {"implicit": 5, "gibbs": 10}
+#: Options that only the sampler has.
+SAMPLED_ONLY = ("burn_in", "side_information")
 #: Options that the sampler has no use for: it draws what they would set.
 NOT_SAMPLED = ("regularization", "bias_regularization")
 #: AdaGrad divides by the gradients it has seen: it starts with larger steps, and without a decay.
@@ -111,7 +113,7 @@ def find_unfit(args: argparse.Namespace) -> str | None:
         if args.burn_in >= (args.epochs or SOLVER_DEFAULTS["gibbs"]["epochs"]):
             return f"argument --burn-in: {args.burn_in} of {args.epochs or SOLVER_DEFAULTS['gibbs']['epochs']} --epochs"
     else:
-        useless.append("burn_in")
+        useless += SAMPLED_ONLY
     if args.implicit or solver == "bpr":
         if solver not in ("als", "bpr"):
             return f"argument --implicit: only --solver als and bpr are for counts, not {solver}"
@@ -288,6 +290,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add("--alpha", natural_float, "implicit, als: a rating r has the confidence 1 + X r", default=0.5)
     model.add("--top K", positive_int, "implicit: evaluate the first K items of each row", default=10)
     model.add("--burn-in", natural_int, "gibbs: predict by the draws after so many epochs", default=20)
+    model.add(
+        "--side-information",
+        ("none", "rows", "columns", "both"),
+        "gibbs: what is expected of the values of these lines depends on which others they have ratings with, whatever "
+        "the ratings are. Of columns, for instance: who rates an item says something about it",
+        default="columns",
+    )
     model.add("--no-biases", bool, "predict <row factor, column factor> alone")
     model.add("--init-std", positive_float, "standard deviation of the initial factors; biases start at 0", default=0.1)
     model.add(

@@ -20,8 +20,19 @@ from lapse.apps._shared.memory import Room
 from lapse.apps._shared.placement import NormalThenZero, Ranks, every, log_replicated, make_server
 from lapse.apps._shared.recording import MOST_KEYS
 from lapse.apps._shared.training import Training
-from lapse.apps.mf import data, held_out, matrix, model_io, placement, ranking, sides, stdlib_matrix, synthetic
-from lapse.apps.mf.alternating import Alternation
+from lapse.apps.mf import (
+    data,
+    held_out,
+    matrix,
+    model_io,
+    placement,
+    ranking,
+    side_information,
+    sides,
+    stdlib_matrix,
+    synthetic,
+)
+from lapse.apps.mf.alternating import INFORMED, Alternation
 from lapse.apps.mf.descent import Descent
 from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import STDLIB, searched
@@ -183,6 +194,20 @@ def check_memory(comm: Intracomm, args: argparse.Namespace, rows: int, columns: 
     )
 
 
+def check_side_information(comm: Intracomm, args: argparse.Namespace, rows: int, columns: int) -> None:
+    """Raise `AppError` if what each worker needs for the side information of so many lines does not fit. Collective."""
+    length = model_of(args).length
+    counts = {"row": rows, "column": columns}
+    lines = max((counts[side] for side in INFORMED[args.side_information]), default=0)
+    workers = comm.size * args.workers
+    Room.of(comm).check(
+        f"--side-information {args.side_information} of {lines:,} lines in each of {workers:,} workers",
+        workers * side_information.bytes_of(lines, length),
+        0,
+        "choose --side-information of the other side or none, or fewer workers",
+    )
+
+
 def locate(comm: Intracomm, ratings: str) -> data.Source:
     """The file of that name, or the matrix of the standard library of rank 0. Collective."""
     if ratings != STDLIB:
@@ -220,6 +245,8 @@ def make_plan(comm: Intracomm, args: argparse.Namespace, ratings: Matrix) -> Pla
     """Make the decisions that hold for all epochs. Collective."""
     model = model_of(args, mean=ratings.mean, low=ratings.low, high=ratings.high)
     check_memory(comm, args, ratings.num_rows, ratings.num_columns)
+    if args.solver == "gibbs":
+        check_side_information(comm, args, ratings.num_rows, ratings.num_columns)
     ranks = Ranks.of(comm)
     chosen = job.collectively(comm, placement.decide, comm, args, ratings, model.length, ranks)
     per_round = placement.ratings_per_round(args, ratings, ranks.count)

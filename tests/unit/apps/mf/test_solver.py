@@ -76,6 +76,17 @@ def test_draws_have_the_mean_and_covariance_of_the_posterior():
     assert np.array_equal(draws[0], equations.solve(values, places, numbers, seed=0))
 
 
+def test_a_row_has_a_mean_of_its_own():
+    values, places, numbers = random_case(4, 5)
+    precision, mean = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.2, np.array([0.5, -1.0, 2.0, 0.3], np.float32)
+    everywhere = Equations(rank=3, biases=True, prior=precision, shift=precision @ (mean + 0.1))
+    own = Equations(rank=3, biases=True, prior=precision, shift=precision @ np.full(4, 0.1))
+    expected = everywhere.solve(values, places, numbers)
+    np.testing.assert_allclose(own.solve(values, places, numbers, row_mean=mean), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="row_mean has 3 elements instead of 4"):
+        own.solve(values, places, numbers, row_mean=mean[:3])
+
+
 def test_a_row_without_ratings_is_zero_unless_it_is_drawn():
     equations = Equations(rank=3, biases=True)
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int32), np.empty(0, np.float32)
@@ -111,7 +122,8 @@ def test_the_prior_that_is_drawn_is_that_of_the_values():
     covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
     values = rng.multivariate_normal([1.0, -2.0], covariance, 20_000).astype(np.float32)
     moments = Moments.of(values)
-    means, precisions = zip(*(posterior.draw_prior(moments, rng) for _ in range(200)))
+    priors = [posterior.draw_prior(moments, rng) for _ in range(200)]
+    means, precisions = [prior.mean for prior in priors], [prior.precision for prior in priors]
     np.testing.assert_allclose(np.mean(means, 0), [1.0, -2.0], atol=0.01)
     np.testing.assert_allclose(np.linalg.inv(np.mean(precisions, 0)), covariance, rtol=0.05)
     assert 0.5 < np.std(means, 0)[0] / np.sqrt(covariance[0, 0] / 20_000) < 1.5
