@@ -98,6 +98,7 @@ def train_implicit_bpr(training, held_out, seed):
 def main():
     """Print a line for each program and seed."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # of myFM
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ratings", required=True, help="such as u.data.gz of MovieLens 100k")
     parser.add_argument("--python", default=sys.executable, help="the Python that has Lapse (default: this one)")
