@@ -24,14 +24,15 @@ def train(ranks, *options, small=SMALL):
     return result_of(run_app("mf", ranks, *small, *options))
 
 
-def write_ratings(path, separator="\t", rows=80, columns=30, count=1500, seed=0):
-    """Ratings that are biases and a product of factors of length 1, of users with names."""
+def write_ratings(path, separator="\t", rows=80, columns=30, count=1500, seed=0, noise=0.0):
+    """Ratings that are biases and a product of factors of length 1, and noise, of users with names."""
     rng = np.random.default_rng(seed)
     p, q, b = rng.normal(size=rows), rng.normal(size=columns), rng.normal(size=rows)
     cells = rng.permutation(rows * columns)[:count]
+    errors = noise * rng.normal(size=count)
     lines = [
-        separator.join((f"user {r}", f"{c}", f"{3 + b[r] + p[r] * q[c]:.4f}"))
-        for r, c in zip(cells // columns, cells % columns)
+        separator.join((f"user {r}", f"{c}", f"{3 + b[r] + p[r] * q[c] + error:.4f}"))
+        for r, c, error in zip(cells // columns, cells % columns, errors)
     ]
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return path
@@ -197,6 +198,24 @@ def test_a_sampler_predicts_better_than_its_draws_and_alike_for_any_number_of_ra
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(alone["rmse"], rel=1e-3)
     covered = np.abs(errors) < 2 * np.hypot(tables[0][:, 4], NOISE)
     assert 0.85 < covered.mean() < 1  # the deviations are those of the errors
+
+
+@pytest.mark.parametrize("size, options", [(1, ()), (3, ("--no-biases",))])
+def test_a_model_of_draws_predicts_as_well_as_was_measured(tmp_path, size, options):
+    options = ("--solver", "gibbs", "--rank", 3, "--epochs", 60, *options)
+    options = (*options, "--ratings", write_ratings(tmp_path / "r", noise=1.0))
+    found, shapes = {}, {}
+    for kept in (1, 15):
+        out = ("--output", tmp_path / "model", "--kept-draws", kept, "--predictions", tmp_path / "held_out")
+        measured = train(size, *options, *out, small=())["rmse"]
+        rows, columns, ratings = zip(*(line.split("\t")[:3] for line in (tmp_path / "held_out").open().readlines()[1:]))
+        model = Model.load(tmp_path / "model")
+        errors = model.predict(rows, columns) - np.array(ratings, float)
+        found[kept] = np.sqrt(np.mean(errors**2)) / measured
+        shapes[kept] = np.load(tmp_path / "model" / "columns.npy").shape
+        assert model.about["draws"] == kept and model.about["rank"] == 3 * kept
+    assert shapes == {1: (30, 3), 15: (30, 45)}
+    assert abs(found[15] - 1) < 0.03 and found[1] > found[15] + 0.02
 
 
 def write_popular(path, rows=100, columns=500, seed=0):

@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import launch
 from app import TIMES, result_of, run_app, start_app, write_languages, write_topics
 from lapse import _build_info
+from lapse.apps import mf
 
 EPOCHS = 12
 OPTIONS = ("--dim", 8, "--epochs", EPOCHS, "--sample", 0, "--alpha", 0.05, "--no-progress", "--management", "lapse")
@@ -195,7 +197,7 @@ def test_a_killed_and_resumed_training_goes_on_as_if_it_had_not_been(tmp_path, a
     if app == "kge":
         options = ("--dataset", write_languages(tmp_path), *options)
     options = (*options, "--no-progress")
-    whole = result_of(run_app(app, 2, *options))
+    whole = result_of(run_app(app, 2, *options, "--output", tmp_path / "whole"))
     out = (*options, "--output", tmp_path, "--checkpoint-every", 1)
     with started(2, *out, app=app) as process:
         while process.poll() is None and (step(tmp_path) is None or epochs_done(tmp_path) < 4):
@@ -204,6 +206,11 @@ def test_a_killed_and_resumed_training_goes_on_as_if_it_had_not_been(tmp_path, a
     resumed = result_of(run_app(app, 3, *out, "--resume"))
     assert 4 <= resumed["resumed_from"] < 60
     assert resumed[figure] == pytest.approx(whole[figure], rel=1e-3)
+    if app == "mf":  # the draws that the model consists of are those of all processes, too
+        models = [mf.Model.load(folder) for folder in (tmp_path / "whole", tmp_path)]
+        assert [model.about["draws"] for model in models] == [20, 20]
+        cells = np.arange(50), np.arange(50)
+        np.testing.assert_allclose(models[1].predict(*cells), models[0].predict(*cells), rtol=0.01)
 
 
 #: A signal that the launcher forwards to all ranks, and waits for their end.

@@ -15,11 +15,12 @@ import numpy as np
 
 import lapse
 from lapse.apps._shared import streams
+from lapse.apps._shared.files import pull_rows
 from lapse.apps._shared.metrics import local_share
 from lapse.apps._shared.options import pace_options
 from lapse.apps._shared.progress import Progress
 from lapse.apps._shared.training import Training
-from lapse.apps.mf import held_out, model_io, posterior, ranking, scores
+from lapse.apps.mf import draws, held_out, posterior, ranking, scores
 from lapse.apps.mf._solver import Equations, Solver
 from lapse.apps.mf.evaluation import evaluate
 from lapse.apps.mf.plan import Plan, part_of
@@ -55,7 +56,7 @@ class Alternation:
 
     def __init__(self, server: lapse.Server, plan: Plan, training: Training) -> None:
         self._server, self._plan, self._training = server, plan, training
-        self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0, "priors": {}}
+        self.state = training.state or {"noise": posterior.FIRST_PRECISION, "samples": 0, "kept": 0, "priors": {}}
         self._squares: float | None = None  # of the errors of all training ratings, if the sampler knows it
         if plan.placement.moves:
             server.run(localize_own, plan)
@@ -71,15 +72,19 @@ class Alternation:
 
     def _note_draw(self, epoch: int, squares: float, priors: dict[str, Prior]) -> None:
         """After a complete epoch of the sampler: draw the noise, and let the values count for the predictions."""
-        args, samples = self._plan.args, self.state["samples"]
+        args, samples, kept = self._plan.args, self.state["samples"], self.state.get("kept", 0)
         self._squares = squares
         rng = streams.generator(args.seed, epoch, EVERYBODY, NOISE)
         if epoch >= args.burn_in:
             self._server.run(held_out.add_sample, self._plan)
+            if draws.is_kept(self._plan, samples):
+                self._server.run(draws.keep, self._plan, kept)
+                kept += 1
             samples += 1
         self.state = {
             "noise": posterior.draw_noise(squares, self._plan.matrix.num_training, rng),
             "samples": samples,
+            "kept": kept,
             "priors": {name: prior.state for name, prior in priors.items()},
         }
 
@@ -177,7 +182,7 @@ class Known(NamedTuple):
 def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, known: Known) -> Solver:
     """The kernel for a worker's lines of a side."""
     lines = side.lines[kv.id - kv.rank * plan.args.workers]
-    draws = plan.args.solver == "gibbs"
+    is_drawn = plan.args.solver == "gibbs"
     return Solver(
         kv,
         known.equations,
@@ -189,7 +194,7 @@ def make_solver(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: in
         num_others=len(other),
         batch=plan.args.batch,
         row_means=known.row_means,
-        seed=streams.start(plan.args.seed, epoch, EVERYBODY, VALUES[side.name]) if draws else None,
+        seed=streams.start(plan.args.seed, epoch, EVERYBODY, VALUES[side.name]) if is_drawn else None,
         **pace_options(plan.args),
     )
 
@@ -256,7 +261,7 @@ def draw_expected(
 
 def moments_of(kv: lapse.Worker, plan: Plan, side: Side) -> Moments:
     """Sums over the values of all lines of a side, the same on all workers. Collective over all workers."""
-    blocks = model_io.pull_rows(kv, side.keys_of(kv.id), SUMMED_AT_ONCE)
+    blocks = pull_rows(kv, side.keys_of(kv.id), SUMMED_AT_ONCE)
     return moments_of_all(kv, blocks, len(side), plan.model.length)
 
 

@@ -63,7 +63,7 @@ RANKING_ONLY = ("sampling_scheme", "sampling_reuse", "sampling_postpone")
 #: With ``--implicit`` and with the sampler, figures that take longer than the training are computed so rarely.
 SELDOM = {"implicit": 5, "gibbs": 10}
 #: Options that only the sampler has.
-SAMPLED_ONLY = ("burn_in", "side_information")
+SAMPLED_ONLY = ("burn_in", "kept_draws", "side_information")
 #: Options that the sampler has no use for: it draws what they would set.
 NOT_SAMPLED = ("regularization", "bias_regularization")
 #: AdaGrad divides by the gradients it has seen: it starts with larger steps, and without a decay.
@@ -290,6 +290,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add("--alpha", natural_float, "implicit, als: a rating r has the confidence 1 + X r", default=0.5)
     model.add("--top K", positive_int, "implicit: evaluate the first K items of each row", default=10)
     model.add("--burn-in", natural_int, "gibbs: predict by the draws after so many epochs", default=20)
+    model.add(
+        "--kept-draws",
+        positive_int,
+        "gibbs: the model in --output predicts the mean of so many draws, and has as many times --rank factors",
+        default=20,
+    )
     model.add(
         "--side-information",
         ("none", "rows", "columns", "both"),

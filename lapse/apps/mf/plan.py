@@ -33,7 +33,12 @@ class Plan:
 
     @property
     def num_keys(self) -> int:
-        """Behind the factors, `posterior` keeps two sums for each held-out rating."""
+        """Behind the factors, the sampler has two sums for each held-out rating, and then the draws that it keeps."""
+        return self.first_kept_key + kept_draws(self.args) * self.num_factors
+
+    @property
+    def first_kept_key(self) -> int:
+        """Draw d of the factor with the key k is kept at ``first_kept_key + d * num_factors + k``."""
         if self.args.solver != "gibbs":
             return self.num_factors
         return self.num_factors + -(-2 * self.matrix.num_held_out // self.model.length)
@@ -56,6 +61,13 @@ def model_of(args: argparse.Namespace, mean: float = 0.0, low: float = 0.0, high
         regularization=args.regularization,
         bias_regularization=args.bias_regularization,
     )
+
+
+def kept_draws(args: argparse.Namespace) -> int:
+    """How many draws of the sampler are kept for the model."""
+    if args.solver != "gibbs" or args.output is None:
+        return 0
+    return min(args.kept_draws, args.epochs - args.burn_in)
 
 
 def has_biases(args: argparse.Namespace) -> bool:

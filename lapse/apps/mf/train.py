@@ -37,7 +37,7 @@ from lapse.apps.mf.descent import Descent
 from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import STDLIB, searched
 from lapse.apps.mf.pairwise import PairwiseRanking
-from lapse.apps.mf.plan import Plan, model_of
+from lapse.apps.mf.plan import Plan, kept_draws, model_of
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -115,7 +115,7 @@ class Trials:
 def write(comm: Intracomm, server: lapse.Server, plan: Plan, state: dict) -> None:
     """Write the model and the predictions, if they are asked for. Collective."""
     if plan.args.output is not None:
-        model_io.save(server, plan, plan.args.output)
+        model_io.save(server, plan, plan.args.output, state.get("kept", 0))
     if plan.args.predictions is not None:
         held_out.write_predictions(comm, server, plan, state.get("samples", 0), plan.args.predictions)
 
@@ -184,11 +184,13 @@ def _synthetic_share(args: argparse.Namespace, index: int, count: int) -> data.S
 
 def check_memory(comm: Intracomm, args: argparse.Namespace, rows: int, columns: int) -> None:
     """Raise `AppError` if the factors of so many rows and columns do not fit. Collective."""
-    length = model_of(args).length
+    length, kept = model_of(args).length, kept_draws(args)
+    copies = f" x {1 + kept} (--kept-draws)" if kept else ""
+    keys = (rows + columns) * (1 + kept)
     Room.of(comm).check(
-        f"{rows:,} rows and {columns:,} columns x {length} numbers (--rank {args.rank}) x {FLOAT_BYTES} bytes",
-        (rows + columns) * length * FLOAT_BYTES,
-        rows + columns,
+        f"{rows:,} rows and {columns:,} columns x {length} numbers (--rank {args.rank}) x {FLOAT_BYTES} bytes{copies}",
+        keys * length * FLOAT_BYTES,
+        keys,
         "choose a smaller --rank or more hosts; or, if most numbers of rows or columns are unused, give the ratings as "
         "lines 'row column rating' of text, of which only those that occur take memory",
     )
