@@ -1,8 +1,8 @@
 """Draws of the sampler that are kept for the model.
 
 One draw predicts worse than the mean over many. A model that has the factors of several draws side by side, divided by
-the square root of their number, is as simple as that of one: the product of a row and a column is the mean of the draws'
-products.
+the square root of their number, is as simple as that of one: the product of a row and a column is the mean of the
+products of the draws.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ TRAINED_BY = ("solver", "implicit", "alpha", "regularization", "bias_regularizat
 def save(server: lapse.Server, plan: Plan, folder: Path, kept: int = 0) -> None:
     """Write the model into a folder, where it replaces an older one; the mean of so many draws, if any. Collective."""
     server.run(settle, plan)
-    write_model(server, folder, ABOUT, _write, plan, kept, obsolete=[f"{side}_biases.npy" for side in ("row", "column")])
+    obsolete = [f"{side}_biases.npy" for side in ("row", "column")]
+    write_model(server, folder, ABOUT, _write, plan, kept, obsolete=obsolete)
 
 
 def settle(kv: lapse.Worker, plan: Plan) -> None:

@@ -1,5 +1,7 @@
 """Which draws of the sampler are kept for the model."""
 
+import itertools
+
 import pytest
 
 from lapse.apps.mf import draws, options
@@ -16,7 +18,7 @@ def test_they_are_spread_evenly_and_the_last_one_is_among_them(samples, kept):
     plan = plan_of("--epochs", samples + 5, "--burn-in", 5, "--kept-draws", kept, "--output", "model")
     chosen = [sample for sample in range(samples) if draws.is_kept(plan, sample)]
     assert len(chosen) == kept_draws(plan.args) == min(samples, kept) and chosen[-1] == samples - 1
-    gaps = {after - before for before, after in zip(chosen, chosen[1:])}
+    gaps = {after - before for before, after in itertools.pairwise(chosen)}
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
