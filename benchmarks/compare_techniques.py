@@ -94,7 +94,7 @@ def objective(model: Path, test: Path) -> float:
     vectors = sgns_objective.load(model)
     words, sentence = sgns_objective.read_text(test, vectors.words)
     inputs, targets, _ = sgns_objective.make_pairs(words, sentence, 5)
-    return float(sgns_objective.pair_losses(vectors, inputs, targets, 5, 0).mean())
+    return float(sgns_objective.pair_losses(vectors, vectors.inputs, inputs, targets, 5, 0).mean())
 
 
 def show(row: dict, reference: float) -> None:

@@ -3,6 +3,8 @@
 import gzip
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,29 @@ def test_classic_does_not_localize(topics, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     result_of(run_app("word2vec", 2, "--corpus", topics, "--metrics", metrics, *SMALL, "--management", "classic"))
     assert json.loads(metrics.read_text().splitlines()[0])["stats"]["localize_keys"] == 0
+
+
+def write_parts(path, has_own_words, words=40, sentences=600):
+    """A text in three parts, each with words of its own, or all with the same ones."""
+    rng = np.random.default_rng(1)
+    lines = []
+    for part in range(3):
+        names = [f"{'abc'[part] if has_own_words else 'x'}{i}" for i in range(words)]
+        lines += [" ".join(rng.choice(names, 10)) for _ in range(sentences)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("has_own_words", [True, False])
+def test_without_replicas_what_one_rank_uses_is_relocated_and_what_all_use_is_not(tmp_path, has_own_words):
+    text = write_parts(tmp_path / "text", has_own_words)
+    options = ("--corpus", text, "--management", "lapse", "--negative", 0, "--dim", 8)
+    stats = stats_of_one_epoch(tmp_path, 3, *options, env={"LAPSE_SHARED_MEMORY": "0"})["stats"]
+    if has_own_words:
+        assert stats["relocations_in"] >= 0.5 * 2 * 3 * 40  # a third of the vectors are at home already
+        assert share(stats, "pulled") > 0.95
+    else:
+        assert stats["localize_keys"] == 0 and share(stats, "pulled") < 0.5
 
 
 def stats_of_one_epoch(tmp_path, ranks, *options, env=None):
@@ -360,6 +385,28 @@ def test_objective_prefers_the_trained_model(topics, tmp_path, capsys):
     assert values[0]["pairs"] == values[1]["pairs"] > 0
     assert values[1]["objective"] < values[0]["objective"]
     assert 0 < values[1]["standard_error"] < 0.1
+
+
+def test_the_techniques_are_compared(topics, tmp_path):
+    """The script, on a small text: each technique has an objective near that of one rank."""
+    script = OBJECTIVE.with_name("compare_techniques.py")
+    options = (
+        "--corpus",
+        topics,
+        "--ranks",
+        2,
+        "--epochs",
+        2,
+        "--only",
+        "classic",
+        "lapse",
+        "--json",
+        tmp_path / "rows",
+    )
+    subprocess.run([sys.executable, script, *map(str, options)], check=True, timeout=60)
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [row["technique"] for row in rows[-2:]] == ["classic", "lapse"]
+    assert max(row["objective"] for row in rows) < 1.1 * min(row["objective"] for row in rows)
 
 
 def test_synthetic_text_is_the_same_on_any_number_of_ranks_and_is_learnt(tmp_path):

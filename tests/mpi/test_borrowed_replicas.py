@@ -153,7 +153,7 @@ def train(kv, start, borrows_units):
         trainer = Trainer(
             kv,
             dim=dim,
-            localize=False,
+            is_localized=np.zeros(2 * words, np.uint8),
             borrows_units=borrows_units,
             window=3,
             negative=0,

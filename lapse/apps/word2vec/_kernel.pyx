@@ -26,7 +26,7 @@ centre word (for one pair the two roles are symmetric), and a negative that is t
 drawn again. In CBOW the mean of the context words' vectors predicts, and all of them get its gradient.
 """
 
-from libc.stdint cimport INT32_MAX, int32_t, int64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -55,8 +55,8 @@ cdef class Trainer(Pairs):
         The worker; its thread calls all methods. Its server samples output vectors (keys 2w + 1).
     dim
         Length of the vectors.
-    localize
-        Whether a block's keys are localized when it is prepared.
+    is_localized
+        Per key: whether it is localized when a block that uses it is prepared.
     in_place
         Whether vectors are borrowed for good and trained where they are, if all of them are on this rank.
     borrows_units
@@ -70,7 +70,9 @@ cdef class Trainer(Pairs):
     """
 
     cdef int dim, negative
-    cdef bint localize, in_place, borrows_units, is_cbow
+    cdef bint in_place, borrows_units, is_cbow
+    cdef const uint8_t[::1] is_localized
+    cdef key_t* localized       # those of a block
     cdef sgns_train_function train_groups
     cdef float* rows            # of the block, then of the unit
     cdef float* pulled          # what they were
@@ -89,8 +91,8 @@ cdef class Trainer(Pairs):
     cdef readonly int64_t pairs  # in CBOW: predictions
     cdef readonly double loss
 
-    def __init__(self, Worker kv, *, int dim, bint localize, bint in_place=False, bint borrows_units=False,
-                 bint is_cbow=False, double slow_down=1.0, bint is_timed=False, **parameters):
+    def __init__(self, Worker kv, *, int dim, const uint8_t[::1] is_localized, bint in_place=False,
+                 bint borrows_units=False, bint is_cbow=False, double slow_down=1.0, bint is_timed=False, **parameters):
         cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
@@ -98,13 +100,16 @@ cdef class Trainer(Pairs):
         self.dim, self.negative = dim, self.width - 1
         if is_cbow and not self.shares_negatives:
             raise ValueError("in CBOW a word is predicted once: its pairs share their negatives")
-        self.localize, self.in_place, self.is_cbow = localize, in_place, is_cbow
+        if is_localized.shape[0] != 2 * self.num_words:
+            raise ValueError(f"is_localized is of {is_localized.shape[0]} keys instead of {2 * self.num_words}")
+        self.is_localized, self.in_place, self.is_cbow = is_localized, in_place, is_cbow
         self.borrows_units = borrows_units
         self.train_groups = cbow_train if is_cbow else sgns_train
         self.set_pace(slow_down, is_timed)
         self.rows = <float*>allocate(max_rows * dim, sizeof(float))
         self.pulled = <float*>allocate(max_rows * dim, sizeof(float))
         self.weights = <float*>allocate(self.max_unit_keys, sizeof(float))
+        self.localized = <key_t*>allocate(self.max_block_keys, sizeof(key_t))
         self.sampled = <key_t*>allocate(self.max_pairs * self.negative, sizeof(key_t))
         self.outputs = <int32_t*>allocate(self.max_pairs * self.width, sizeof(int32_t))
         if borrows_units:
@@ -124,6 +129,7 @@ cdef class Trainer(Pairs):
         free(self.placed_inputs)
         free(self.placed_outputs)
         free(self.weights)
+        free(self.localized)
         free(self.sampled)
         free(self.outputs)
         free_scratch(&self.scratch)
@@ -178,8 +184,13 @@ cdef class Trainer(Pairs):
 
     cdef int prepare(self, int slot) except -1 nogil:
         cdef block_t* block = self.blocks + slot
-        if self.localize:
-            self.kv.localize_keys(block.keys.keys, block.keys.count, NULL)
+        cdef int64_t i, count = 0
+        for i in range(block.keys.count):
+            if self.is_localized[block.keys.keys[i]]:
+                self.localized[count] = block.keys.keys[i]
+                count += 1
+        if count:
+            self.kv.localize_keys(self.localized, count, NULL)
         return 0
 
     cdef int request(self, int slot) except -1 nogil:

@@ -28,16 +28,24 @@ log = logging.getLogger(__name__)
 
 #: Words of each rank's text that the trial run reads.
 TRIAL_WORDS = 50_000
+#: Words of each worker's text that are counted, to see which ones are used on one host only.
+COUNTED_WORDS = 5_000_000
 #: Pairs of a unit, and how many of its words share negatives, if vectors move between several hosts: a unit that uses
 #: many vectors is likely to need one that others have taken away before its turn.
 UNIT, REUSE = 160, 1
-#: The same if few hosts, or only one, can take vectors away: then the number of copies of vectors matters.
+#: The same if few hosts, or only one, can take vectors away: then the number of copies of vectors matters. (Not with a
+#: pool, which repeats its negatives already: shared by four words each, they make the objective 7% worse.)
 LONG_UNIT, LONG_REUSE = 640, 4
 #: Few hosts (ranks that share no memory count as hosts).
 FEW_HOSTS = 2
 #: The maximum number of units of a block: enough to send few messages; with more, others take more keys away before
 #: their turn.
 MAX_UNITS = 10
+#: If nothing is replicated, a rank localizes the vectors of which its host has more than this share of all uses. If
+#: several hosts use a vector alike, each use finds it where the last one was, and it takes three kinds of messages to
+#: bring it here; a pull and a push of it take as many, and travel with those of the unit's other vectors. And others
+#: reach a vector that was relocated by one message more.
+DOMINATES = 0.9
 #: Few words on a rank; see `shared.choose_scheme`.
 MIN_LOCAL_WORDS = 100
 #: Rounds come when the most used vector has gathered this weight (learning rate times pairs) on all ranks since the
@@ -70,6 +78,8 @@ class Placement(shared.Placement):
     ----------
     long_units
         Whether units may be long; see `LONG_UNIT`.
+    is_localized
+        Per key, uint8: whether this rank localizes it ahead of its use; unlike the rest not the same on all ranks.
     block_units
         Units for which vectors are localized, pulled and pushed together.
     in_place
@@ -80,13 +90,14 @@ class Placement(shared.Placement):
     """
 
     long_units: bool
+    is_localized: np.ndarray
     block_units: int
     in_place: bool
     words_per_round: int
 
 
 def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
-    """Decide by the options and the text; the same on all ranks. Collective."""
+    """Decide by the options and the text; the same on all ranks, but for `is_localized`. Collective."""
     ranks, vocabulary = Ranks.of(comm), text.vocabulary
     replicates = shared.replicates(args, ranks)
     number = number_of_replicas(args, vocabulary) if replicates else 0
@@ -96,14 +107,19 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     long_units = ranks.count <= FEW_HOSTS * ranks.sharing
     if is_local:
         long_units = expected_pairs(args, text, words) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
-    scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
-    if is_local and not args.sampling_scheme:  # no scheme is better
-        scheme = "naive"
+    long_units = long_units and args.sampling_scheme != "pool"
     localize = shared.localizes(args, ranks) and not is_local
+    scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
+    if not args.sampling_scheme and (is_local or (localize and not replicates)):  # no scheme is better
+        scheme = "naive"
     replicated, replication = shared.not_replicated()
+    is_localized = np.full(2 * len(vocabulary), localize, np.uint8)
     block_units = 1
-    if replicates:
+    if replicates or localize:
         usage = survey_usage(comm, args, text, long_units)
+    if localize and not replicates:
+        is_localized[:] = share_here(comm, args, text, usage, ranks) > DOMINATES
+    if replicates:
         replicated, replication = replicate(args, text, usage, ranks, number, words)
         replication = dataclasses.replace(replication, in_place=in_place)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
@@ -119,6 +135,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         replication=replication,
         sampling=sampling,
         long_units=long_units,
+        is_localized=is_localized,
         block_units=block_units,
         in_place=ranks.count == 1,
         words_per_round=words,
@@ -211,6 +228,27 @@ def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_uni
     weights = noise(text.vocabulary, args.ns_exponent)
     sampled = units * -np.expm1(draws * np.log1p(-weights / weights.sum()))
     return Usage(scale * used, text.words, scale * sampled, scale * units)
+
+
+def share_here(comm: Intracomm, args: argparse.Namespace, text: Text, usage: Usage, ranks: Ranks) -> np.ndarray:
+    """Per key: the share of its uses that are on this host, according to its words in the text. Collective."""
+    counts = np.zeros(len(text.vocabulary))
+    for worker in range(comm.rank * args.workers, (comm.rank + 1) * args.workers):
+        read = 0
+        for block in text.blocks(worker):
+            counts += np.bincount(block.words, minlength=len(counts))
+            read += block.read
+            if read >= COUNTED_WORDS:
+                break
+    everywhere, here = np.empty_like(counts), np.empty_like(counts)
+    comm.Allreduce(counts, everywhere)
+    host = comm.Split(comm.rank // ranks.sharing)  # ranks that share memory are numbered one after another
+    host.Allreduce(counts, here)
+    host.Free()
+    of_words = np.repeat(here / np.maximum(everywhere, 1), 2)
+    together = np.maximum(usage.together, 1e-300)
+    positive = np.minimum(usage.positive / together, 1)
+    return of_words * positive + ranks.share * (1 - positive)  # negatives are drawn alike everywhere
 
 
 def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:

@@ -248,7 +248,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
     return Trainer(
         kv,
         dim=args.dim,
-        localize=chosen.localize,
+        is_localized=chosen.is_localized,
         in_place=chosen.in_place,
         borrows_units=chosen.replication.in_place,
         is_replicated=is_replicated,

@@ -33,7 +33,7 @@ def train(kv, start, sentences, alpha, options):
     trainer = Trainer(
         kv,
         dim=start.shape[1],
-        localize=False,
+        is_localized=np.zeros(2 * WORDS, np.uint8),
         is_cbow=True,
         window=1,
         negative=0,

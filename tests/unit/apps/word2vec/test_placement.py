@@ -11,7 +11,7 @@ from lapse.apps._shared import placement as shared
 from lapse.apps._shared.placement import Ranks, Usage
 from lapse.apps.word2vec import placement
 from lapse.apps.word2vec.options import make_parser
-from lapse.apps.word2vec.text import Text
+from lapse.apps.word2vec.text import Sentences, Text
 from lapse.apps.word2vec.vocabulary import Selection
 from mpi4py import MPI
 
@@ -54,6 +54,25 @@ def test_each_management_has_a_sampling_scheme(management, scheme):
     assert choose_scheme(args, many, 8) == "pool"
     chosen = shared.make_sampling(args, "pool", lapse.Weighted(placement.noise(many)))
     assert (chosen.scheme, chosen.reuse, chosen.postpone) == ("pool", 4, True)
+
+
+def test_negatives_stay_where_they_are_if_only_relocation_moves_vectors(monkeypatch):
+    monkeypatch.setattr(Ranks, "of", lambda comm: Ranks(8))
+    nothing = Sentences.without_rare_words(np.empty(0, np.int32), np.empty(0, np.int64))
+    text = Text("text", Selection().of({f"w{i}": 5 for i in range(1000)}), [0], {0: nothing})
+    chosen = placement.decide(MPI.COMM_SELF, options("--management", "lapse"), text)
+    assert chosen.sampling.scheme == "naive" and not chosen.is_localized.any()
+    chosen = placement.decide(MPI.COMM_SELF, options("--management", "lapse", "--sampling-scheme", "preloc"), text)
+    assert chosen.sampling.scheme == "preloc"
+
+
+@pytest.mark.parametrize("scheme, is_long", [("naive", True), ("pool", False)])
+def test_negatives_that_repeat_are_not_shared_by_many_words(scheme, is_long):
+    text = Text("text", VOCABULARY, [10**6], {})
+    chosen = placement.decide(MPI.COMM_SELF, options("--sampling-scheme", scheme), text)
+    assert chosen.long_units == is_long
+    given = placement.pair_options(options("--sampling-scheme", scheme), VOCABULARY, chosen.long_units)
+    assert given["negative_reuse"] == (placement.LONG_REUSE if is_long else 1)
 
 
 def test_few_words_are_not_drawn_among_those_of_the_text_at_hand():
