@@ -2,7 +2,7 @@
  * from.
  *
  * Let x be the value of a rating's other side, its bias replaced by 1. The equations are A v = b with
- * A = prior + ratings * diag(regularization) + sum of w x x', and b = shift + prior * (mean of the row) + sum of t x, where
+ * A = prior + ratings * diag(regularization) + sum of w x x', and b = shift + prior * row_mean + sum of t x, where
  *
  *   explicit:  w = scale,                   t = scale (rating - mean - bias of the other side)
  *   implicit:  w = scale * rating,          t = 1 + scale * rating, or 0 if the rating is 0
