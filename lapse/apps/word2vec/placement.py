@@ -246,8 +246,8 @@ def share_here(comm: Intracomm, args: argparse.Namespace, text: Text, usage: Usa
     host.Allreduce(counts, here)
     host.Free()
     of_words = np.repeat(here / np.maximum(everywhere, 1), 2)
-    together = np.maximum(usage.together, 1e-300)
-    positive = np.minimum(usage.positive / together, 1)
+    together = usage.together  # 0 for some rare words, of which the trial run has found none
+    positive = np.divide(usage.positive, together, out=np.ones_like(together), where=together > 0)
     return of_words * positive + ranks.share * (1 - positive)  # negatives are drawn alike everywhere
 
 
