@@ -70,7 +70,7 @@ cdef class Trainer(Pairs):
     """
 
     cdef int dim, negative
-    cdef bint in_place, borrows_units, is_cbow
+    cdef bint localizes, in_place, borrows_units, is_cbow
     cdef const uint8_t[::1] is_localized
     cdef key_t* localized       # those of a block
     cdef sgns_train_function train_groups
@@ -93,7 +93,7 @@ cdef class Trainer(Pairs):
 
     def __init__(self, Worker kv, *, int dim, const uint8_t[::1] is_localized, bint in_place=False,
                  bint borrows_units=False, bint is_cbow=False, double slow_down=1.0, bint is_timed=False, **parameters):
-        cdef int64_t max_rows = self.max_block_keys + self.max_unit_keys
+        cdef int64_t key, max_rows = self.max_block_keys + self.max_unit_keys
         if dim < 1:
             raise ValueError(f"dim is {dim}, but must be at least 1")
         self.kv = kv
@@ -103,6 +103,8 @@ cdef class Trainer(Pairs):
         if is_localized.shape[0] != 2 * self.num_words:
             raise ValueError(f"is_localized is of {is_localized.shape[0]} keys instead of {2 * self.num_words}")
         self.is_localized, self.in_place, self.is_cbow = is_localized, in_place, is_cbow
+        for key in range(is_localized.shape[0]):
+            self.localizes |= is_localized[key] != 0
         self.borrows_units = borrows_units
         self.train_groups = cbow_train if is_cbow else sgns_train
         self.set_pace(slow_down, is_timed)
@@ -185,7 +187,7 @@ cdef class Trainer(Pairs):
     cdef int prepare(self, int slot) except -1 nogil:
         cdef block_t* block = self.blocks + slot
         cdef int64_t i, count = 0
-        for i in range(block.keys.count):
+        for i in range(block.keys.count if self.localizes else 0):
             if self.is_localized[block.keys.keys[i]]:
                 self.localized[count] = block.keys.keys[i]
                 count += 1
