@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lapse.apps._shared.files import write_arrays
+
 REPEATED = 5
 ROWS_AT_ONCE = 1 << 16
 RELATIONS = 100
@@ -26,11 +28,8 @@ RELATIONS = 100
 def write_array(path, rows, *shape):
     """Random numbers for `numpy.load`, a block at a time."""
     rng = np.random.default_rng(0)
-    with open(path, "wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for first in range(0, rows, ROWS_AT_ONCE):
-            rng.standard_normal((min(ROWS_AT_ONCE, rows - first), *shape), np.float32).tofile(file)
+    counts = (min(ROWS_AT_ONCE, rows - first) for first in range(0, rows, ROWS_AT_ONCE))
+    write_arrays({path: (rows, *shape)}, ((rng.standard_normal((count, *shape), np.float32),) for count in counts))
 
 
 def write_lines(path, line, count):

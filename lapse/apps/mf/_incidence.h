@@ -1,11 +1,10 @@
 /* Sums over the ratings of lines: which lines meet is all that counts, not the ratings themselves.
  *
- * Values have `stride` elements, a multiple of eight; line i has ratings with others[starts[i]] .. others[starts[i+1]]. */
+ * Values have `stride` elements, a multiple of eight; line i has ratings with others[starts[i]], ..., up to starts[i+1]. */
 #ifndef LAPSE_MF_INCIDENCE_H
 #define LAPSE_MF_INCIDENCE_H
 
 #include <stdint.h>
-#include <string.h>
 
 #include "lapse/apps/_shared/_vector.h"
 
@@ -19,13 +18,12 @@ LAPSE_INLINE void mf_fetch_ahead(const float *values, const int32_t *others, int
     }
 }
 
-/* sums[line] = the sum of the values of its others */
+/* sums[line] += the values of its others */
 LAPSE_CLONES
 static void mf_sum_others(const int64_t *starts, const int32_t *others, int64_t lines, int64_t stride,
                           const float *values, float *sums) {
     for (int64_t line = 0; line < lines; line++) {
         float *sum = sums + line * stride;
-        memset(sum, 0, stride * sizeof(float));
         for (int64_t i = starts[line]; i < starts[line + 1]; i++) {
             const float *value = values + others[i] * stride;
             mf_fetch_ahead(values, others, i, starts[lines], stride);

@@ -4,8 +4,6 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 import numpy as np
 
-from lapse.base._random cimport mix
-
 cdef extern from "lapse/apps/_shared/_vector.h":    # included by the next ones; named, so that its changes are seen
     pass
 
@@ -16,7 +14,10 @@ cdef extern from "lapse/apps/mf/_incidence.h" nogil:
                           const float* values, float* sums)
 
 cdef extern from "lapse/apps/mf/_normals.h" nogil:
-    void mf_two_normals(uint64_t* state, double* first, double* second)
+    uint64_t mf_stream(uint64_t seed, int64_t key)
+    void mf_add_normals(uint64_t* state, double* to, int64_t n)
+
+ctypedef void (*add_function)(const int64_t*, const int32_t*, int64_t, int64_t, const float*, float*) noexcept nogil
 
 cdef enum:
     LANES = 8
@@ -77,13 +78,7 @@ cdef class Incidence:
         -------
         array of float32, shape (num_lines, n)
         """
-        cdef int64_t stride = self.check(values, self.num_others)
-        cdef float[:, ::1] sums = np.empty((self.num_lines, stride), np.float32)
-        if self.others.shape[0] == 0:
-            return np.zeros((self.num_lines, stride), np.float32)
-        with nogil:
-            mf_sum_others(&self.starts[0], &self.others[0], self.num_lines, stride, &values[0, 0], &sums[0, 0])
-        return np.asarray(sums)
+        return self.sums_of(mf_sum_others, values, self.num_others, self.num_lines)
 
     def add_to_others(self, const float[:, ::1] values):
         """For each other side, the sum of the values of the lines that have a rating with it.
@@ -97,18 +92,18 @@ cdef class Incidence:
         -------
         array of float32, shape (num_others, n)
         """
-        cdef int64_t stride = self.check(values, self.num_lines)
-        cdef float[:, ::1] sums = np.zeros((self.num_others, stride), np.float32)
+        return self.sums_of(mf_add_to_others, values, self.num_lines, self.num_others)
+
+    cdef object sums_of(self, add_function add, const float[:, ::1] values, int64_t given, int64_t wanted):
+        cdef int64_t stride = values.shape[1]
+        if values.shape[0] != given or stride % LANES or stride == 0:
+            raise ValueError(f"values have the shape ({values.shape[0]}, {stride}), but must have {given} rows of a "
+                             f"multiple of {LANES} elements")
+        cdef float[:, ::1] sums = np.zeros((wanted, stride), np.float32)
         if self.others.shape[0]:
             with nogil:
-                mf_add_to_others(&self.starts[0], &self.others[0], self.num_lines, stride, &values[0, 0], &sums[0, 0])
+                add(&self.starts[0], &self.others[0], self.num_lines, stride, &values[0, 0], &sums[0, 0])
         return np.asarray(sums)
-
-    cdef int64_t check(self, const float[:, ::1] values, int64_t rows) except -1:
-        if values.shape[0] != rows or values.shape[1] % LANES or values.shape[1] == 0:
-            raise ValueError(f"values have the shape ({values.shape[0]}, {values.shape[1]}), but must have {rows} rows "
-                             f"of a multiple of {LANES} elements")
-        return values.shape[1]
 
 
 def draw_normals(int64_t first_key, int64_t count, int length, uint64_t seed):
@@ -118,18 +113,11 @@ def draw_normals(int64_t first_key, int64_t count, int length, uint64_t seed):
     -------
     array of float64, shape (count, length)
     """
-    cdef double[:, ::1] draws = np.empty((count, length))
+    cdef double[:, ::1] draws = np.zeros((count, length))
     cdef int64_t i
-    cdef int k
     cdef uint64_t state
-    cdef double first = 0.0, second = 0.0
     with nogil:
         for i in range(count):
-            state = mix(seed + mix(<uint64_t>(first_key + i + 1)))
-            for k in range(length):
-                if k & 1:
-                    first = second
-                else:
-                    mf_two_normals(&state, &first, &second)
-                draws[i, k] = first
+            state = mf_stream(seed, first_key + i)
+            mf_add_normals(&state, &draws[i, 0], length)
     return np.asarray(draws)

@@ -155,7 +155,7 @@ static inline int mf_is_empty(const mf_equations *e) {
 /* Solve the gathered equations; with `state` draw instead. Returns 0, or -1 if the matrix is not positive definite. */
 static int mf_solve(mf_equations *e, uint64_t *state, float *value) {
     int n = e->length;
-    double *b = e->vector, first, second = 0.0;
+    double *b = e->vector;
     if (mf_is_empty(e)) {
         memset(value, 0, n * sizeof(float));
         return 0;
@@ -168,13 +168,8 @@ static int mf_solve(mf_equations *e, uint64_t *state, float *value) {
         for (int c = j + 1; c < n; c++)
             b[c] -= row[c] * b[j];
     }
-    for (int j = 0; state && j < n; j++) { /* U v = y + z has the mean of A v = b and the precision U' U */
-        if (j & 1)
-            first = second;
-        else
-            mf_two_normals(state, &first, &second);
-        b[j] += first;
-    }
+    if (state) /* U v = y + z has the mean of A v = b and the precision U' U */
+        mf_add_normals(state, b, n);
     for (int j = n - 1; j >= 0; j--) {
         const double *row = e->matrix + j * n;
         for (int c = j + 1; c < n; c++)

@@ -15,14 +15,13 @@ import numpy as np
 from lapse cimport Worker, key_t
 from lapse.apps._shared._memory cimport allocate
 from lapse.apps._shared._pipeline cimport Pipeline
-from lapse.apps.mf._incidence import check_lines
-from lapse.base._random cimport mix
+from lapse.apps.mf._incidence import check_lines, padded
 
 cdef extern from "lapse/apps/_shared/_vector.h":    # included by the last one; named, so that its changes are seen
     pass
 
-cdef extern from "lapse/apps/mf/_normals.h":
-    pass
+cdef extern from "lapse/apps/mf/_normals.h" nogil:
+    uint64_t mf_stream(uint64_t seed, int64_t key)
 
 cdef extern from "lapse/apps/mf/_normal_equations.h" nogil:
     enum:
@@ -95,7 +94,7 @@ cdef class Equations:
         if self.prior.shape[0] != length or self.prior.shape[1] != length or self.shift.shape[0] != length:
             raise ValueError(f"prior and shift must have the shapes ({length}, {length}) and ({length},)")
         self.c.rank, self.c.biases, self.c.length, self.c.implicit = rank, biases, length, implicit
-        self.c.stride = (length + 7) & ~7
+        self.c.stride = padded(length)
         self.c.mean, self.c.scale = mean, scale
         self.c.regularization, self.c.bias_regularization = regularization, bias_regularization
         self.c.prior, self.c.shift = &self.prior[0, 0], &self.shift[0]
@@ -337,7 +336,7 @@ cdef class Solver(Pipeline):
         cdef const int32_t* places = batch.places + (begin - self.starts[batch.first])
         cdef const float* ratings = &self.ratings[begin] if count else NULL
         cdef float* value = self.solutions + (row - batch.first) * equations.length
-        cdef uint64_t state = mix(self.seed + mix(<uint64_t>(self.first_key + row + 1)))
+        cdef uint64_t state = mf_stream(self.seed, self.first_key + row)
         mf_gather(equations, &self.row_means[row, 0] if self.row_means is not None else NULL, batch.values, places,
                   ratings, count)
         if mf_solve(equations, &state if self.draws else NULL, value):

@@ -26,14 +26,12 @@ from lapse.apps.mf.evaluation import evaluate
 from lapse.apps.mf.plan import Plan, part_of
 from lapse.apps.mf.posterior import Moments, Prior
 from lapse.apps.mf.schedule import EVERYBODY
-from lapse.apps.mf.side_information import Expected, SideInformation
+from lapse.apps.mf.side_information import INFORMED, SideInformation
 from lapse.apps.mf.sides import Side
 
 #: Purposes of random streams (see `streams`), by the side: its prior, its values; and the noise.
 PRIOR, VALUES, NOISE = {"row": 10, "column": 11}, {"row": 12, "column": 13}, 14
 EFFECTS = {"row": 15, "column": 16}
-#: The sides that have side information, by the option.
-INFORMED: dict[str, tuple[str, ...]] = {"none": (), "rows": ("row",), "columns": ("column",), "both": ("row", "column")}
 #: Ratings between two checks of the clock and of signals.
 RATINGS_AT_ONCE = 1 << 17
 #: Values that are pulled at once for sums over them.
@@ -226,11 +224,13 @@ def draw_known(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int
         last = Prior.of(state.get("priors", {}).get(side.name), model.length)
         values = np.empty((len(side.keys_of(kv.id)), model.length), np.float32)
         kv.pull(side.keys_of(kv.id), out=values).wait()
-        expected = draw_expected(kv, plan, side, other, epoch, values, last)
+        row_means, effects = draw_effects(kv, plan, side, other, epoch, values, last)
         prior = posterior.draw_prior(
-            moments_of_all(kv, [values - expected.means], len(side), model.length), rng, expected.effects, last.strength
+            moments_of_all(kv, [values - row_means], len(side), model.length),
+            rng,
+            moments_of_all(kv, [effects], len(other), model.length),
+            last.strength,
         )
-        row_means = expected.means
     else:
         prior, row_means = posterior.draw_prior(moments_of(kv, plan, side), rng), None
     equations = Equations(
@@ -244,10 +244,10 @@ def draw_known(kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int
     return Known(equations, prior, row_means)
 
 
-def draw_expected(
+def draw_effects(
     kv: lapse.Worker, plan: Plan, side: Side, other: Side, epoch: int, values: np.ndarray, last: Prior
-) -> Expected:
-    """Draw what side information says of a worker's lines, which have these values. Collective over all workers."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """See `SideInformation.draw`; a worker's lines have these values. Collective over all workers."""
     first, end = side.bounds[kv.id : kv.id + 2].tolist()
     information = SideInformation(
         other.lines[kv.id - kv.rank * plan.args.workers],

@@ -18,15 +18,15 @@ have. Effects are drawn anew from the values at the beginning of each epoch, so 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 import lapse
 from lapse.apps.mf._incidence import Incidence, draw_normals, padded
-from lapse.apps.mf.posterior import Moments, Prior
+from lapse.apps.mf.posterior import Prior
 from lapse.apps.mf.sides import Lines
 
+#: The sides that have side information, by ``--side-information``.
+INFORMED: dict[str, tuple[str, ...]] = {"none": (), "rows": ("row",), "columns": ("column",), "both": ("row", "column")}
 #: The effects are close enough if the residual has become so small, relative to the right side, in each element.
 TOLERANCE = 1e-2
 #: It needs about ten steps; this is a bound for odd matrices.
@@ -38,21 +38,6 @@ ARRAYS = 5
 def bytes_of(lines: int, length: int) -> int:
     """Bytes that a worker needs for the side information of so many lines, about."""
     return ARRAYS * lines * padded(length) * np.dtype(np.float32).itemsize
-
-
-class Expected(NamedTuple):
-    """What side information says.
-
-    Attributes
-    ----------
-    means
-        float32 of shape (lines, length): what is expected of each line of the worker, beside the mean of all.
-    effects
-        Sums over the effects of all workers.
-    """
-
-    means: np.ndarray
-    effects: Moments
 
 
 class SideInformation:
@@ -77,7 +62,9 @@ class SideInformation:
         squares = np.repeat(self._scale**2, padded(1), axis=1)
         self._diagonal = self._incidence.sum_others(squares)[:, :1].astype(np.float64)  # of X'X
 
-    def draw(self, kv: lapse.Worker, values: np.ndarray, prior: Prior, keys: tuple[int, int], seed: int) -> Expected:
+    def draw(
+        self, kv: lapse.Worker, values: np.ndarray, prior: Prior, keys: tuple[int, int], seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw the effects given the values. Collective over all workers.
 
         Parameters
@@ -90,6 +77,13 @@ class SideInformation:
             The first key of the worker's lines of this side, and of those of the other one.
         seed
             Of the noise.
+
+        Returns
+        -------
+        means : array of float32, shape (lines, length)
+            What is expected of each line of the worker, beside the mean of all.
+        effects : array of float64, shape (lines of the other side, length)
+            Of the worker.
         """
         root = np.linalg.inv(np.linalg.cholesky(prior.precision))  # normal draws by it have the prior's covariance
         noise = draw_normals(keys[0], len(values), self._length, seed) @ root
@@ -100,9 +94,7 @@ class SideInformation:
         right[:, : self._length] += np.sqrt(prior.strength) * noise
         effects = self._solve(kv, right, prior.strength)
         means = np.ascontiguousarray(self._times(kv, effects, 0.0)[0][self._own, : self._length])
-        some = Moments.of(effects[:, : self._length])
-        sums = kv.allreduce(np.vstack([some.total, some.products]))
-        return Expected(means, Moments(kv.allreduce(self._incidence.num_lines), sums[0], sums[1:]))
+        return means, effects[:, : self._length]
 
     def _times(
         self, kv: lapse.Worker, effects: np.ndarray, square: np.ndarray | float

@@ -32,7 +32,7 @@ from lapse.apps.mf import (
     stdlib_matrix,
     synthetic,
 )
-from lapse.apps.mf.alternating import INFORMED, Alternation
+from lapse.apps.mf.alternating import Alternation
 from lapse.apps.mf.descent import Descent
 from lapse.apps.mf.matrix import Matrix
 from lapse.apps.mf.options import STDLIB, searched
@@ -200,7 +200,7 @@ def check_side_information(comm: Intracomm, args: argparse.Namespace, rows: int,
     """Raise `AppError` if what each worker needs for the side information of so many lines does not fit. Collective."""
     length = model_of(args).length
     counts = {"row": rows, "column": columns}
-    lines = max((counts[side] for side in INFORMED[args.side_information]), default=0)
+    lines = max((counts[side] for side in side_information.INFORMED[args.side_information]), default=0)
     workers = comm.size * args.workers
     Room.of(comm).check(
         f"--side-information {args.side_information} of {lines:,} lines in each of {workers:,} workers",

@@ -115,14 +115,14 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     replicated, replication = shared.not_replicated()
     is_localized = np.full(2 * len(vocabulary), localize, np.uint8)
     block_units = 1
-    if replicates or localize:
-        usage = survey_usage(comm, args, text, long_units)
-    if localize and not replicates:
-        is_localized[:] = share_here(comm, args, text, usage, ranks) > DOMINATES
     if replicates:
+        usage = survey_usage(comm, args, text, long_units)
         replicated, replication = replicate(args, text, usage, ranks, number, words)
         replication = dataclasses.replace(replication, in_place=in_place)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
+    elif localize:
+        usage = survey_usage(comm, args, text, long_units)
+        is_localized[:] = share_here(comm, args, text, usage, ranks) > DOMINATES
     sampling = (
         shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary, args.ns_exponent)))
         if args.negative

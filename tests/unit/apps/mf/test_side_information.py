@@ -69,8 +69,8 @@ def draw(cells, values, prior, seed, workers=1):
         information = SideInformation(lines_of(cells[rows]), cells.sum(0), columns, LENGTH)
         return information.draw(kv, values[columns], prior, (len(cells) + columns.start, rows.start), seed)
 
-    found = together.run(work)
-    return np.concatenate([each.means for each in found]), found[0].effects
+    means, effects = zip(*together.run(work))
+    return np.concatenate(means), Moments.of(np.concatenate(effects))
 
 
 @pytest.mark.parametrize("length", [1, 8, 11])
