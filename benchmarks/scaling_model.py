@@ -45,7 +45,7 @@ import numpy as np
 #: Workers wait at so many times the work after which a round begins.
 SLACK = 1.5
 #: Bytes of a record's head (with the adaptive rule a contribution has its weight as well), and of each packet.
-RECORD, WEIGHT, FRAME = 8, 4, 24
+RECORD, WEIGHT, FRAME = 8, 4, 24  # a contribution has two weights, a sum has one
 PACKET = 262_144
 #: Messages one after another in a round.
 TRIPS = 3
@@ -76,7 +76,8 @@ class Primitives:
     access
         What a worker does for a replica: `ACCESS`.
     combine, gather
-        For each key of a home: to combine its contributions; to add its value to the curvature, when that is renewed.
+        For each key of a home: to combine its contributions. For each value of the curvature: to add it when that is
+        renewed.
     directions
         To compute the directions of the curvature.
     renewal
@@ -265,16 +266,16 @@ def kind_of_round(
     others = hosts - 1
     contributed = changed.sum() * others / hosts  # records that a rank sends, and that its home receives
     sums = summed.sum() * others / hosts  # records of sums that a home sends, and about as many that a rank receives
-    head = RECORD + (WEIGHT if training.has_curvature else 0)
-    to_homes = ((training.bytes + head) * changed).sum() * others / hosts + FRAME * others
-    back = ((training.bytes + RECORD) * summed).sum() * others / hosts + FRAME * others
+    weight = WEIGHT if training.has_curvature else 0
+    to_homes = ((training.bytes + RECORD + 2 * weight) * changed).sum() * others / hosts + FRAME * others
+    back = ((training.bytes + RECORD + weight) * summed).sum() * others / hosts + FRAME * others
     to_homes, back = costs.steps * to_homes, costs.steps * back
     partners = costs.steps * (hosts ** (1 / costs.steps) - 1)
     messages = partners * (max(1, to_homes / partners / PACKET) + max(1, back / partners / PACKET))
     combining = 0.0
     if training.has_curvature:
-        keys = len(training.uses) / hosts
-        values = keys / (1 + keys // MOST_VALUES)
+        keys = len(training.uses)
+        values = keys / (1 + keys // MOST_VALUES)  # of all homes
         combining = summed.sum() / hosts * costs.combine + (values * costs.gather + costs.directions) / costs.renewal
     seconds = {
         "trips": TRIPS * costs.steps * trip(costs),
@@ -299,7 +300,7 @@ def word2vec(args: argparse.Namespace, others: list[str]) -> Training:
     corpus = ["--corpus", str(args.corpus)] if args.corpus else ["--synthetic-words", str(args.synthetic_words)]
     app = options.parse([*corpus, *(["--min-count", "1"] if not args.corpus else []), *others])
     text = train.read_text(comm, app)
-    usage = placement.survey_usage(comm, app, text, long_units=True)
+    usage = placement.survey_usage(comm, app, text, placement.LONG_UNIT)
     words = placement.words_per_round(app, text)
     rates = placement.expected_weights(app, text) * words * PACE
     levels = np.clip(np.floor(np.log2(placement.ENOUGH_WEIGHT / np.maximum(rates, 1e-12))), 0, 14)

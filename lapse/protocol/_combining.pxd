@@ -22,14 +22,16 @@ cdef struct combining_t:
     double constant             # of the adaptive rule; the page of replication calls it kappa
     void* curvatures            # by slab: values of different lengths never meet in a dot product
     int num_curvatures
-    float* weights              # by replica: what it has gathered in late rounds
+    float* weights              # by replica: what it has gathered in late rounds, on all ranks
+    float* last_weights         # by replica whose home is here: of its last sum
     uint32_t* sampled           # numbers of the replicas from which the curvature is computed
     uint32_t num_sampled
+    int interval                # rounds from one computation of the curvatures to the next
+    int age                     # rounds since the last one
 
 
 cdef int prepare_combining(combining_t* self, const store_t* store, int rule, double constant) noexcept
-cdef void gather(combining_t* self, replica_t* replica, uint32_t number) noexcept nogil
-cdef bint is_renewal_due(const combining_t* self, int64_t round_number) noexcept nogil
-cdef void renew_curvatures(combining_t* self, const store_t* store) noexcept nogil
-cdef void combine(combining_t* self, const store_t* store, replica_t* replica) noexcept nogil
+cdef void gather(combining_t* self, const replica_t* replica, uint32_t number, double weight) noexcept nogil
+cdef void renew_curvatures_if_due(combining_t* self, const store_t* store, bint is_needed) noexcept nogil
+cdef void combine(combining_t* self, const store_t* store, replica_t* replica, uint32_t number) noexcept nogil
 cdef void free_combining(combining_t* self) noexcept

@@ -37,6 +37,7 @@ typedef struct {
     float *rows;                /* LAPSE_ROWS values that are not part of the moment yet, each times the root of its weight */
     int num_rows;
     double total;               /* the weight of all values in the moment */
+    double trace;               /* the sum of all eigenvalues of the moment divided by `total` */
     double values[LAPSE_DIRECTIONS];    /* eigenvalues of the moment divided by `total` */
     double rest;                /* the mean of the other ones */
 } lapse_curvature;
@@ -179,16 +180,17 @@ static void lapse_rotate(lapse_curvature *c, double a[LAPSE_DIRECTIONS][LAPSE_DI
     }
 }
 
-/* All values are part of the moment: its eigenvectors and eigenvalues, from those that it had before. */
-static void lapse_finish_moment(lapse_curvature *c) {
-    double trace = 0, found = 0, a[LAPSE_DIRECTIONS][LAPSE_DIRECTIONS];
+/* All values are part of the moment: its eigenvectors and eigenvalues, from those that it had before. Returns by which
+ * part of it the trace has changed: 1 at first, and 0 if the moment cannot be used. */
+static double lapse_finish_moment(lapse_curvature *c) {
+    double trace = 0, found = 0, before = c->trace, a[LAPSE_DIRECTIONS][LAPSE_DIRECTIONS];
     size_t d = c->length;
     lapse_flush_rows(c);
     for (size_t i = 0; i < d; i++) {
         trace += c->moment[i * d + i];
         for (size_t j = 0; j < i; j++) c->moment[j * d + i] = c->moment[i * d + j];
     }
-    if (!(c->total > 0) || !(trace > 0) || !(trace < 1e30)) return; /* as it was */
+    if (!(c->total > 0) || !(trace > 0) || !(trace < 1e30)) return 0; /* as it was */
     int steps = c->is_known ? LAPSE_NEXT_STEPS : LAPSE_FIRST_STEPS;
     if (!c->is_known)
         for (int i = 0; i < c->directions; i++)
@@ -209,8 +211,10 @@ static void lapse_finish_moment(lapse_curvature *c) {
         c->values[i] = fmax(a[i][i], 0) / c->total;
         found += c->values[i];
     }
-    c->rest = (size_t)c->directions < d ? fmax(trace / c->total - found, 0) / (double)(d - c->directions) : 0;
+    c->trace = trace / c->total;
+    c->rest = (size_t)c->directions < d ? fmax(c->trace - found, 0) / (double)(d - c->directions) : 0;
     c->is_known = 1;
+    return fabs(c->trace - before) / c->trace;
 }
 
 /* Along a direction of curvature h, steps of total rate n bring a value (1 - exp(-h n)) of the way to its target. So m
@@ -220,15 +224,30 @@ static inline double lapse_saturation(double x, double ranks) {
     return x < 1e-9 ? 1 : expm1(-x) / (ranks * expm1(-x / ranks));
 }
 
-/* Replace a sum of additions of `ranks` ranks, and of this total rate, by what they come to one after the other. */
-static void lapse_combine(const lapse_curvature *c, float *sum, double rate, unsigned ranks) {
-    double along[LAPSE_DIRECTIONS], others = lapse_saturation(rate * c->rest, ranks);
+/* Additions that come to one value together, and what had been sent before. */
+typedef struct {
+    double rate;                /* of all of them */
+    double ranks;               /* how many have made them */
+    double late;                /* the part of the rate that was computed before the last sum had come */
+    double last_rate;           /* of that sum */
+} lapse_additions;
+
+/* By what their sum is multiplied along a direction of curvature h. Late ones do not know of the steps of the last sum,
+ * which had brought the value (1 - exp(-h last_rate)) of the way already: after these, exp(-h last_rate) of a late step
+ * would have been left. */
+static inline double lapse_factor(const lapse_additions *a, double h) {
+    return lapse_saturation(h * a->rate, a->ranks) * (1 + a->late * expm1(-h * a->last_rate));
+}
+
+/* Replace a sum of additions by what they come to one after the other. */
+static void lapse_combine(const lapse_curvature *c, float *sum, const lapse_additions *additions) {
+    double along[LAPSE_DIRECTIONS], others = lapse_factor(additions, c->rest);
     float factor = (float)others;
-    if (!c->is_known || ranks < 2) return;
+    if (!c->is_known) return;
     for (int i = 0; i < c->directions; i++) along[i] = lapse_dot(sum, c->vectors + i * c->length, c->length);
     for (size_t k = 0; k < c->length; k++) sum[k] *= factor;
     for (int i = 0; i < c->directions; i++)
         lapse_add_scaled(sum, c->vectors + i * c->length,
-                         (lapse_saturation(rate * c->values[i], ranks) - others) * along[i], c->length);
+                         (lapse_factor(additions, c->values[i]) - others) * along[i], c->length);
 }
 #endif

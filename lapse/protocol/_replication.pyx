@@ -131,7 +131,7 @@ cdef inline void on_replica_record(replication_t* self, int kind, entry_t* entry
     # under the key's latch
     cdef replica_t* replica = replica_at(self.rounds.state.store, entry.slot)
     if kind == SUM:
-        take_sum(&self.rounds, replica, value_behind(record))
+        take_sum(&self.rounds, entry.slot, value_behind(record))
     elif kind == REPLACE:
         replica.epoch = epoch_of(record)
         fill_replica(&self.rounds.state.store.replicas, entry.slot, value_behind(record))

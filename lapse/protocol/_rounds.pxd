@@ -75,7 +75,7 @@ cdef struct rounds_t:
     double threshold
     double clip
     bint average
-    bint has_weights        # contributions carry a weight
+    bint has_weights        # contributions and sums carry a weight
     bint is_short           # values travel as bfloat16
     # Of the leader's clock.
     int64_t next_round      # when the time starts the next one
@@ -146,5 +146,5 @@ cdef size_t delta_bytes(const rounds_t* self, const replica_t* replica) noexcept
 cdef size_t sum_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil
 cdef void take_contribution(rounds_t* self, uint32_t number, const char* wire) noexcept nogil
 cdef void take_gradient(rounds_t* self, uint32_t number, const char* wire) noexcept nogil
-cdef void take_sum(rounds_t* self, replica_t* replica, const char* wire) noexcept nogil
+cdef void take_sum(rounds_t* self, uint32_t number, const char* wire) noexcept nogil
 cdef void free_rounds(rounds_t* self) noexcept

@@ -16,13 +16,13 @@ from lapse.messaging._operations cimport ring_worker_slot
 from lapse.messaging._messages cimport sum_head_t
 from lapse.messaging._senders cimport (send_delta, send_gradient_delta, send_round_end, send_round_news, send_sum,
                                        send_sums_end)
-from lapse.protocol._combining cimport combine, free_combining, gather, is_renewal_due, renew_curvatures
+from lapse.protocol._combining cimport combine, free_combining, gather, renew_curvatures_if_due
 from lapse.protocol._prefetch cimport REPLICAS_AHEAD, VALUES_AHEAD
 from lapse.storage._replica_gradients cimport (collect_gradient, gradient_of, has_collected_gradient, has_gradient,
                                                step_at_home)
 from lapse.storage._replicas cimport (NUM_LEVELS, NUM_TURNS, ROUNDS_BYTES, add_contribution, add_sum, drain_changed,
                                       drain_collected, first_turn, mark_of, note_changed, prefetch_replica,
-                                      prefetch_vectors, read_delta, replica_gradient_t, turns_of)
+                                      prefetch_vectors, read_delta, replica_gradient_t, turns_of, weight_t)
 
 cdef enum:
     NORMS_BEFORE_CLIPPING = 1000
@@ -47,10 +47,15 @@ cdef inline size_t short_bytes(const replica_t* replica) noexcept nogil:
 
 cdef size_t delta_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil:
     """The size of a contribution in a message: its weight, if there is one, and the value."""
-    return (sizeof(float) if self.has_weights else 0) + sum_bytes(self, replica)
+    return (sizeof(weight_t) if self.has_weights else 0) + value_bytes(self, replica)
 
 
 cdef size_t sum_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil:
+    """The size of a sum in a message: its whole weight, if there is one, and the value."""
+    return (sizeof(float) if self.has_weights else 0) + value_bytes(self, replica)
+
+
+cdef inline size_t value_bytes(const rounds_t* self, const replica_t* replica) noexcept nogil:
     return short_bytes(replica) if self.is_short else replica.bytes
 
 
@@ -58,12 +63,29 @@ cdef inline void write_delta(rounds_t* self, const replica_t* replica) noexcept 
     """Write the delta as it travels; what rounding keeps back is left of it."""
     cdef char* at = self.wire
     if self.has_weights:
-        memcpy(at, &replica.weight, sizeof(float))
-        at += sizeof(float)
+        memcpy(at, &replica.weight, sizeof(weight_t))
+        at += sizeof(weight_t)
     if self.is_short:
         round_value(<float*>self.delta, at, replica)
     else:
         memcpy(at, self.delta, replica.bytes)
+
+
+cdef inline const char* write_sum(rounds_t* self, replica_t* replica) noexcept nogil:
+    """The sum as it travels. What rounding keeps back is left in `owed`, and the sum is what others will read."""
+    cdef char* at = self.wire
+    if not self.has_weights and not self.is_short:
+        return replica.sum
+    if self.has_weights:
+        memcpy(at, &replica.total_weight.all, sizeof(float))
+        at += sizeof(float)
+    if self.is_short:
+        add_values(self.state.store.itemsize, <char*>replica.owed, replica.sum, replica.bytes)
+        round_value(replica.owed, at, replica)
+        widen_bfloat16(<const uint16_t*>at, <float*>replica.sum, replica.bytes // sizeof(float))
+    else:
+        memcpy(at, replica.sum, replica.bytes)
+    return self.wire
 
 
 cdef inline void round_value(float* value, char* at, const replica_t* replica) noexcept nogil:
@@ -84,15 +106,21 @@ cdef inline const char* read_value(rounds_t* self, const replica_t* replica, con
 cdef void take_contribution(rounds_t* self, uint32_t number, const char* wire) noexcept nogil:
     """Add what a rank has contributed to a sum of this home. Under the key's latch."""
     cdef replica_t* replica = replica_at(self.state.store, number)
-    cdef float weight = 0
+    cdef weight_t weight = weight_t(0, 0)
     if self.has_weights:
-        memcpy(&weight, wire, sizeof(float))
-        wire += sizeof(float)
+        memcpy(&weight, wire, sizeof(weight_t))
+        wire += sizeof(weight_t)
     add_contribution(&self.state.store.replicas, number, read_value(self, replica, wire, self.widened), weight)
 
 
-cdef void take_sum(rounds_t* self, replica_t* replica, const char* wire) noexcept nogil:
+cdef void take_sum(rounds_t* self, uint32_t number, const char* wire) noexcept nogil:
     """Add what a home has sent. Under the key's latch."""
+    cdef replica_t* replica = replica_at(self.state.store, number)
+    cdef float weight
+    if self.has_weights:
+        memcpy(&weight, wire, sizeof(float))
+        wire += sizeof(float)
+        gather(&self.combining, replica, number, weight)
     add_sum(&self.state.store.replicas, replica, read_value(self, replica, wire, self.widened))
 
 
@@ -156,7 +184,7 @@ cdef inline void note_contributed(rounds_t* self, replica_t* replica, bint has_t
     else:
         memcpy(mark_of(replica), self.seen, replica.bytes)
     replica.has_delta = False
-    replica.weight = 0
+    replica.weight.all = replica.weight.late = 0
     self.contributed += 1
 
 
@@ -413,9 +441,9 @@ cdef int send_sums(rounds_t* self) noexcept nogil:
     cdef replica_t* replica
     cdef entry_t* entry
     for i in range(count):
-        gather(&self.combining, replica_at(store, numbers[i]), numbers[i])
-    if is_renewal_due(&self.combining, self.common.summed + 1):
-        renew_curvatures(&self.combining, store)
+        replica = replica_at(store, numbers[i])
+        gather(&self.combining, replica, numbers[i], replica.total_weight.all)
+    renew_curvatures_if_due(&self.combining, store, count > 0)
     for i in range(count):
         look_along(store, numbers, i, count)
         replica = replica_at(store, numbers[i])
@@ -425,7 +453,7 @@ cdef int send_sums(rounds_t* self) noexcept nogil:
         if status == OK and has_collected_gradient(&store.replicas, numbers[i]):
             step_at_home(&store.replicas, numbers[i], slab_for(store, replica.key), step_factor(self))
         if replica.has_sum and status == OK:
-            status = send_sum_of(self, replica)
+            status = send_sum_of(self, replica, numbers[i])
         unlock_entry(entry)
     return status
 
@@ -434,17 +462,13 @@ cdef inline double step_factor(const rounds_t* self) noexcept nogil:
     return 1.0 / (self.num_peers + 1) if self.average and not self.common.in_setup else 1.0
 
 
-cdef int send_sum_of(rounds_t* self, replica_t* replica) noexcept nogil:
+cdef int send_sum_of(rounds_t* self, replica_t* replica, uint32_t number) noexcept nogil:
     # Under the key's latch: the sums of one key reach every rank in the order in which this home applies them.
     cdef store_t* store = self.state.store
-    cdef const char* wire = replica.sum
+    cdef const char* wire
     cdef int32_t i
-    combine(&self.combining, store, replica)
-    if self.is_short:
-        add_values(store.itemsize, <char*>replica.owed, replica.sum, replica.bytes)
-        round_value(replica.owed, self.wire, replica)
-        wire = self.wire
-        widen_bfloat16(<const uint16_t*>wire, <float*>replica.sum, replica.bytes // sizeof(float))
+    combine(&self.combining, store, replica, number)
+    wire = write_sum(self, replica)
     for i in range(self.num_peers):
         if send_sum(&self.state.outboxes[self.peers[i]], self.state.rank, replica.key, wire,
                     sum_bytes(self, replica)) != OK:
@@ -479,7 +503,8 @@ cdef int on_sums_end(rounds_t* self) noexcept nogil:
 
 cdef int prepare_rounds(rounds_t* self, rank_t* state) noexcept:
     """Allocate what a zeroed state needs. After NO_MEMORY the caller calls `free_rounds` as well."""
-    cdef size_t most = sizeof(float) + state.store.slabs[state.store.num_slabs - 1].row_bytes + 4  # ordered by length
+    cdef size_t longest = state.store.slabs[state.store.num_slabs - 1].row_bytes  # they are ordered by length
+    cdef size_t most = sizeof(weight_t) + longest + 4
     self.state = state
     self.common = &self.alone
     if state.store.replicas.count:

@@ -39,13 +39,19 @@ cdef enum:
     LENT_TO_ONE = 0xFFFF    # no other worker may join
 
 
+cdef struct weight_t:
+    # Of additions: how many pushes they are, or what the worker says.
+    float all
+    float late              # of those that were computed before the last sum had come
+
+
 cdef struct replica_t:
     # In the order in which it is needed: pulls and pushes need only the first part.
     size_t at               # of `value`, counted from this struct; then base, mark and aside, `stride` bytes apart
     size_t bytes
     size_t stride
     key_t key
-    float weight            # of the pushes that the delta contains
+    weight_t weight         # of the pushes that the delta contains
     uint16_t lent           # how many workers have borrowed it; LENT_TO_ONE: one alone
     uint8_t level
     uint8_t has_aside
@@ -57,7 +63,7 @@ cdef struct replica_t:
     uint16_t turn           # among those of all levels
     uint8_t has_sum
     uint8_t is_collected    # at the home: it is in the list `collected`
-    float total_weight      # at the home: of the contributions that `sum` contains
+    weight_t total_weight   # at the home: of the contributions that `sum` contains
     # Addresses in the leader's process, which alone uses them.
     char* sum               # at the home only, else NULL
     float* owed             # at the home, with bfloat16 on the wire: what rounding has kept back so far
@@ -189,7 +195,7 @@ cdef char* lend_replica(replicas_t* replicas, uint32_t number, bint shared) noex
 cdef bint take_replica_back(replicas_t* replicas, uint32_t number, float weight) noexcept nogil
 cdef void read_delta(const replicas_t* replicas, const replica_t* replica, char* seen, char* delta) noexcept nogil
 cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value) noexcept nogil
-cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil
+cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, weight_t weight) noexcept nogil
 cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) noexcept nogil
 cdef void note_collected(replicas_t* replicas, uint32_t number) noexcept nogil
 cdef void note_changed(replicas_t* replicas, uint32_t number) noexcept nogil

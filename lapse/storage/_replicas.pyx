@@ -36,7 +36,7 @@ cdef void push_replica(replicas_t* replicas, uint32_t number, const char* update
 
 cdef inline void note_delta(replicas_t* replicas, uint32_t number, float weight) noexcept nogil:
     cdef replica_t* replica = &replicas.all[number]
-    replica.weight += weight
+    replica.weight.all += weight
     replica.has_delta = True
     replica.has_rest = False
     if not replica.is_changed:
@@ -58,12 +58,12 @@ cdef void fill_replica(replicas_t* replicas, uint32_t number, const char* value)
         memcpy(mark_of(replica), value, replica.bytes)
         memcpy(value_of(replica), value, replica.bytes)
     replica.has_delta = replica.has_rest = replica.has_sum = False
-    replica.weight = 0
+    replica.weight.all = replica.weight.late = 0
     if replica.owed != NULL:
         memset(replica.owed, 0, replica.bytes)
 
 
-cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, float weight) noexcept nogil:
+cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* delta, weight_t weight) noexcept nogil:
     """Add the contribution of a rank to the sum at the home."""
     cdef replica_t* replica = &replicas.all[number]
     if replica.growth != NULL:
@@ -71,7 +71,8 @@ cdef void add_contribution(replicas_t* replicas, uint32_t number, const char* de
     if replica.has_sum:
         add_values(replicas.itemsize, replica.sum, delta, replica.bytes)
         replica.contributors += 1
-        replica.total_weight += weight
+        replica.total_weight.all += weight.all
+        replica.total_weight.late += weight.late
     else:
         memcpy(replica.sum, delta, replica.bytes)
         replica.has_sum = True
@@ -120,6 +121,7 @@ cdef void add_sum(replicas_t* replicas, replica_t* replica, const char* total) n
     It contains everything that this rank has contributed so far; what was pushed since then is the delta. At rest there
     is none, and the value equals the base, which the same additions have made equal on all ranks to the last bit.
     """
+    replica.weight.late = replica.weight.all
     add_values(replicas.itemsize, base_of(replica), total, replica.bytes)
     if replica.lent:
         follow_base(replicas, replica)
@@ -156,6 +158,8 @@ cdef bint take_replica_back(replicas_t* replicas, uint32_t number, float weight)
     cdef replica_t* replica = &replicas.all[number]
     if replica.lent == 0:
         return False
+    if replica.has_aside:  # the borrower has seen nothing of what came meanwhile
+        replica.weight.late += weight
     replica.lent = 0 if replica.lent == LENT_TO_ONE else replica.lent - 1
     if replica.lent == 0 and replica.has_aside:
         add_values(replicas.itemsize, value_of(replica), aside_of(replica), replica.bytes)

@@ -30,12 +30,6 @@ log = logging.getLogger(__name__)
 TRIAL_WORDS = 50_000
 #: Words of each worker's text that are counted, to see which ones are used on one host only.
 COUNTED_WORDS = 5_000_000
-#: Pairs of a unit, and how many of its words share negatives, if vectors move between several hosts: a unit that uses
-#: many vectors is likely to need one that others have taken away before its turn.
-UNIT, REUSE = 160, 1
-#: The same if few hosts, or only one, can take vectors away: then the number of copies of vectors matters. (Not with a
-#: pool, which repeats its negatives already: shared by four words each, they make the objective 7% worse.)
-LONG_UNIT, LONG_REUSE = 640, 4
 #: Few hosts (ranks that share no memory count as hosts).
 FEW_HOSTS = 2
 #: The maximum number of units of a block: enough to send few messages; with more, others take more keys away before
@@ -49,25 +43,48 @@ DOMINATES = 0.9
 #: Few words on a rank; see `shared.choose_scheme`.
 MIN_LOCAL_WORDS = 100
 #: Rounds come when the most used vector has gathered this weight (learning rate times pairs) on all ranks since the
-#: last one: in simulations of 8 ranks twice as much cost 2% of the objective.
-WEIGHT_OF_A_ROUND = 120.0
+#: last one. With 120 the objective is no better; with 240 it is 0.5% worse on 32 ranks, if results come a round late.
+WEIGHT_OF_A_ROUND = 200.0
 #: A vector takes part in a round as often as it gathers this weight: with 36 the objective is 0.8% worse on 8 ranks,
 #: with 18 no better for a seventh more bytes.
 ENOUGH_WEIGHT = 22.0
 #: The same for CBOW, whose outputs change once per word: with 18 the objective is 2% worse on 4 and on 8 ranks, with 3
 #: or 1 it is no better.
 ENOUGH_WEIGHT_OF_CBOW = 6.0
-#: The pace of ``--combine sum``: every 2,000 words the loss stays within 1%, every 10,000 it grows by 15% on 4 ranks
-#: and 50% on 8.
-WORDS_OF_SUMS = 2000
-#: Rounds are at most so many times rarer than by default, whatever ``--sync-words`` says: with four times the loss
-#: grows by a tenth on 8 ranks, with ten times it diverges.
-MOST_TIMES_RARER = 2
-#: Units are long if a rank trains at least so many of them between two rounds: a unit's changes are sent as a whole.
-LONG_UNITS_OF_A_ROUND = 4
+#: The same with ``--combine sum``: 2,000 words by the defaults, with which the loss stays within 1%; every 10,000 it
+#: grows by 15% on 4 ranks and 50% on 8.
+WEIGHT_OF_SUMS = 22.0
+#: A worker trains at least so many units between two rounds, if these are not too short: a unit's changes are sent as
+#: a whole, and it does not see what comes meanwhile.
+UNITS_OF_A_ROUND = 4
+FEWEST_PAIRS = 16
 #: A worker holds the vectors of a block for so many units that it uses the most frequent of them less than once: held
 #: longer, they would be as stale as replicas that are not synchronized.
 USES_PER_BLOCK = 0.5
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a worker trains between a pull of vectors and a push of their changes.
+
+    Attributes
+    ----------
+    pairs
+        How many pairs, about.
+    reuse
+        How many of its words share negatives.
+    """
+
+    pairs: int
+    reuse: int
+
+
+#: If vectors move between several hosts: a unit that uses many vectors is likely to need one that others have taken
+#: away before its turn.
+SHORT_UNIT = Unit(160, 1)
+#: If few hosts, or only one, can take vectors away: then the number of copies of vectors matters. (Not with a pool,
+#: which repeats its negatives already: shared by four words each, they make the objective 7% worse.)
+LONG_UNIT = Unit(640, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +93,8 @@ class Placement(shared.Placement):
 
     Attributes
     ----------
-    long_units
-        Whether units may be long; see `LONG_UNIT`.
+    unit
+        What is trained between a pull and a push, but for ``--unit`` and ``--negative-reuse``.
     is_localized
         Per key, uint8: whether this rank localizes it ahead of its use; unlike the rest not the same on all ranks.
     block_units
@@ -89,7 +106,7 @@ class Placement(shared.Placement):
         The number of words that all ranks together train between two rounds; 0 if nothing is replicated.
     """
 
-    long_units: bool
+    unit: Unit
     is_localized: np.ndarray
     block_units: int
     in_place: bool
@@ -104,10 +121,7 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     words = words_per_round(args, text) if replicates else 0
     is_local = number == 2 * len(vocabulary)
     in_place = is_local and ranks.are_apart and number == number_of_replicas(args, vocabulary, in_place=True)
-    long_units = ranks.count <= FEW_HOSTS * ranks.sharing
-    if is_local:
-        long_units = expected_pairs(args, text, words) >= LONG_UNITS_OF_A_ROUND * LONG_UNIT * ranks.count
-    long_units = long_units and args.sampling_scheme != "pool"
+    unit = choose_unit(args, text, ranks, words if is_local else None)
     localize = shared.localizes(args, ranks) and not is_local
     scheme = shared.choose_scheme(args, ranks, len(vocabulary), MIN_LOCAL_WORDS)
     if not args.sampling_scheme and (is_local or (localize and not replicates)):  # no scheme is better
@@ -116,12 +130,12 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
     is_localized = np.full(2 * len(vocabulary), localize, np.uint8)
     block_units = 1
     if replicates:
-        usage = survey_usage(comm, args, text, long_units)
+        usage = survey_usage(comm, args, text, unit)
         replicated, replication = replicate(args, text, usage, ranks, number, words)
         replication = dataclasses.replace(replication, in_place=in_place)
         block_units = choose_block(args, usage, replicated) if ranks.are_apart and not is_local else 1
     elif localize:
-        usage = survey_usage(comm, args, text, long_units)
+        usage = survey_usage(comm, args, text, unit)
         is_localized[:] = share_here(comm, args, text, usage, ranks) > DOMINATES
     sampling = (
         shared.make_sampling(args, scheme, lapse.Weighted(noise(vocabulary, args.ns_exponent)))
@@ -134,12 +148,25 @@ def decide(comm: Intracomm, args: argparse.Namespace, text: Text) -> Placement:
         replicated_keys=replicated,
         replication=replication,
         sampling=sampling,
-        long_units=long_units,
+        unit=unit,
         is_localized=is_localized,
         block_units=block_units,
         in_place=ranks.count == 1,
         words_per_round=words,
     )
+
+
+def choose_unit(args: argparse.Namespace, text: Text, ranks: Ranks, words: int | None) -> Unit:
+    """What is trained between a pull and a push; `words` are those of a round, if all vectors are replicated."""
+    is_long = ranks.count <= FEW_HOSTS * ranks.sharing
+    most = SHORT_UNIT.pairs
+    if words is not None:
+        workers = ranks.count * args.workers
+        most = int(expected_pairs(args, text, words) / (UNITS_OF_A_ROUND * workers))
+        is_long = most >= LONG_UNIT.pairs
+    if is_long and args.sampling_scheme != "pool":
+        return LONG_UNIT
+    return dataclasses.replace(SHORT_UNIT, pairs=min(max(most, FEWEST_PAIRS), SHORT_UNIT.pairs))
 
 
 def number_of_replicas(args: argparse.Namespace, vocabulary: Vocabulary, *, in_place: bool = False) -> int:
@@ -162,19 +189,15 @@ def replicate(
 
 def words_per_round(args: argparse.Namespace, text: Text) -> int:
     """The number of words that all ranks together train between two rounds."""
-    words = WORDS_OF_SUMS
-    if args.combine != "sum":
-        words = max(int(WEIGHT_OF_A_ROUND / max(expected_weights(args, text).max(initial=0), 1e-12)), 1)
-    if args.sync_words is None:
-        return words
-    if args.sync_words > MOST_TIMES_RARER * words:
+    weight = WEIGHT_OF_SUMS if args.combine == "sum" else WEIGHT_OF_A_ROUND
+    most = max(int(weight / max(expected_weights(args, text).max(initial=0), 1e-12)), 1)
+    if args.sync_words is not None and args.sync_words > most:
         log.warning(
-            "--sync-words %s would diverge: synchronizing every %s words instead, %d times the default",
+            "--sync-words %s would diverge on many ranks: synchronizing every %s words instead, the default",
             f"{args.sync_words:,}",
-            f"{MOST_TIMES_RARER * words:,}",
-            MOST_TIMES_RARER,
+            f"{most:,}",
         )
-    return min(args.sync_words, MOST_TIMES_RARER * words)
+    return most if args.sync_words is None else min(args.sync_words, most)
 
 
 def expected_pairs(args: argparse.Namespace, text: Text, words: int) -> float:
@@ -207,12 +230,12 @@ def noise(vocabulary: Vocabulary, exponent: float = NOISE_POWER) -> np.ndarray:
     return weights
 
 
-def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, long_units: bool) -> Usage:
+def survey_usage(comm: Intracomm, args: argparse.Namespace, text: Text, unit: Unit) -> Usage:
     """Count a part of the text on each rank, and scale it to an epoch. Collective."""
     counts = np.zeros(2 * len(text.vocabulary), dtype=np.int64)
     counter = Counter(
         counts=counts,
-        **pair_options(args, text.vocabulary, long_units),
+        **pair_options(args, text.vocabulary, unit),
         block_units=1,
         lookahead=0,
         is_replicated=np.zeros(len(counts), dtype=np.uint8),
@@ -251,17 +274,17 @@ def share_here(comm: Intracomm, args: argparse.Namespace, text: Text, usage: Usa
     return of_words * positive + ranks.share * (1 - positive)  # negatives are drawn alike everywhere
 
 
-def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, long_units: bool) -> dict:
+def pair_options(args: argparse.Namespace, vocabulary: Vocabulary, unit: Unit) -> dict:
     """The parameters of the kernel that determine pairs."""
-    unit, reuse = (LONG_UNIT, LONG_REUSE) if long_units else (UNIT, REUSE)
     shares = args.negatives_per == "word"
     return {
         "window": args.window,
         "negative": args.negative,
-        "unit_pairs": args.unit or unit,
+        "unit_pairs": args.unit or unit.pairs,
         "keep": vocabulary.keep_thresholds(args.sample),
         "shares_negatives": shares,
-        "negative_reuse": args.negative_reuse or (reuse if shares and args.sg else 1),  # CBOW: costs 0.4%, saves little
+        "negative_reuse": args.negative_reuse
+        or (unit.reuse if shares and args.sg else 1),  # CBOW: costs 0.4%, saves little
     }
 
 

@@ -208,7 +208,7 @@ def train_epoch(
     """Train the share of a worker once, without what another process has trained of it (`begun`)."""
     trainer = make_trainer(kv, plan, epoch)
     if (most := plan.placement.replication.max_pending) is not None:
-        kv.pace_rounds(max_pending=most, max_late=most // 2)  # later results cost 0.2% on 8 hosts
+        kv.pace_rounds(max_pending=most, max_late=most // 2)  # if they come a round late, many ranks diverge
     schedule = Schedule(plan.args, plan.text.share_words[kv.id], epoch)
     progress = Progress.of_epoch(kv, plan.args, epoch, plan.text.words, "words")
 
@@ -257,7 +257,7 @@ def make_trainer(kv: lapse.Worker, plan: Plan, epoch: int) -> Trainer:
         is_cbow=not args.sg,
         seeds=stream_seeds(args, epoch, kv.id),
         **pace_options(args),
-        **placement.pair_options(args, plan.text.vocabulary, chosen.long_units),
+        **placement.pair_options(args, plan.text.vocabulary, chosen.unit),
     )
 
 

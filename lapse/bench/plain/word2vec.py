@@ -73,7 +73,7 @@ class Run:
             lookahead=0,
             is_replicated=np.zeros(len(self.vectors), np.uint8),
             seeds=train.stream_seeds(self._args, epoch, worker),
-            **placement.pair_options(self._args, self._text.vocabulary, long_units=True),
+            **placement.pair_options(self._args, self._text.vocabulary, placement.LONG_UNIT),
         )
 
     def _train(self, trainer: PlainTrainer, epoch: int, worker: int) -> None:

@@ -35,6 +35,12 @@ def push_all(network, changes, times=1):
     network.run()
 
 
+def push_keys(network, keys, changes):
+    """Each rank pushes its change to these keys."""
+    for rank, change in enumerate(changes):
+        network.start(rank, "push", keys, change.reshape(-1))
+
+
 def values_of(network, num_keys=NUM_KEYS):
     return np.array([network.ranks[0].value(key) for key in range(num_keys)])
 
@@ -47,40 +53,101 @@ def saturation(x, ranks):
     return np.where(x < 1e-9, 1.0, np.expm1(-x) / (ranks * np.minimum(np.expm1(-x / ranks), -1e-300)))
 
 
-def combined_at_one_home(base, total, weights, contributors, ranks, curvature):
-    """The adaptive rule, with all directions, for the keys of one home in its first round."""
+def combine(base, total, weights, contributors, curvature, gathered=None, last=0.0):
+    """The adaptive rule, with all directions, for keys of one home, to which alone something was pushed.
+
+    `gathered` are the weights of all rounds so far, if there were others; of the last one `last`, of which the
+    contributions that are combined know nothing.
+    """
     moment, weight = np.zeros((base.shape[1],) * 2), 0.0
-    for value, change, gathered in zip(base, total, np.sqrt(weights)):
-        after = value + change / ranks
-        moment += gathered / 2 * (np.outer(value, value) + np.outer(after, after))
-        weight += gathered
+    for value, change, root in zip(base, total, np.sqrt(weights if gathered is None else gathered)):
+        after = value + change / contributors
+        moment += root / 2 * (np.outer(value, value) + np.outer(after, after))
+        weight += root
     scales, directions = np.linalg.eigh(moment / weight)
-    rates = curvature * np.outer(weights, np.maximum(scales, 0))
-    return (saturation(rates, contributors) * (total @ directions)) @ directions.T
+    scales = curvature * np.maximum(scales, 0)
+    factors = saturation(np.outer(weights, scales), contributors) * np.exp(-last * scales)
+    return (factors * (total @ directions)) @ directions.T
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("times", [1, 40])
 def test_the_adaptive_rule_is_that_of_its_page(size, times):
     random = np.random.default_rng([size, times])
+    base = random.standard_normal((NUM_KEYS, LENGTH)).astype("f4")
+    for home in range(size):
+        network = make_network(size, 0, combine="adaptive", constant=CURVATURE)
+        mine = np.flatnonzero(homes_of(network) == home)
+        changes = random.standard_normal((size, len(mine), LENGTH)).astype("f4")
+        set_all(network, base)
+        for _ in range(times):
+            push_keys(network, mine, changes / times)
+        network.run()
+        settle(network)
+        weights = np.full(len(mine), float(size * times))
+        expected = base.astype("f8")
+        expected[mine] += combine(expected[mine], changes.sum(axis=0, dtype="f8"), weights, size, CURVATURE)
+        np.testing.assert_allclose(values_of(network), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_of_what_was_computed_while_a_round_was_under_way_only_what_that_has_left_is_added(size):
+    """Else it overshoots: it heads for where the round has brought the value already."""
+    random = np.random.default_rng(size)
     network = make_network(size, 0, combine="adaptive", constant=CURVATURE)
     base = random.standard_normal((NUM_KEYS, LENGTH)).astype("f4")
-    changes = [random.standard_normal((NUM_KEYS, LENGTH)).astype("f4") for _ in range(size)]
+    mine = np.flatnonzero(homes_of(network) == 0)
+    first, late = 0.1 * random.standard_normal((2, size, len(mine), LENGTH)).astype("f4")
     set_all(network, base)
-    push_all(network, changes, times)
+    push_keys(network, mine, first)
+    network.run()
+    for rank in range(size):
+        network.start(rank, "sync", [])
+    push_keys(network, mine, late)  # the contributions are on their way
+    network.run()
     settle(network)
-    expected, homes = np.empty((NUM_KEYS, LENGTH)), homes_of(network)
-    for home in set(homes.tolist()):
-        mine = homes == home
-        expected[mine] = base[mine] + combined_at_one_home(
-            base[mine].astype("f8"),
-            np.sum(changes, axis=0, dtype="f8")[mine],
-            np.full(mine.sum(), float(size * times)),
-            size,
-            size,
-            CURVATURE,
-        )
-    np.testing.assert_allclose(values_of(network), expected, rtol=2e-3, atol=2e-3)
+    weights = np.full(len(mine), float(size))
+    expected = base[mine].astype("f8")
+    expected += combine(expected, first.sum(axis=0, dtype="f8"), weights, size, CURVATURE)
+    gathered = 1.98 * weights  # 2% of the first ones are forgotten
+    expected += combine(expected, late.sum(axis=0, dtype="f8"), weights, size, CURVATURE, gathered, size)
+    np.testing.assert_allclose(values_of(network)[mine], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_the_curvature_is_that_of_the_values_of_all_homes(size):
+    """A home of few keys, or of rare ones, must not take additions for harmless that meet large values elsewhere."""
+    network = make_network(size, 0, num_keys=24, combine="adaptive", constant=1.0)
+    homes = homes_of(network, 24)
+    large, small = np.flatnonzero(homes != 0), np.flatnonzero(homes == 0)
+    base = np.full((24, LENGTH), 1e-3, "f4")
+    base[large] = 10.0
+    set_all(network, base)
+    push_keys(network, large, np.full((size, len(large), LENGTH), 1e-3, "f4"))
+    network.run()
+    settle(network)
+    change = np.full((size, len(small), LENGTH), 1e-3, "f4")
+    push_keys(network, small, change)
+    network.run()
+    settle(network)
+    np.testing.assert_allclose(values_of(network, 24)[small], 2e-3, rtol=0.02)  # the mean of all changes, not their sum
+
+
+def test_the_curvature_is_renewed_in_each_round_while_it_grows():
+    """An old one would be too small: sums of growing changes would overshoot."""
+    network = make_network(2, 0, combine="adaptive", constant=CURVATURE)
+    mine = np.flatnonzero(homes_of(network) == 0)
+    set_all(network, np.full((NUM_KEYS, LENGTH), 1e-2, "f4"))
+    gathered = np.zeros(len(mine))
+    for _ in range(12):
+        before = values_of(network)[mine]
+        push_keys(network, mine, np.array([before, before]))
+        network.run()
+        settle(network)  # two rounds
+        gathered = 0.98 * gathered + 2
+        weights = np.full(len(mine), 2.0)
+        expected = before + combine(before.astype("f8"), 2.0 * before, weights, 2, CURVATURE, gathered)
+        np.testing.assert_allclose(values_of(network)[mine], expected, rtol=1e-3)
 
 
 def test_the_contribution_of_one_rank_alone_is_taken_as_it_is():

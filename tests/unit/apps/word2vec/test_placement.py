@@ -70,9 +70,21 @@ def test_negatives_stay_where_they_are_if_only_relocation_moves_vectors(monkeypa
 def test_negatives_that_repeat_are_not_shared_by_many_words(scheme, is_long):
     text = Text("text", VOCABULARY, [10**6], {})
     chosen = placement.decide(MPI.COMM_SELF, options("--sampling-scheme", scheme), text)
-    assert chosen.long_units == is_long
-    given = placement.pair_options(options("--sampling-scheme", scheme), VOCABULARY, chosen.long_units)
-    assert given["negative_reuse"] == (placement.LONG_REUSE if is_long else 1)
+    assert chosen.unit == (placement.LONG_UNIT if is_long else placement.SHORT_UNIT)
+    given = placement.pair_options(options("--sampling-scheme", scheme), VOCABULARY, chosen.unit)
+    assert given["negative_reuse"] == (placement.LONG_UNIT.reuse if is_long else 1)
+
+
+def test_a_round_has_several_units_of_each_worker():
+    words = placement.words_per_round(options(), a_text())
+    pairs = placement.expected_pairs(options(), a_text(), words)
+    sizes = [placement.choose_unit(options(), a_text(), Ranks(2**i), words).pairs for i in range(20)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == placement.LONG_UNIT.pairs
+    for ranks, size in zip(2 ** np.arange(20), sizes, strict=True):
+        assert size == placement.FEWEST_PAIRS or size * ranks * placement.UNITS_OF_A_ROUND <= pairs
+    assert sizes[-1] == placement.FEWEST_PAIRS
+    with_more = placement.choose_unit(options("--workers", 4), a_text(), Ranks(64), words)
+    assert with_more == placement.choose_unit(options(), a_text(), Ranks(256), words)
 
 
 def test_few_words_are_not_drawn_among_those_of_the_text_at_hand():
@@ -204,14 +216,15 @@ def test_rounds_come_when_the_most_used_vector_has_gathered_enough():
     most = placement.expected_weights(options(), a_text()).max()
     assert words == pytest.approx(placement.WEIGHT_OF_A_ROUND / most, rel=1e-3)
     assert placement.words_per_round(options("--alpha", 0.05), a_text()) == pytest.approx(words / 2, rel=1e-3)
-    assert placement.words_per_round(options("--combine", "sum"), a_text()) == placement.WORDS_OF_SUMS
+    sums = placement.words_per_round(options("--combine", "sum"), a_text())
+    assert sums == pytest.approx(placement.WEIGHT_OF_SUMS / most, rel=1e-3)
 
 
 def test_rounds_that_would_diverge_are_held_back_and_named(caplog):
     usual = placement.words_per_round(options(), a_text())
     assert placement.words_per_round(options("--sync-words", usual // 3), a_text()) == usual // 3
     assert not caplog.records
-    assert placement.words_per_round(options("--sync-words", 10**9), a_text()) == 2 * usual
+    assert placement.words_per_round(options("--sync-words", 10**9), a_text()) == usual
     assert "would diverge" in caplog.text
 
 
