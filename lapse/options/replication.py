@@ -88,9 +88,11 @@ class Replication:
     ``combine="adaptive"`` takes from the sum what is too much. Steps of total rate n along a direction of curvature h
     move a value by 1 - exp(-h n) of the way to its target; m hosts that each make n / m of them, all from the same
     value, come to m (1 - exp(-h n / m)) in sum. The quotient scales the sum along each direction: few steps are
-    added, many are averaged over the hosts that made them. The curvature is that of models whose scores are dot
-    products of two values (word vectors, factorizations): `curvature` times the second moment of all values. `n` is
-    the sum of the weights of the pushes. The first eight eigenvectors of the moment are directions of their own.
+    added, many are averaged over the hosts that made them. Changes that were made while the last round was under way
+    head for where its steps have brought the value already: they are scaled by exp(-h n') as well, n' the rate of that
+    round. The curvature is that of models whose scores are dot products of two values (word vectors, factorizations):
+    `curvature` times the second moment of all values. `n` is the sum of the weights of the pushes. The first eight
+    eigenvectors of the moment are directions of their own.
 
     ``combine="adagrad"`` is for values whose second half are AdaGrad's sums of squares (Duchi et al., *Adaptive
     Subgradient Methods for Online Learning and Stochastic Optimization*, JMLR 12, 2011). These are added; each

@@ -77,7 +77,7 @@ cdef void gather(combining_t* self, const replica_t* replica, uint32_t number, d
 
     Elsewhere under the key's latch. At the home, once per round of its level, under the latch of rounds.
     """
-    if self.rule == ADAPTIVE_RULE:
+    if self.weights != NULL:  # a rank that is no home combines nothing
         self.weights[number] = <float>(self.weights[number] * pow(KEPT, 1 << replica.level) + weight)
 
 

@@ -133,6 +133,17 @@ def test_the_curvature_is_that_of_the_values_of_all_homes(size):
     np.testing.assert_allclose(values_of(network, 24)[small], 2e-3, rtol=0.02)  # the mean of all changes, not their sum
 
 
+def test_ranks_that_are_no_home_take_what_others_have_combined():
+    network = make_network(6, 0, num_keys=2, combine="adaptive", constant=CURVATURE)
+    assert len(set(homes_of(network, 2).tolist())) < network.size
+    change = np.full((network.size, 2, LENGTH), 0.5, "f4")
+    for _ in range(3):
+        push_keys(network, range(2), change)
+        network.run()
+        settle(network)
+    assert (values_of(network, 2) > 0.5).all()
+
+
 def test_the_curvature_is_renewed_in_each_round_while_it_grows():
     """An old one would be too small: sums of growing changes would overshoot."""
     network = make_network(2, 0, combine="adaptive", constant=CURVATURE)
