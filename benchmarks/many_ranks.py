@@ -3,11 +3,11 @@
     python benchmarks/many_ranks.py TEXT --ranks 8,16,32,64 [--orders 3] [options of lapse.apps.word2vec]
 
 All ranks run on this machine and exchange messages, as ranks of different hosts do. Where they outnumber its cores,
-each waits for the others for most of the time: what ranks learn reaches the others later than on hosts of their own, so
-that a pace that holds here holds there as well. Every 20th line of the text is held out; the other ones are read as they
-are (order 0), or shuffled (1, 2, ...), since ranks read different parts of the text at a time. For each order, and each
-number of ranks, a line shows the mean loss of the first and of the last epoch, and the objective on the lines held out
-(`sgns_objective.py`; lower is better), and by how much it is worse than that of one rank.
+each waits for the others for most of the time: what ranks learn reaches the others later than on hosts of their own,
+so that a pace that holds here holds there as well. Every 20th line of the text is held out; the other ones are read
+as they are (order 0), or shuffled (1, 2, ...), since ranks read different parts of the text at a time. For each
+order, and each number of ranks, a line shows the mean loss of the first and of the last epoch, and the objective on
+the lines held out (`sgns_objective.py`; lower is better), and by how much it is worse than that of one rank.
 """
 
 import argparse

@@ -409,6 +409,16 @@ def test_the_techniques_are_compared(topics, tmp_path):
     assert max(row["objective"] for row in rows) < 1.1 * min(row["objective"] for row in rows)
 
 
+def test_many_ranks_do_not_diverge_at_a_high_rate(topics):
+    """Without regard for what is late, and with a curvature from few values, it was 15 times as bad as one rank."""
+    script = OBJECTIVE.with_name("many_ranks.py")
+    options = ("--ranks", 16, "--alpha", 0.1, "--sample", 0, "--dim", 32, "--epochs", 3, "--sync-words", 100_000)
+    command = [sys.executable, script, topics, *map(str, options)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    worse = [float(line.split()[-1].removesuffix("%")) for line in shown.splitlines()]
+    assert len(worse) == 2 and worse[1] < 15
+
+
 def test_synthetic_text_is_the_same_on_any_number_of_ranks_and_is_learnt(tmp_path):
     made = ("--synthetic-words", 500, "--synthetic-length", 60_000, "--min-count", 5, "--dim", 16, "--no-progress")
     folders = [tmp_path / str(ranks) for ranks in (1, 3)]
