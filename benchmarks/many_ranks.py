@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lapse import _mpi_loader
 from lapse.apps._shared.inputs import recognize
 
 HELD_OUT = 20
@@ -47,7 +48,16 @@ def run(command):
 def train(folder, ranks, options):
     """The losses of all epochs and the objective."""
     model, metrics = folder / "model", folder / "metrics.jsonl"
-    command = ["mpirun", "-n", ranks, sys.executable, "-m", "lapse.apps.word2vec", "--corpus", folder / "training.txt"]
+    command = [
+        _mpi_loader.launcher_path(),
+        "-n",
+        ranks,
+        sys.executable,
+        "-m",
+        "lapse.apps.word2vec",
+        "--corpus",
+        folder / "training.txt",
+    ]
     command += ["--output", model, "--metrics", metrics, "--no-progress", *options]
     run(list(map(str, command)))
     epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
