@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import sgns_objective
+import word_vectors
 
-from lapse import _mpi_loader
 from lapse.apps._shared.metrics import local_share
 from lapse.apps.word2vec.corpus import Share
 from lapse.apps.word2vec.stdlib_corpus import standard_corpus
@@ -52,30 +49,8 @@ def split(corpus: Path, folder: Path) -> tuple[Path, Path]:
 
 def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str]) -> dict:
     """Train, and collect the figures of the run."""
-    metrics, output = folder / "metrics.jsonl", folder / "model"
-    command = [
-        _mpi_loader.launcher_path(),
-        "-n",
-        ranks,
-        sys.executable,
-        "-m",
-        "lapse.apps.word2vec",
-        "--corpus",
-        train,
-        "--output",
-        output,
-        "--binary",
-        "--metrics",
-        metrics,
-        "--no-progress",
-        *TECHNIQUES[technique],
-        *options,
-    ]
-    env = {**os.environ, "LAPSE_SHARED_MEMORY": "1" if technique.endswith("shared memory") else "0"}
-    subprocess.run(
-        [str(word) for word in command], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env
-    )
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    options = [*TECHNIQUES[technique], *options]
+    lines = word_vectors.train(ranks, train, folder, options, shares_memory=technique.endswith("shared memory"))
     stats = lines[-1]["stats"]
     return {
         "ranks": ranks,
@@ -85,16 +60,7 @@ def run(ranks: int, technique: str, train: Path, folder: Path, options: list[str
         "local": local_share(stats),
         "messages": stats["messages_sent"],
         "megabytes": stats["bytes_sent"] / 1e6,
-        "model": output,
     }
-
-
-def objective(model: Path, test: Path) -> float:
-    """The mean loss on the held-out sentences."""
-    vectors = sgns_objective.load(model)
-    words, sentence = sgns_objective.read_text(test, vectors.words)
-    inputs, targets, _ = sgns_objective.make_pairs(words, sentence, 5)
-    return float(sgns_objective.pair_losses(vectors, vectors.inputs, inputs, targets, 5, 0).mean())
 
 
 def show(row: dict, reference: float) -> None:
@@ -125,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             train, test = split(args.corpus or standard_corpus(), Path(folder))
             row = run(ranks, technique, train, Path(folder), options)
-            row["objective"] = objective(row.pop("model"), test)
+            row["objective"] = sgns_objective.measure(Path(folder, "model"), test)["objective"]
         reference = reference or row["objective"]
         show(row, reference)
         if args.json:

@@ -11,19 +11,16 @@ the lines held out (`sgns_objective.py`; lower is better), and by how much it is
 """
 
 import argparse
-import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from lapse import _mpi_loader
+import sgns_objective
+import word_vectors
+
 from lapse.apps._shared.inputs import recognize
 
 HELD_OUT = 20
-OBJECTIVE = Path(__file__).with_name("sgns_objective.py")
 
 
 def split(text, order):
@@ -36,53 +33,25 @@ def split(text, order):
     return training, lines[::HELD_OUT]
 
 
-def run(command):
-    """What it prints; ends the program with its messages if it fails."""
-    environment = os.environ | {"LAPSE_SHARED_MEMORY": "0", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if ended.returncode:
-        sys.exit(f"{' '.join(map(str, command))} has failed:\n{ended.stderr[-2000:]}")
-    return ended.stdout
-
-
-def train(folder, ranks, options):
-    """The losses of all epochs and the objective."""
-    model, metrics = folder / "model", folder / "metrics.jsonl"
-    command = [
-        _mpi_loader.launcher_path(),
-        "-n",
-        ranks,
-        sys.executable,
-        "-m",
-        "lapse.apps.word2vec",
-        "--corpus",
-        folder / "training.txt",
-    ]
-    command += ["--output", model, "--metrics", metrics, "--no-progress", *options]
-    run(list(map(str, command)))
-    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
-    losses = [epoch["loss"] for epoch in epochs if "loss" in epoch]
-    sg = options[options.index("--sg") + 1] if "--sg" in options else "1"
-    measured = run([sys.executable, OBJECTIVE, model, folder / "held_out.txt", "--sg", sg])
-    return losses, json.loads(measured.splitlines()[-1])["objective"]
-
-
 def main():
     """Print a line for each order and number of ranks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="one sentence per line, plain or compressed")
     parser.add_argument("--ranks", default="8,16,32,64", metavar="N,N", help="beside 1 (default: %(default)s)")
     parser.add_argument("--orders", type=int, default=1, metavar="N", help="of the lines (default: %(default)s)")
+    parser.add_argument("--sg", type=int, choices=(0, 1), default=1, help="1: skip-gram, 0: CBOW")
     args, options = parser.parse_known_args()
+    options += ["--sg", str(args.sg)]
     for order in range(args.orders):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            training, held_out = split(args.text, order)
-            (folder / "training.txt").write_bytes(b"".join(training))
-            (folder / "held_out.txt").write_bytes(b"".join(held_out))
+            texts = [folder / "training.txt", folder / "held_out.txt"]
+            for text, lines in zip(texts, split(args.text, order), strict=True):
+                text.write_bytes(b"".join(lines))
             alone = None
             for ranks in (1, *map(int, args.ranks.split(","))):
-                losses, objective = train(folder, ranks, options)
+                losses = [epoch["loss"] for epoch in word_vectors.train(ranks, texts[0], folder, options)]
+                objective = sgns_objective.measure(folder / "model", texts[1], sg=args.sg)["objective"]
                 alone = alone or objective
                 worse = 100 * (objective / alone - 1)
                 shown = f"loss {losses[0]:.3f} to {losses[-1]:.3f}, objective {objective:.4f}, {worse:+.2f}%"

@@ -44,8 +44,8 @@ import numpy as np
 
 #: Workers wait at so many times the work after which a round begins.
 SLACK = 1.5
-#: Bytes of a record's head (with the adaptive rule a contribution has its weight as well), and of each packet.
-RECORD, WEIGHT, FRAME = 8, 4, 24  # a contribution has two weights, a sum has one
+#: Bytes of a record's head, of a weight (with the adaptive rule a contribution has two, a sum one), and of each packet.
+RECORD, WEIGHT, FRAME = 8, 4, 24
 PACKET = 262_144
 #: Messages one after another in a round.
 TRIPS = 3

@@ -150,6 +150,29 @@ def mean_with_error(losses: np.ndarray, owners: np.ndarray) -> tuple[float, floa
     return float(mean), float(np.sqrt(variance) / len(losses))
 
 
+def measure(path: Path, text: Path, *, sg: int = 1, window: int = 5, negative: int = 5, seed: int = 0) -> dict:
+    """The objective of a model on a text, its standard error, and over how much it was taken."""
+    model = load(path)
+    words, sentence = read_text(text, model.words)
+    if sg:
+        rows = model.inputs
+        inputs, targets, owners = make_pairs(words, sentence, window)
+    else:
+        rows, targets, owners = means_of_contexts(model, words, sentence, window)
+        inputs = np.arange(len(rows))
+    if len(inputs) == 0:
+        sys.exit(f"{text}: no two words of the vocabulary are within --window of each other")
+    losses = pair_losses(model, rows, inputs, targets, negative, seed)
+    mean, error = mean_with_error(losses, owners)
+    return {
+        "objective": mean,
+        "standard_error": error,
+        "pairs": len(losses),
+        "words": len(words),
+        "vocab": len(model.words),
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the objective as a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,29 +183,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--negative", type=int, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the negatives")
     args = parser.parse_args(argv)
-    model = load(args.model)
-    words, sentence = read_text(args.text, model.words)
-    if args.sg:
-        rows = model.inputs
-        inputs, targets, owners = make_pairs(words, sentence, args.window)
-    else:
-        rows, targets, owners = means_of_contexts(model, words, sentence, args.window)
-        inputs = np.arange(len(rows))
-    if len(inputs) == 0:
-        sys.exit(f"{args.text}: no two words of the vocabulary are within --window of each other")
-    losses = pair_losses(model, rows, inputs, targets, args.negative, args.seed)
-    mean, error = mean_with_error(losses, owners)
-    print(
-        json.dumps(
-            {
-                "objective": mean,
-                "standard_error": error,
-                "pairs": len(losses),
-                "words": len(words),
-                "vocab": len(model.words),
-            }
-        )
-    )
+    measured = measure(args.model, args.text, sg=args.sg, window=args.window, negative=args.negative, seed=args.seed)
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

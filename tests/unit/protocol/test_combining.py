@@ -27,18 +27,16 @@ def set_all(network, values):
     network.run()
 
 
-def push_all(network, changes, times=1):
-    """Each rank pushes its change to every key, in so many equal parts."""
-    for rank, change in enumerate(changes):
-        for _ in range(times):
-            network.start(rank, "push", range(change.shape[0]), (change / times).reshape(-1))
-    network.run()
-
-
 def push_keys(network, keys, changes):
     """Each rank pushes its change to these keys."""
     for rank, change in enumerate(changes):
         network.start(rank, "push", keys, change.reshape(-1))
+
+
+def push_all(network, changes):
+    """Each rank pushes its change to every key, and all of it is carried out."""
+    push_keys(network, range(len(changes[0])), changes)
+    network.run()
 
 
 def values_of(network, num_keys=NUM_KEYS):
